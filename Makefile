@@ -1,0 +1,36 @@
+# `make test` and `make demo` need nothing but Python 3.11 or later: they set up .venv first.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+# gpu where an NVIDIA driver answers, else cpu
+HARDWARE ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
+STAMP := $(VENV)/.installed-$(HARDWARE)
+# Where the CPU build of torch lives when the package index at hand does not have it.
+PYTORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+
+.PHONY: install test lint types clean
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+ifeq ($(HARDWARE),cpu)
+	$(BIN)/pip install -q torch==2.13.0+cpu || \
+	$(BIN)/pip install -q torch==2.13.0+cpu torchvision==0.28.0+cpu --index-url $(PYTORCH_CPU_INDEX)
+endif
+	$(BIN)/pip install -q -e '.[$(HARDWARE),dev]'
+	touch $@
+
+test: lint types
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

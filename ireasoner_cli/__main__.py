@@ -1,0 +1,3 @@
+from ireasoner_cli.app import main
+
+main()

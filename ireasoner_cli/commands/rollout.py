@@ -1,0 +1,43 @@
+from typing import Annotated
+
+from ireasoner_cli import console, options
+
+
+def command(
+    questions: options.Inputs,
+    samples: Annotated[int, options.Option(min=1, help="N, answers to each question.")] = 5,
+    out: options.Out = None,
+    model: options.Model = None,
+    policy: options.Policy = None,
+    limit: options.Limit = None,
+    shard: options.Shard = None,
+    prompt: options.Prompt = None,
+    temperature: options.Temperature = 1.0,
+    top_p: options.TopP = 1.0,
+    max_tokens: options.MaxTokens = 256,
+    min_pixels: options.MinPixels = None,
+    max_pixels: options.MaxPixels = None,
+    sampler: options.Sampler = None,
+    tensor_parallel: options.TensorParallel = 1,
+    gpu_memory_utilization: options.GpuMemory = None,
+    max_model_len: options.MaxModelLen = None,
+    force: options.Force = False,
+    json: options.Json = False,
+    config: options.Config = None,
+    debug: options.Debug = False,
+) -> None:
+    """Sample N reasoned answers to each question.
+
+    ireasoner rollout questions.parquet
+
+    ireasoner rollout questions.parquet --policy it0001/policy --samples 8 --shard 1/4
+    """
+    part = options.parse_part(shard) if shard else None
+    settings = options.sampling(
+        max_tokens, temperature, top_p, prompt, sampler, min_pixels, max_pixels,
+        tensor_parallel, gpu_memory_utilization, max_model_len, debug,
+    )  # fmt: skip
+    from stages.rollout import rollout
+
+    result = rollout(questions, settings, samples, policy, out, model, limit, part, force, console.TerminalProgress())
+    console.result(result.path, result.summary, result.reused, json)

@@ -1,0 +1,81 @@
+"""What a person sees: results on stdout, everything else on stderr, progress only on a terminal."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as RichProgress
+from rich.progress import Task as RichTask
+from rich.text import Text
+
+stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def plain(text: str) -> str:
+    """Text without control characters: names and model text may carry escape sequences for the terminal."""
+    return "".join(character if character.isprintable() or character == "\n" else "�" for character in text)
+
+
+def error(message: str) -> None:
+    stderr.print(Text.assemble(("error: ", "bold red"), plain(message)))
+
+
+def result(path: Path, summary: dict[str, Any], reused: bool, as_json: bool) -> None:
+    """The stage's result: its path on stdout (or everything, as JSON), its figures on stderr."""
+    if as_json:
+        print(json.dumps({"path": str(path), "reused": reused, **summary}))
+        return
+    figures = ", ".join(f"{name.replace('_', ' ')} {_short(value)}" for name, value in summary.items())
+    note = f"up to date, nothing to do{': ' if figures else ''}" if reused else ""
+    if note or figures:
+        stderr.print(Text(plain(note + figures), style="dim"))
+    print(plain(str(path)))
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+class TerminalProgress:
+    """`stages.progress.Progress` on stderr."""
+
+    @contextmanager
+    def track(self, task: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn(unit),
+            TaskProgressColumn(),
+            _Rate(unit),
+            TimeRemainingColumn(),
+        )
+        with RichProgress(*columns, console=stderr, disable=not stderr.is_terminal, transient=True) as bar:
+            running = bar.add_task(task, total=total)
+            yield lambda done: bar.advance(running, done)
+
+    def busy(self, task: str) -> AbstractContextManager[Any]:
+        return stderr.status(task)
+
+    def say(self, message: str) -> None:
+        stderr.print(Text(plain(message)))
+
+
+class _Rate(ProgressColumn):
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
+
+    def render(self, task: RichTask) -> Text:
+        return Text(f"{task.speed:.1f} {self._unit}/s" if task.speed else "")

@@ -1,0 +1,93 @@
+"""Images from anywhere, read the same way by what samples and by what learns."""
+
+import hashlib
+import io
+import warnings
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageOps
+
+from stages.errors import DataError
+
+# Raster formats only, and no plug-in that shells out or interprets a page-description language.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
+MAX_ASPECT_RATIO = 200  # the Qwen2-VL processors refuse longer strips
+
+
+class UnreadableImage(Exception):
+    """An image that cannot be used; the message becomes the row's reject_reason."""
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def decode(data: bytes) -> Image.Image:
+    """The first frame as upright 8-bit RGB, transparency over white.
+
+    Raises UnreadableImage for what is no image, is damaged, is too large to decode safely (Pillow's limit of
+    about 90 megapixels) or too long and thin for the processors.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                width, height = image.size
+                if max(width, height) >= MAX_ASPECT_RATIO * min(width, height):
+                    raise UnreadableImage(f"unreadable image: {width}×{height} is too long and thin")
+                image.load()
+                return _to_rgb(ImageOps.exif_transpose(image))
+    except UnreadableImage:
+        raise
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise UnreadableImage("unreadable image: too many pixels to decode safely") from error
+    except MemoryError as error:
+        raise UnreadableImage("unreadable image: too large for the memory") from error
+    except Exception as error:  # Pillow's decoders raise almost anything over hostile bytes
+        reason = "not an image" if "cannot identify" in str(error) else str(error) or type(error).__name__
+        raise UnreadableImage(f"unreadable image: {reason}") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16-bit greys, which convert() would clip to white
+        image = image.convert("I").point(lambda value: value / 257).convert("L")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
+
+
+def read(image: dict[str, Any], expected_sha256: str | None) -> bytes:
+    """The encoded bytes of a shard's `image` struct, checked against the hash the shard records.
+
+    Raises DataError when the file is gone or is not the one that was proposed on.
+    """
+    data, path = image.get("bytes"), image.get("path")
+    where = path or "an embedded image"
+    if data is None:
+        if not path:
+            raise DataError("a row has an image with neither bytes nor path")
+        try:
+            data = Path(path).read_bytes()
+        except OSError as error:
+            raise DataError(
+                f"{path}: {error.strerror or error}; run from the directory that `propose` ran in, "
+                "or propose with --embed-images"
+            ) from error
+        except ValueError as error:  # a NUL in the name
+            raise DataError(f"{path!r}: not a path ({error})") from error
+    if expected_sha256 and sha256(data) != expected_sha256:
+        raise DataError(f"{where}: the image has changed since its question was proposed; propose again")
+    return data
+
+
+def load(image: dict[str, Any], expected_sha256: str | None) -> Image.Image:
+    """`read`, then `decode`. Raises DataError, also for an image that cannot be decoded."""
+    data = read(image, expected_sha256)
+    try:
+        return decode(data)
+    except UnreadableImage as error:
+        raise DataError(f"{image.get('path') or 'an embedded image'}: {error}") from error

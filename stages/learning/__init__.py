@@ -1,0 +1,4 @@
+"""Learning: the model with its two adapters, the loss, baselines and KL control, one optimizer step.
+
+`loss` takes plain tensors and needs no model; `model` runs it; `roles` holds what is carried from step to step.
+"""

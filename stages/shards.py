@@ -1,0 +1,492 @@
+"""Shards on disk: the one module that touches Parquet.
+
+Reading verifies page checksums, the columns and their types, that a set of parts is complete, and that groups
+are whole. Writing goes through a hidden `.NAME.partial/` beside the output: finished chunks of groups gather
+there, so that a killed stage loses at most one chunk, and the file appears by an atomic rename once all its
+bytes are on disk.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Self
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from stages.contract import IMAGE, METADATA_KEY, PROPOSER, SOLVER, InputRef, Metadata
+from stages.errors import DataError, UsageError
+
+PART = re.compile(r"part-(\d+)-of-(\d+)\.parquet")
+READ_ROWS = 256  # rows decoded at a time, so that memory follows the batch and not the file
+
+
+@dataclass(frozen=True)
+class Part:
+    """`--shard I/N`: the I-th, counted from 1, of N contiguous blocks."""
+
+    index: int = 1
+    count: int = 1
+
+    def bounds(self, total: int) -> tuple[int, int]:
+        """First and one-past-last of this block of `total` things."""
+        return (self.index - 1) * total // self.count, self.index * total // self.count
+
+    @property
+    def file_name(self) -> str:
+        return f"part-{self.index}-of-{self.count}.parquet"
+
+
+# ---------------------------------------------------------------------------------------------- locating
+
+
+def output_path(out: Path | None, default: str, inputs: Sequence[Path], part: Part | None) -> Path:
+    """The file a stage writes: `--out`, or the stage's own name (`default`, without suffix) beside its input.
+
+    Raises UsageError for a shard of a single file.
+    """
+    if out is None:
+        beside = inputs[0].parent if inputs else Path()
+        as_directory = part is not None or (bool(inputs) and inputs[0].is_dir())
+        out = beside / (default if as_directory else f"{default}.parquet")
+    if out.suffix != ".parquet":
+        return out / (part or Part()).file_name
+    if part is not None:
+        raise UsageError(f"--shard writes parts into a directory, and --out {out} names a single file")
+    return out
+
+
+def input_files(paths: Sequence[Path]) -> list[Path]:
+    """The Parquet files meant by files and directories; parts in their order, and all of them.
+
+    Raises UsageError for a path that does not exist, DataError for an incomplete or mixed set of parts.
+    """
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            found = sorted(file for file in path.glob("*.parquet") if not file.name.startswith("."))
+            if not found:
+                raise DataError(f"{path}: the directory holds no Parquet file")
+            # Where there are parts, they are the directory's content; anything else only lies beside them.
+            files += [file for file in found if PART.fullmatch(file.name)] or found
+        elif path.exists():
+            files.append(path)
+        else:
+            raise UsageError(f"{path}: no such file or directory")
+    for directory in dict.fromkeys(file.parent for file in files):
+        _check_parts(directory, [file.name for file in files if file.parent == directory])
+    return sorted(files, key=_part_order) if all(PART.fullmatch(file.name) for file in files) else files
+
+
+def _part_order(file: Path) -> tuple[str, int]:
+    match = PART.fullmatch(file.name)
+    return str(file.parent), int(match[1]) if match else 0
+
+
+def _check_parts(directory: Path, names: list[str]) -> None:
+    parts = [(int(match[1]), int(match[2])) for match in map(PART.fullmatch, names) if match]
+    counts = sorted({count for _, count in parts})
+    if len(counts) > 1:
+        raise DataError(f"{directory}: parts of {counts[0]} and of {counts[1]} are mixed; keep one set")
+    if parts and (missing := sorted(set(range(1, counts[0] + 1)) - {index for index, _ in parts})):
+        listed = ", ".join(map(str, missing[:5])) + (" …" if len(missing) > 5 else "")
+        raise DataError(f"{directory}: incomplete, part {listed} of {counts[0]} is missing; run that --shard first")
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def input_refs(files: Sequence[Path]) -> tuple[InputRef, ...]:
+    return tuple(InputRef(file.name, file_sha256(file)) for file in files)
+
+
+# ----------------------------------------------------------------------------------------------- reading
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turns whatever pyarrow raises over a bad file into a DataError that names it."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise DataError(f"{path}: not a Parquet file, or damaged ({reason})") from error
+
+
+def _open(path: Path) -> pq.ParquetFile:
+    with _reading(path):
+        return pq.ParquetFile(path, page_checksum_verification=True)
+
+
+def read_metadata(path: Path) -> Metadata:
+    """The `ireasoner` metadata of one file. Raises DataError when it has none or it cannot be read."""
+    with _open(path) as file:
+        text = (file.schema_arrow.metadata or {}).get(METADATA_KEY)
+    if text is None:
+        raise DataError(f"{path}: no `ireasoner` metadata; it was not written by a stage of this tool")
+    return Metadata.from_json(text, str(path))
+
+
+def schema_of(path: Path) -> pa.Schema:
+    with _open(path) as file:
+        return file.schema_arrow
+
+
+def row_count(path: Path) -> int:
+    with _open(path) as file:
+        return file.metadata.num_rows
+
+
+def read_batches(path: Path, schema: pa.Schema, optional: pa.Schema | None = None) -> Iterator[pa.RecordBatch]:
+    """Batches of at most READ_ROWS rows with the columns of `schema`, cast to its types; an `optional` column
+    that the file lacks is null. Raises DataError for missing columns, wrong types or damage."""
+    with _open(path) as file:
+        present = file.schema_arrow.names
+        if missing := [name for name in schema.names if name not in present]:
+            raise DataError(f"{path}: lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}")
+        wanted = pa.schema([*schema, *(optional or ())])
+        columns = [name for name in wanted.names if name in present]
+        with _reading(path):
+            for batch in file.iter_batches(batch_size=READ_ROWS, columns=columns):
+                yield pa.RecordBatch.from_arrays(
+                    [_cast(batch, column, path) for column in wanted], schema=wanted.remove_metadata()
+                )
+
+
+def _cast(batch: pa.RecordBatch, column: pa.Field, path: Path) -> pa.Array:
+    if column.name not in batch.schema.names:
+        return pa.nulls(batch.num_rows, column.type)
+    values = batch.column(column.name)
+    try:
+        if column.type == IMAGE and pa.types.is_binary(values.type):  # encoded images without a path
+            return pa.StructArray.from_arrays([values, pa.nulls(len(values), pa.string())], fields=list(IMAGE))
+        return values.cast(column.type)
+    except pa.ArrowException as error:
+        raise DataError(f"{path}: column {column.name} is {values.type}, and must be {column.type}") from error
+
+
+class Shards:
+    """The trajectory shards that are a stage's input: one table, whichever files hold it.
+
+    Groups come whole and in the order of group_index.
+    """
+
+    def __init__(self, paths: Sequence[Path], stage: str, schema: pa.Schema) -> None:
+        """Opens and checks `paths`, which must have been written by `stage`.
+
+        Raises UsageError for missing paths; DataError for damage, another stage or format, parts made
+        differently, a group in two places or a group_index twice.
+        """
+        self.schema = schema
+        self.files = input_files(paths)
+        self.metadata = read_metadata(self.files[0])
+        if self.metadata.stage != stage:
+            raise DataError(f"{self.files[0]}: written by `{self.metadata.stage}`; this reads what `{stage}` writes")
+        for file in self.files[1:]:
+            if different := differences(self.metadata, read_metadata(file), ignore=("inputs",)):
+                raise DataError(f"{file} does not belong with {self.files[0]}: {different[0]}")
+        self.inputs = input_refs(self.files)
+        self._ascending, self.group_count = self._check_groups()
+
+    def _check_groups(self) -> tuple[bool, int]:
+        key = pa.schema([self.schema.field(name) for name in ("group_id", "group_index", "role", "sample_index")])
+        where: dict[int, str] = {}
+        seen: set[str] = set()
+        previous: tuple[str | None, int] = (None, -1)
+        ascending, last_index = True, -1
+        for file in self.files:
+            previous = (None, -1)  # a group lives in one file
+            for batch in read_batches(file, key):
+                for group, index, role, sample in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                    if group is None or index is None or sample is None or role not in (PROPOSER, SOLVER):
+                        raise DataError(f"{file}: a row of group {group} lacks its group_index, role or sample_index")
+                    if group != previous[0]:
+                        if group in seen or index in where:
+                            twice = f"group_id {group}" if group in seen else f"group_index {index}"
+                            raise DataError(f"{file}: {twice} comes twice (also in {where.get(index, 'these shards')})")
+                        if role != PROPOSER:
+                            raise DataError(f"{file}: group {group} does not begin with its proposer row")
+                        seen.add(group)
+                        where[index] = str(file)
+                        ascending, last_index = ascending and index > last_index, index
+                    elif role != SOLVER or sample <= previous[1]:
+                        raise DataError(f"{file}: the solver rows of group {group} are not in order of sample_index")
+                    previous = (group, sample if role == SOLVER else -1)
+        return ascending, len(where)
+
+    def tables(self, size: int, first: int = 0, last: int | None = None) -> Iterator[pa.Table]:
+        """Tables of `size` whole groups each (the last may have fewer), from group `first` up to `last`."""
+        last = self.group_count if last is None else last
+        pending: list[pa.Table] = []
+        count = 0
+        for position, group in enumerate(self._whole_groups()):
+            if not first <= position < last:
+                continue
+            pending.append(group)
+            count += 1
+            if count == size:
+                yield pa.concat_tables(pending).combine_chunks()
+                pending, count = [], 0
+        if pending:
+            yield pa.concat_tables(pending).combine_chunks()
+
+    def groups(self, first: int = 0, last: int | None = None) -> Iterator[list[dict[str, Any]]]:
+        """The rows of each group as dicts: the proposer's, then the solver's."""
+        for table in self.tables(1, first, last):
+            yield table.to_pylist()
+
+    def _whole_groups(self) -> Iterator[pa.Table]:
+        batches = (batch for file in self.files for batch in read_batches(file, self.schema))
+        if self._ascending:
+            yield from _split_groups(batches)
+        else:
+            groups = list(_split_groups(batches))
+            yield from sorted(groups, key=lambda group: group["group_index"][0].as_py())
+
+
+class Rows:
+    """Rows of one or several files, as dicts, in file order; for tables that are not trajectories."""
+
+    def __init__(self, paths: Sequence[Path], schema: pa.Schema, optional: pa.Schema | None = None) -> None:
+        """Raises UsageError for missing paths, DataError for damage or columns that do not fit."""
+        self.files = input_files(paths)
+        self.inputs = input_refs(self.files)
+        self._schema, self._optional = schema, optional
+
+    def __len__(self) -> int:
+        return sum(row_count(file) for file in self.files)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for file in self.files:
+            for batch in read_batches(file, self._schema, self._optional):
+                yield from batch.to_pylist()
+
+
+def _split_groups(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    carry: pa.Table | None = None
+    for batch in batches:
+        table = pa.Table.from_batches([batch])
+        if carry is not None:
+            table = pa.concat_tables([carry, table])
+        ids = table["group_id"].combine_chunks()
+        changes = pc.not_equal(ids[1:], ids[:-1]).to_numpy(zero_copy_only=False).nonzero()[0] + 1
+        starts = [0, *changes.tolist()]
+        for start, end in pairwise(starts):
+            yield table.slice(start, end - start)
+        carry = table.slice(starts[-1])
+    if carry is not None and carry.num_rows:
+        yield carry
+
+
+def differences(old: Metadata, new: Metadata, ignore: Sequence[str] = ()) -> list[str]:
+    """What sets two files' metadata apart, one phrase each: `params.alpha: 0.7 → 1.0`. The version does not."""
+    ignored = {"version", *ignore}
+    before, after = (
+        {name: value for name, value in _flat_inputs(meta).items() if name not in ignored} for meta in (old, new)
+    )
+    return list(_differences(before, after, ""))
+
+
+def _flat_inputs(metadata: Metadata) -> dict[str, Any]:
+    fields = json.loads(metadata.to_json())
+    fields["inputs"] = {entry.name: entry.sha256[:12] for entry in metadata.inputs}
+    return fields
+
+
+def _differences(old: Any, new: Any, path: str) -> Iterator[str]:
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in dict.fromkeys([*old, *new]):
+            yield from _differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+    elif old != new:
+        yield f"{path}: {_brief(old)} → {_brief(new)}"
+
+
+def _brief(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+# ----------------------------------------------------------------------------------------------- writing
+
+
+def sync_directory(path: Path) -> None:
+    """Makes renames inside `path` survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_file(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def partial_directory(output: Path) -> Path:
+    """Where the unfinished parts of `output` live."""
+    return output.with_name(f".{output.name}.partial")
+
+
+@contextlib.contextmanager
+def writing(output: Path) -> Iterator[Path]:
+    """Holds the hidden partial directory of `output` for this process; yields it.
+
+    Raises UsageError when another process is writing the same output, or the place cannot be written to.
+    """
+    partial = partial_directory(output)
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+        lock = (partial / "lock").open("w")
+    except OSError as error:
+        raise UsageError(f"{output}: cannot be written ({error.strerror or error})") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UsageError(f"{output}: another process is writing it") from error
+        try:
+            yield partial
+        except OSError as error:
+            raise DataError(f"{output}: cannot be written ({error.strerror or error})") from error
+
+
+def is_done(output: Path, metadata: Metadata, force: bool) -> bool:
+    """Whether `output` is there and was made from the same inputs with the same parameters.
+
+    Raises UsageError when something else is in its place and `force` is off.
+    """
+    _check_siblings(output, force)
+    if not output.exists() or force:
+        return False
+    if not output.is_file():
+        raise UsageError(f"{output}: in the way, and not a file")
+    try:
+        different = differences(read_metadata(output), metadata)
+    except DataError as error:
+        raise UsageError(f"{output} exists and cannot be read; use --force to replace it. {error}") from error
+    if different:
+        more = f" and {len(different) - 1} more" if len(different) > 1 else ""
+        raise UsageError(
+            f"{output} exists and was made differently ({different[0]}{more}); use --force, or another --out"
+        )
+    return True
+
+
+def _check_siblings(output: Path, force: bool) -> None:
+    """Parts of another count beside `output` would make the set unreadable."""
+    own = PART.fullmatch(output.name)
+    if not own or not output.parent.is_dir():
+        return
+    for other in output.parent.glob("part-*.parquet"):
+        match = PART.fullmatch(other.name)
+        if match and match[2] != own[2]:
+            if not force:
+                raise UsageError(f"{output.parent} holds parts of {match[2]}; use --force to replace them")
+            other.unlink()
+
+
+class Output:
+    """A trajectory file in the making. Use as a context manager and `write` group after group.
+
+    Every `chunk` groups a chunk file is finished in the partial directory; `done` says how many groups an
+    earlier, interrupted run with the same metadata left there, for the stage to skip. Leaving the block without
+    an exception joins the chunks, one row group each, and renames the file into place; so the bytes do not
+    depend on interruptions.
+    """
+
+    def __init__(self, path: Path, schema: pa.Schema, metadata: Metadata, chunk: int = 64) -> None:
+        self.path, self.chunk, self.done = path, chunk, 0
+        self.schema = schema.with_metadata({METADATA_KEY: metadata.to_json().encode(), **_image_feature(schema)})
+        self._metadata = metadata
+        self._pending: list[pa.Table] = []
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        self._partial = self._stack.enter_context(writing(self.path))
+        self._chunks = self._usable_chunks()
+        self.done = len(self._chunks) * self.chunk
+        return self
+
+    def _usable_chunks(self) -> list[Path]:
+        """The unbroken run of chunks made with the same metadata; anything else is cleared away."""
+        usable: list[Path] = []
+        for file in sorted(self._partial.glob("chunk-*.parquet")):
+            with contextlib.suppress(DataError):
+                same = not differences(read_metadata(file), self._metadata)
+                if same and file.name == self._chunk_name(len(usable)):
+                    usable.append(file)
+                    continue
+            file.unlink()
+        return usable
+
+    @staticmethod
+    def _chunk_name(index: int) -> str:
+        return f"chunk-{index:08d}.parquet"
+
+    def write(self, group: list[dict[str, Any]] | pa.Table) -> None:
+        """Adds one group (a table may hold several, and then counts as a chunk's worth)."""
+        self._pending.append(group if isinstance(group, pa.Table) else pa.Table.from_pylist(group, self.schema))
+        if len(self._pending) == self.chunk or isinstance(group, pa.Table):
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._pending:
+            return
+        target = self._partial / self._chunk_name(len(self._chunks))
+        self._write_file(target, self._pending)
+        self._chunks.append(target)
+        self._pending = []
+
+    def _write_file(self, target: Path, tables: Iterable[pa.Table]) -> None:
+        unfinished = self._partial / f"{target.name}.unfinished"
+        with pq.ParquetWriter(unfinished, self.schema, compression="zstd", write_page_checksum=True) as writer:
+            for table in tables:
+                writer.write_table(table.cast(self.schema))
+        sync_file(unfinished)
+        os.replace(unfinished, target)
+        sync_directory(target.parent)
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        with self._stack:
+            if kind is not None:
+                return
+            self._flush_tail()
+            whole = (pq.read_table(file, page_checksum_verification=True) for file in self._chunks)
+            self._write_file(self.path, whole)
+            shutil.rmtree(self._partial)
+
+    def _flush_tail(self) -> None:
+        if self._pending:
+            self._pending = [pa.concat_tables(self._pending)]
+            self._flush()
+
+
+def _image_feature(schema: pa.Schema) -> dict[bytes, bytes]:
+    """The metadata by which Hugging Face datasets shows the image column as pictures."""
+    features = {column.name: {"_type": "Image"} for column in schema if column.type == IMAGE}
+    return {b"huggingface": json.dumps({"info": {"features": features}}).encode()} if features else {}
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Writes a small table in one go, checksummed and on disk, without the rename: for files inside a folder
+    that itself appears by one."""
+    pq.write_table(table, path, compression="zstd", write_page_checksum=True)
+    sync_file(path)
+
+
+def read_table(path: Path, schema: pa.Schema) -> pa.Table:
+    """A whole small file. Raises DataError for missing columns or damage."""
+    return pa.Table.from_batches(read_batches(path, schema), schema=schema)

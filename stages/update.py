@@ -1,0 +1,258 @@
+"""`update`: learning from a scored shard.
+
+    scored.parquet + policy ──▶ the next policy/
+
+Goes through the groups in the order of group_index. Every `groups_per_step` groups are one optimizer step of the
+Solver; after it, each of these groups whose training step is a multiple of `proposer_every` is one of the
+Proposer, on its own row. Interrupted and run again, it goes on from its last checkpoint and ends with the same
+policy, byte for byte.
+"""
+
+import math
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from stages import images, shards
+from stages.contract import METRICS, PROPOSER, SCORED, SOLVER, Metadata, Role
+from stages.errors import DataError, UsageError
+from stages.learning.learner import Learner, TrainingGroup, UpdateParams, forbidden_in
+from stages.models import Model, find_model
+from stages.policy import (
+    METRICS_FILE,
+    Policy,
+    PolicyState,
+    check_model,
+    read_state,
+    recorded_policy,
+)
+from stages.progress import SILENT, Progress
+from stages.result import Result
+from stages.sampling import Pixels
+
+CHECKPOINT_SECONDS = 60.0
+Group = list[dict[str, Any]]
+
+
+def update(
+    inputs: Sequence[Path],
+    params: UpdateParams,
+    policy: Path | None = None,
+    out: Path | None = None,
+    model: str | None = None,
+    force: bool = False,
+    progress: Progress = SILENT,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+) -> Result:
+    """Writes the next policy directory; `policy` is the one the trajectories were sampled from.
+
+    Raises UsageError when the policy is missing or would be written over, DataError for shards, images or a
+    policy that do not fit, EngineError when the model cannot be loaded.
+    """
+    scored = shards.Shards(inputs, "score", SCORED)
+    recorded = scored.metadata
+    start = recorded_policy(policy, recorded.policy, scored.files[0])
+    checkpoint = find_model(model or recorded.model.name, recorded.model.revision, recorded.model.sha256)
+    check_model(start, checkpoint.ref)
+    output = out or inputs[0].parent / "policy"
+    if start.folder and output.resolve() == start.folder.resolve():
+        raise UsageError(f"{output} is the policy that is being updated; name another folder with --out")
+    lineage = Metadata(
+        stage="update",
+        params={**asdict(params), "score": recorded.params},
+        seed=recorded.seed,
+        inputs=scored.inputs,
+        model=checkpoint.ref,
+        policy=start.ref,
+    )
+    if _is_done(output, lineage, force):
+        return Result(output, reused=True, summary={"step": read_state(output).step})
+
+    total = min(scored.group_count, params.limit or scored.group_count)
+    reader = GroupReader(recorded, checkpoint, start.ref.step)
+    with shards.writing(output) as partial:
+        with progress.busy("loading the model"):
+            learner = Learner(checkpoint, params, recorded.seed)
+        step, metrics = _resume(learner, start, partial, lineage)
+        with progress.track("update", total, "groups") as advance:
+            saved_at = time.monotonic()
+            done = 0
+            for groups in _batches(islice(scored.groups(), total), params.groups_per_step):
+                done += len(groups)
+                advance(len(groups))
+                if reader.step(groups[-1]) <= step:
+                    continue  # learned from before the interruption
+                metrics += _learn(learner, groups, reader, params, progress)
+                step = reader.step(groups[-1])
+                if time.monotonic() - saved_at >= checkpoint_seconds and done < total:
+                    _save(learner, partial, PolicyState(step, learner.roles, lineage), metrics)
+                    saved_at = time.monotonic()
+        finished = _save(learner, partial, PolicyState(step, learner.roles, lineage), metrics)
+        _publish(finished, output)
+        shutil.rmtree(partial)
+    return Result(output, summary=_summary(step, metrics))
+
+
+def _batches(groups: Iterable[Group], size: int) -> Iterator[list[Group]]:
+    iterator = iter(groups)
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+
+def _learn(
+    learner: Learner, groups: Sequence[Group], reader: "GroupReader", params: UpdateParams, progress: Progress
+) -> list[dict[str, Any]]:
+    """The optimizer steps that a batch of groups is due: one of the Solver, then those of the Proposer."""
+    rows: list[dict[str, Any]] = []
+    solver = [group for group in (reader.training_group(group, SOLVER) for group in groups) if group]
+    if solver:
+        rows.append({"step": reader.step(groups[-1]), **learner.step(SOLVER, solver)})
+        for trained in solver:
+            learner.observe(SOLVER, trained.mean_reward)
+    for group in groups:
+        if reader.step(group) % params.proposer_every == 0 and (proposal := reader.training_group(group, PROPOSER)):
+            rows.append({"step": reader.step(group), **learner.step(PROPOSER, [proposal])})
+        if group[0]["reward"] is not None:
+            learner.observe(PROPOSER, group[0]["reward"])
+    for row in rows:
+        if not math.isfinite(row["grad_norm"]):
+            progress.say(f"step {row['step']}: the {row['role']}'s gradient is not finite; the step was skipped")
+    return rows
+
+
+class GroupReader:
+    """Turns the rows of a group into what the learner takes, checking what another tool may have got wrong."""
+
+    def __init__(self, recorded: Metadata, model: Model, policy_step: int) -> None:
+        self._model = model
+        self._vocabulary = len(model.embedding_table())
+        self._policy_step = policy_step
+        self._pixels: dict[Role, Pixels] = {
+            role: Pixels(params.get("min_pixels"), params.get("max_pixels"))
+            for role, params in (
+                (SOLVER, recorded.stage_params("rollout")),
+                (PROPOSER, recorded.stage_params("propose")),
+            )
+        }
+
+    def step(self, group: Group) -> int:
+        """The group's training step t. Raises DataError unless it follows from the policy and group_index."""
+        step, expected = group[0]["step"], self._policy_step + group[0]["group_index"] + 1
+        if step != expected:
+            raise DataError(f"group {group[0]['group_id']}: its step is {step}, and should be {expected}")
+        return expected
+
+    def training_group(self, group: Group, role: Role) -> TrainingGroup | None:
+        """The role's rows that have tokens and a reward, or None when there are none."""
+        rows = [row for row in group if row["role"] == role and row["token_ids"] and row["reward"] is not None]
+        if not rows:
+            return None
+        for row in rows:
+            self._check(row)
+        if len({row["prompt"] for row in rows}) > 1:
+            raise DataError(f"group {group[0]['group_id']}: its {role} rows have different prompts")
+        return TrainingGroup(
+            image=images.load(rows[0]["image"] or {}, rows[0]["image_sha256"]),
+            prompt=rows[0]["prompt"] or "",
+            pixels=self._pixels[role],
+            token_ids=[row["token_ids"] for row in rows],
+            logprobs=[row["logprobs"] for row in rows],
+            rewards=[row["reward"] for row in rows],
+        )
+
+    def _check(self, row: dict[str, Any]) -> None:
+        where = f"group {row['group_id']}, {row['role']} {row['sample_index']}"
+        logprobs = row["logprobs"] or []
+        if len(logprobs) != len(row["token_ids"]):
+            raise DataError(f"{where}: {len(row['token_ids'])} token_ids but {len(logprobs)} logprobs")
+        if not all(value is not None and math.isfinite(value) for value in [row["reward"], *logprobs]):
+            raise DataError(f"{where}: a reward or log-probability is not a finite number")
+        if (token := forbidden_in(self._model, row["token_ids"], self._vocabulary)) is not None:
+            raise DataError(f"{where}: token {token} cannot have been sampled from {self._model.ref.name}")
+
+
+# ----------------------------------------------------------------------------------------------- on disk
+
+
+def _is_done(output: Path, lineage: Metadata, force: bool) -> bool:
+    old = _set_aside(output)
+    if old.exists() and not output.exists():
+        os.rename(old, output)  # a --force that was cut off between its two renames
+    if not output.exists() or force:
+        return False
+    try:
+        different = shards.differences(read_state(output).lineage, lineage)
+    except (DataError, UsageError) as error:
+        raise UsageError(f"{output} exists and is no readable policy; use --force to replace it. {error}") from error
+    if different:
+        raise UsageError(f"{output} exists and was made differently ({different[0]}); use --force, or another --out")
+    return True
+
+
+def _set_aside(output: Path) -> Path:
+    return output.with_name(f".{output.name}.old")
+
+
+def _checkpoints(partial: Path) -> list[Path]:
+    return sorted(partial.glob("step-????????????"))
+
+
+def _resume(learner: Learner, start: Policy, partial: Path, lineage: Metadata) -> tuple[int, list[dict[str, Any]]]:
+    """Loads the newest checkpoint of this very update, else the policy it starts from; the step reached and the
+    metrics so far."""
+    for folder in reversed(_checkpoints(partial)):
+        if not shards.differences(read_state(folder).lineage, lineage):
+            metrics = shards.read_table(folder / METRICS_FILE, METRICS).to_pylist()
+            return learner.load(folder).step, metrics
+        shutil.rmtree(folder)
+    if start.folder:
+        return learner.load(start.folder).step, []
+    return 0, []
+
+
+def _save(learner: Learner, partial: Path, state: PolicyState, metrics: list[dict[str, Any]]) -> Path:
+    """A whole policy directory among the partial ones; the older checkpoints go."""
+    earlier = _checkpoints(partial)
+    unfinished = partial / "unfinished"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    learner.save(unfinished, state)
+    shards.write_table(unfinished / METRICS_FILE, pa.Table.from_pylist(metrics, METRICS))
+    folder = partial / f"step-{state.step:012d}"
+    if folder in earlier:  # saved already, at the end of an interrupted run
+        shutil.rmtree(unfinished)
+        return folder
+    os.rename(unfinished, folder)
+    shards.sync_directory(partial)
+    for old in earlier:
+        shutil.rmtree(old)
+    return folder
+
+
+def _publish(finished: Path, output: Path) -> None:
+    """Puts the new directory in the old one's place; `_is_done` mends a crash between the renames."""
+    old = _set_aside(output)
+    shutil.rmtree(old, ignore_errors=True)
+    if output.exists():
+        os.rename(output, old)
+    os.rename(finished, output)
+    shards.sync_directory(output.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _summary(step: int, metrics: list[dict[str, Any]]) -> dict[str, float | int]:
+    solver = [row for row in metrics if row["role"] == SOLVER]
+    summary: dict[str, float | int] = {
+        "step": step,
+        "solver_updates": len(solver),
+        "proposer_updates": len(metrics) - len(solver),
+    }
+    if solver:
+        summary |= {"kl": solver[-1]["kl"], "kl_coef": solver[-1]["kl_coef"]}
+    return summary

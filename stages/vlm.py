@@ -1,0 +1,86 @@
+"""The prompt as the model sees it: chat template, image processing, vision tokens. One place for both engines
+and for the learner, so that what is sampled from is what is learned from."""
+
+import importlib.util
+import sys
+from typing import Any
+
+from PIL.Image import Image
+
+from stages.errors import EngineError
+from stages.models import Model
+from stages.sampling import Pixels
+
+
+def prepare_transformers() -> None:
+    """Makes `import transformers` work where torchvision and its kin were built for another torch.
+
+    The CUDA wheels on PyPI cannot load beside a CPU build of torch. The Qwen processors need only torchvision's
+    pure-Python transforms, whose import asks for two operators to exist; torchaudio and torchcodec are not
+    needed at all. Where the libraries load as they are, nothing is touched.
+    """
+    import torch
+
+    try:
+        import torchvision  # noqa: F401
+    except (ImportError, OSError):
+        return
+    except RuntimeError as error:
+        if "torchvision::nms" not in str(error):
+            raise EngineError(f"torchvision does not fit torch {torch.__version__} ({error})") from error
+        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        library = torch.library.Library("torchvision", "DEF")
+        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _KEPT.append(library)  # the operators live as long as the library object
+    for name in ("torchaudio", "torchcodec"):
+        if importlib.util.find_spec(name) is not None:
+            try:
+                __import__(name)
+            except (ImportError, OSError, RuntimeError):
+                sys.modules[name] = None  # type: ignore[assignment]
+
+
+_KEPT: list[Any] = []
+
+
+def pixel_settings(pixels: Pixels) -> dict[str, int]:
+    """The image processor's own names for the bounds that are set."""
+    bounds = {"min_pixels": pixels.min_pixels, "max_pixels": pixels.max_pixels}
+    return {name: value for name, value in bounds.items() if value is not None}
+
+
+class PromptBuilder:
+    """Turns an image and a user text into model inputs with the checkpoint's own processor and chat template."""
+
+    def __init__(self, model: Model, pixels: Pixels) -> None:
+        """Raises EngineError when the checkpoint has no processor that loads."""
+        prepare_transformers()
+        from transformers import AutoProcessor
+
+        try:
+            self.processor = AutoProcessor.from_pretrained(model.path, trust_remote_code=False)
+        except Exception as error:
+            raise EngineError(f"{model.ref.name}: its processor cannot be loaded ({error})") from error
+        self._pixels = pixel_settings(pixels)
+
+    def chat_text(self, prompt: str, images: int = 1) -> str:
+        """The conversation so far as the model reads it: the images and the user's text, then the assistant's turn."""
+        content = [{"type": "image"}] * images + [{"type": "text", "text": prompt}]
+        return self.processor.apply_chat_template(
+            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+        )
+
+    def inputs(self, images: tuple[Image, ...], prompt: str) -> Any:
+        """input_ids [1, P], mm_token_type_ids [1, P], pixel_values and image_grid_thw, as torch tensors.
+
+        `mm_token_type_ids` says where the images are; without it the model would learn blind, without an error.
+        """
+        return self.processor(
+            text=[self.chat_text(prompt, len(images))],
+            images=list(images) or None,
+            images_kwargs=self._pixels,
+            return_mm_token_type_ids=True,
+            return_tensors="pt",
+        )

@@ -1,0 +1,95 @@
+"""Shards made by hand, and readers that share no code with the stages: what another tool would do."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from stages.contract import SCORED, TRAJECTORY
+from stages.models import find_model
+from stages.sampled import SamplingSettings
+
+
+def fake(**overrides: Any) -> SamplingSettings:
+    """Settings of the fake sampler."""
+    return SamplingSettings(**{"max_tokens": 64, "sampler": "fake", **overrides})
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return pq.read_table(path).to_pylist()
+
+
+def metadata(path: Path) -> dict[str, Any]:
+    return json.loads(pq.read_schema(path).metadata[b"ireasoner"])
+
+
+def file_bytes(folder: Path) -> dict[str, bytes]:
+    return {str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()}
+
+
+def tokens(model: str, text: str) -> list[int]:
+    """`text` as a sampler would have produced it: its tokens, then the end of turn."""
+    checkpoint = find_model(model)
+    return [*checkpoint.tokenizer.encode(text, add_special_tokens=False).ids, checkpoint.end_of_turn[0]]
+
+
+def group(
+    index: int,
+    image: str,
+    completions: list[str],
+    model: str = "model",
+    question: str | None = "How many?",
+    proposal: str = "<question>How many?</question>",
+) -> list[dict[str, Any]]:
+    """The rows of a rollouts group with the given Solver completions."""
+    digest = hashlib.sha256(Path(image).read_bytes()).hexdigest()
+    shared = {
+        "group_id": f"{index:016x}",
+        "group_index": index,
+        "image": {"bytes": None, "path": image},
+        "image_sha256": digest,
+        "question": question,
+    }
+
+    def row(role: str, sample: int, prompt: str, text: str) -> dict[str, Any]:
+        token_ids = tokens(model, text)
+        return {
+            **shared,
+            "role": role,
+            "sample_index": sample,
+            "prompt": prompt,
+            "completion": text,
+            "token_ids": token_ids,
+            "logprobs": [-1.0] * len(token_ids),
+            "finish_reason": "stop",
+            "seed": sample,
+            "reject_reason": None,
+        }
+
+    return [
+        row("proposer", 0, "Ask.", proposal),
+        *(row("solver", place, f"Answer the question: {question}", text) for place, text in enumerate(completions)),
+    ]
+
+
+def write_shard(
+    path: Path,
+    groups: list[list[dict[str, Any]]],
+    stage: str = "rollout",
+    step: int = 0,
+    **more: Any,
+) -> Path:
+    """A shard as another tool writes it: the columns, and only the metadata that the contract asks for."""
+    schema = SCORED if stage == "score" else TRAJECTORY
+    content = {"format": 1, "stage": stage, "model": {"name": "model"}, "policy": {"step": step}, **more}
+    table = pa.Table.from_pylist([row for rows_ in groups for row in rows_], schema)
+    pq.write_table(table.replace_schema_metadata({"ireasoner": json.dumps(content)}), path)
+    return path
+
+
+def solution(answer: object, *steps: str) -> str:
+    lines = "\n".join(f"Step {place}: {step}" for place, step in enumerate(steps or ("a", "b"), 1))
+    return f"<think>\n{lines}\n</think>\n<answer>{answer}</answer>"

@@ -1,0 +1,69 @@
+"""A tiny random Qwen2.5-VL, a pool of little pictures, and the command line run in this process."""
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageDraw
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# The models here are too small to share among cores: waiting for one another would take most of the time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+TEXTS = (
+    "Look at the image and answer the question below. Write one question about it.",
+    "<think>\nStep 1: The red bar is 4.\nStep 2: The blue bar is 7.\nStep 3: 4 + 7 = 11.\n</think>",
+    "\n<answer>11</answer>",
+    "<question>What is the value of item 3?</question>\n<rationale>Read it.</rationale>",
+)
+
+
+def build_tiny_model(folder: Path, seed: int = 0) -> Path:
+    """A random Qwen2.5-VL of 0.1 million parameters, with a tokenizer trained on the spot."""
+    from ireasoner_cli.demo import architecture
+
+    sizes = architecture.Sizes(
+        hidden=64, layers=2, heads=2, kv_heads=1, intermediate=96,
+        vision_hidden=32, vision_layers=1, vision_heads=2, vision_intermediate=48, pixels=56 * 56, init=0.2,
+    )  # fmt: skip
+    tokenizer = architecture.build_tokenizer(TEXTS, vocabulary=400)
+    model = architecture.build_model(architecture.build_config(tokenizer, sizes), seed)
+    architecture.save_folder(folder, model, architecture.build_processor(tokenizer, sizes))
+    (folder / "prompts").mkdir()
+    (folder / "prompts" / "proposer.txt").write_text("Write one <question> about it.")
+    (folder / "prompts" / "solver.txt").write_text("Answer the question: {question}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def other_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny_model(tmp_path_factory.mktemp("models") / "other", seed=1)
+
+
+def draw(path: Path, seed: int, size: tuple[int, int] = (64, 48)) -> Path:
+    """A picture of a few coloured boxes."""
+    rng = random.Random(seed)
+    image = Image.new("RGB", size, "white")
+    pen = ImageDraw.Draw(image)
+    for column in range(4):
+        colour = tuple(rng.randrange(256) for _ in range(3))
+        pen.rectangle((16 * column, rng.randrange(size[1]), 16 * column + 12, size[1]), fill=colour)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
+    return path
+
+
+@pytest.fixture
+def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_dir: Path) -> Path:
+    """A working directory with `pool/` (8 pictures) and `model` (a link), which is the current one."""
+    for index in range(8):
+        draw(tmp_path / "pool" / f"{index}.png", index)
+    (tmp_path / "model").symlink_to(model_dir)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

@@ -1,0 +1,192 @@
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from stages import shards
+from stages.contract import TRAJECTORY, InputRef, Metadata, ModelRef, PolicyRef, group_id, trajectory_seed
+from stages.errors import DataError, UsageError
+from tests import chain
+
+META = Metadata("rollout", {"samples": 2}, 0, (InputRef("q.parquet", "00"),), ModelRef("model"), PolicyRef())
+
+
+def a_group(index: int) -> list[dict[str, object]]:
+    group = f"{index:016x}"
+    solver = [{"group_id": group, "group_index": index, "role": "solver", "sample_index": i} for i in range(2)]
+    return [{"group_id": group, "group_index": index, "role": "proposer", "sample_index": 0}, *solver]
+
+
+def write(path: Path, indices: range, chunk: int = 2) -> Path:
+    with shards.Output(path, TRAJECTORY, META, chunk) as output:
+        for index in indices:
+            output.write(a_group(index))
+    return path
+
+
+def indices(paths: list[Path]) -> list[int]:
+    return [group[0]["group_index"] for group in shards.Shards(paths, "rollout", TRAJECTORY).groups()]
+
+
+def test_what_is_written_is_read_back_and_nothing_else_stays(tmp_path: Path) -> None:
+    path = write(tmp_path / "r.parquet", range(5))
+    assert indices([path]) == list(range(5))
+    assert [file.name for file in tmp_path.iterdir()] == ["r.parquet"]
+    assert shards.read_metadata(path) == META
+
+
+def test_an_interrupted_output_is_invisible_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    path, whole = tmp_path / "r.parquet", write(tmp_path / "whole.parquet", range(5))
+    with pytest.raises(KeyboardInterrupt), shards.Output(path, TRAJECTORY, META, 2) as output:
+        for index in range(3):
+            output.write(a_group(index))
+        raise KeyboardInterrupt
+    assert not path.exists()
+    with shards.Output(path, TRAJECTORY, META, 2) as output:
+        assert output.done == 2
+        for index in range(output.done, 5):
+            output.write(a_group(index))
+    assert path.read_bytes() == whole.read_bytes()
+
+
+def test_chunks_of_another_run_are_not_taken_up(tmp_path: Path) -> None:
+    path = tmp_path / "r.parquet"
+    with pytest.raises(KeyboardInterrupt), shards.Output(path, TRAJECTORY, META, 1) as output:
+        output.write(a_group(0))
+        raise KeyboardInterrupt
+    other = Metadata("rollout", {"samples": 3}, 0, META.inputs, META.model, META.policy)
+    with shards.Output(path, TRAJECTORY, other, 1) as output:
+        assert output.done == 0
+
+
+def test_two_writers_of_one_output_do_not_mix(tmp_path: Path) -> None:
+    path = tmp_path / "r.parquet"
+    with shards.Output(path, TRAJECTORY, META) as output:
+        with pytest.raises(UsageError, match="another process"), shards.Output(path, TRAJECTORY, META):
+            pass
+        output.write(a_group(0))
+    assert indices([path]) == [0]
+
+
+def test_parts_are_read_in_their_order_and_only_when_complete(tmp_path: Path) -> None:
+    for part in range(1, 12):
+        write(tmp_path / f"part-{part}-of-11.parquet", range(part - 1, part))
+    assert indices([tmp_path]) == list(range(11))
+    (tmp_path / "part-7-of-11.parquet").unlink()
+    with pytest.raises(DataError, match="part 7 of 11 is missing"):
+        indices([tmp_path])
+    with pytest.raises(DataError, match="missing"):
+        indices([tmp_path / "part-1-of-11.parquet"])
+
+
+def test_groups_come_in_the_order_of_group_index_wherever_they_lie(tmp_path: Path) -> None:
+    one, two = write(tmp_path / "a.parquet", range(4, 8)), write(tmp_path / "b.parquet", range(4))
+    assert indices([one, two]) == list(range(8))
+    shard = shards.Shards([one, two], "rollout", TRAJECTORY)
+    assert [group[0]["group_index"] for group in shard.groups(2, 5)] == [2, 3, 4]
+
+
+@pytest.mark.parametrize("total", [0, 1, 5, 10])
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_blocks_cover_everything_once(total: int, count: int) -> None:
+    blocks = [range(*shards.Part(index, count).bounds(total)) for index in range(1, count + 1)]
+    assert [item for block in blocks for item in block] == list(range(total))
+
+
+@pytest.mark.parametrize(
+    ("broken", "says"),
+    [
+        ([a_group(0), a_group(1), a_group(0)], "comes twice"),
+        ([a_group(0), [{**row, "group_id": "f" * 16} for row in a_group(0)]], "group_index 0 comes twice"),
+        ([a_group(0)[1:]], "does not begin with its proposer row"),
+        ([[a_group(0)[0], a_group(0)[2], a_group(0)[1]]], "not in order of sample_index"),
+        ([[{**a_group(0)[0], "role": "referee"}]], "lacks its group_index, role or sample_index"),
+    ],
+)
+def test_shards_that_break_the_contract_are_refused(tmp_path: Path, broken: list, says: str) -> None:
+    path = chain.write_shard(tmp_path / "r.parquet", broken)
+    with pytest.raises(DataError, match=says):
+        indices([path])
+
+
+def test_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
+    one = chain.write_shard(tmp_path / "a.parquet", [a_group(0)])
+    two = chain.write_shard(tmp_path / "b.parquet", [a_group(1)], step=64)
+    with pytest.raises(DataError, match=r"policy.step: 0 → 64"):
+        indices([one, two])
+
+
+def test_a_flipped_bit_is_found(tmp_path: Path) -> None:
+    path = write(tmp_path / "r.parquet", range(50))
+    data = bytearray(path.read_bytes())
+    place = data.index(b"proposer")  # inside a page
+    data[place] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"r\.parquet"):
+        indices([path])
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"not a parquet file", b"PAR1" + b"\0" * 100 + b"PAR1"])
+def test_what_is_no_parquet_file_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "r.parquet"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"r\.parquet"):
+        indices([path])
+
+
+def test_another_stage_another_format_and_no_metadata_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="written by `propose`; this reads what `rollout` writes"):
+        indices([chain.write_shard(tmp_path / "a.parquet", [a_group(0)], stage="propose")])
+    with pytest.raises(DataError, match="format 2"):
+        indices([chain.write_shard(tmp_path / "b.parquet", [a_group(0)], format=2)])
+    with pytest.raises(DataError, match="model"):
+        indices([chain.write_shard(tmp_path / "c.parquet", [a_group(0)], model=None)])
+    pq.write_table(pa.table({"x": [1]}), tmp_path / "d.parquet")
+    with pytest.raises(DataError, match="no `ireasoner` metadata"):
+        indices([tmp_path / "d.parquet"])
+    table = pq.read_table(tmp_path / "a.parquet")
+    metadata = {"ireasoner": table.schema.metadata[b"ireasoner"].replace(b"propose", b"rollout")}
+    pq.write_table(table.drop_columns("logprobs").replace_schema_metadata(metadata), tmp_path / "e.parquet")
+    with pytest.raises(DataError, match="lacks the column logprobs"):
+        indices([tmp_path / "e.parquet"])
+
+
+def test_wider_types_of_other_tools_are_welcome(tmp_path: Path) -> None:
+    path = chain.write_shard(tmp_path / "r.parquet", [a_group(0)])
+    table = pq.read_table(path)
+    wide = {pa.string(): pa.large_string(), pa.int32(): pa.int64(), pa.list_(pa.float32()): pa.list_(pa.float64())}
+    schema = pa.schema([pa.field(f.name, wide.get(f.type, f.type)) for f in table.schema], table.schema.metadata)
+    pq.write_table(table.cast(schema), path)
+    assert indices([path]) == [0]
+
+
+def test_an_output_is_reused_only_when_it_matches(tmp_path: Path) -> None:
+    path = write(tmp_path / "r.parquet", range(1))
+    assert shards.is_done(path, META, force=False)
+    assert not shards.is_done(path, META, force=True)
+    other = Metadata("rollout", {"samples": 5}, 0, META.inputs, META.model, META.policy)
+    with pytest.raises(UsageError, match=r"params.samples: 2 → 5"):
+        shards.is_done(path, other, force=False)
+    changed = Metadata("rollout", META.params, 0, (InputRef("q.parquet", "11"),), META.model, META.policy)
+    with pytest.raises(UsageError, match=r"inputs.q.parquet"):
+        shards.is_done(path, changed, force=False)
+
+
+def test_where_a_stage_writes(tmp_path: Path) -> None:
+    file, folder = tmp_path / "in" / "questions.parquet", tmp_path / "in"
+    folder.mkdir()
+    assert shards.output_path(None, "rollouts", [file], None) == folder / "rollouts.parquet"
+    assert shards.output_path(None, "rollouts", [folder], None) == tmp_path / "rollouts" / "part-1-of-1.parquet"
+    assert shards.output_path(None, "rollouts", [file], shards.Part(2, 3)) == folder / "rollouts/part-2-of-3.parquet"
+    assert shards.output_path(Path("x"), "rollouts", [file], None) == Path("x/part-1-of-1.parquet")
+    assert shards.output_path(None, "questions", [], None) == Path("questions.parquet")
+    with pytest.raises(UsageError, match="single file"):
+        shards.output_path(Path("x.parquet"), "rollouts", [file], shards.Part(1, 2))
+
+
+def test_ids_and_seeds_differ_wherever_they_should() -> None:
+    ids = {group_id(seed, step, image) for seed in (0, 1) for step in (1, 2) for image in ("a", "b", None)}
+    assert len(ids) == 12 and all(len(group) == 16 and int(group, 16) >= 0 for group in ids)
+    seeds = {trajectory_seed(group, role, i) for group in ids for role in ("proposer", "solver") for i in range(9)}
+    assert len(seeds) == 12 * 2 * 9 and all(0 <= seed < 2**63 for seed in seeds)
