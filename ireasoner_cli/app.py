@@ -1,7 +1,8 @@
 """The typer app, and the one place where exceptions become messages and exit codes."""
 
 import signal
-import sys
+from collections.abc import Callable
+from functools import wraps
 from types import FrameType
 from typing import Annotated, Any
 
@@ -13,6 +14,39 @@ from ireasoner_cli.commands import evaluate, propose, rollout, score, update
 INTERRUPTED = 130
 ENGINE_FAILURE = 4
 
+
+def guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """`command`, with its failures turned into one message and an exit code: 2 wrong usage; 3 bad input data;
+    4 model, engine or device failure; 130 interrupted. `--debug` lets exceptions through."""
+
+    @wraps(command)
+    def run(**options: Any) -> None:
+        try:
+            command(**options)
+        except KeyboardInterrupt:
+            console.error("interrupted; run the same command again to go on from what is done")
+            raise typer.Exit(INTERRUPTED) from None
+        except (typer.Exit, typer.BadParameter):
+            raise
+        except Exception as error:
+            if options["debug"]:
+                raise
+            raise typer.Exit(report(error)) from None
+
+    return run
+
+
+def report(error: Exception) -> int:
+    """Prints one message for a failure and returns its exit code."""
+    from stages.errors import StageError
+
+    if isinstance(error, StageError):
+        console.error(str(error))
+        return error.exit_code
+    console.error(f"{type(error).__name__}: {error}; --debug shows where")
+    return ENGINE_FAILURE
+
+
 app = typer.Typer(
     name="ireasoner",
     help="A vision-language model teaches itself to reason from unlabelled images: self-play as a chain of Parquet "
@@ -22,11 +56,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"auto_envvar_prefix": "IREASONER", "help_option_names": ["-h", "--help"]},
 )
-app.command("propose")(propose.command)
-app.command("rollout")(rollout.command)
-app.command("score")(score.command)
-app.command("update")(update.command)
-app.command("eval")(evaluate.command)
+for name, command in (
+    ("propose", propose.command),
+    ("rollout", rollout.command),
+    ("score", score.command),
+    ("update", update.command),
+    ("eval", evaluate.command),
+):
+    app.command(name)(guarded(command))
 
 
 def _version(value: bool) -> None:
@@ -45,34 +82,10 @@ def _root(
 
 
 def main() -> None:
-    """The console script. Exit codes: 0 done; 2 wrong usage; 3 bad input data; 4 model, engine or device
-    failure; 130 interrupted."""
+    """The console script."""
     signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        code = app(standalone_mode=True)
-    except KeyboardInterrupt:
-        console.error("interrupted; run the same command again to go on from what is done")
-        code = INTERRUPTED
-    except Exception as error:
-        if "--debug" in sys.argv:
-            raise
-        code = report(error)
-    sys.exit(code)
+    app(prog_name="ireasoner")
 
 
-def report(error: Exception) -> int:
-    """Prints one message for a failure and returns its exit code."""
-    from stages.errors import StageError
-
-    if isinstance(error, StageError):
-        console.error(str(error))
-        return error.exit_code
-    if isinstance(error, MemoryError):
-        console.error("out of memory")
-    else:
-        console.error(f"{type(error).__name__}: {error}; --debug shows where")
-    return ENGINE_FAILURE
-
-
-def _interrupt(number: int, frame: FrameType | None) -> Any:
+def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt

@@ -82,7 +82,7 @@ Prompt = Annotated[
         help="A file with the prompt.", show_default="the model folder's, or our own", rich_help_panel=SAMPLING_PANEL
     ),
 ]
-Temperature = Annotated[float, Option(min=0.0, help="0 is greedy.", rich_help_panel=SAMPLING_PANEL)]
+Temperature = Annotated[float, Option(min=0.0, max=2.0, help="0 is greedy.", rich_help_panel=SAMPLING_PANEL)]
 TopP = Annotated[float, Option(min=0.001, max=1.0, help="Nucleus of the distribution.", rich_help_panel=SAMPLING_PANEL)]
 MaxTokens = Annotated[int, Option(min=1, help="New tokens at most.", rich_help_panel=SAMPLING_PANEL)]
 MinPixels = Annotated[

@@ -122,7 +122,7 @@ def _scored(row: Row, sample: Sample) -> Row:
 
 
 def accuracy(path: Path) -> dict[str, Any]:
-    """Accuracy with its standard error, over all and by question type, from an eval file or folder.
+    """Accuracy with its standard error, over all and by question type, from an eval file.
 
     The samples of one question count as one observation, their mean. Questions without a score are counted, not
     scored.
@@ -130,7 +130,8 @@ def accuracy(path: Path) -> dict[str, Any]:
     scores: dict[str, list[float]] = {}
     kinds: dict[str, str] = {}
     unscored = 0
-    for row in shards.Rows([path], EVALUATED):
+    rows = (row for batch in shards.read_batches(path, EVALUATED) for row in batch.to_pylist())
+    for row in rows:
         if row["score"] is None:
             unscored += 1
         else:

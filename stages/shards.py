@@ -361,6 +361,9 @@ def writing(output: Path) -> Iterator[Path]:
             yield partial
         except OSError as error:
             raise DataError(f"{output}: cannot be written ({error.strerror or error})") from error
+        finally:
+            if partial.is_dir() and [entry.name for entry in partial.iterdir()] == ["lock"]:
+                shutil.rmtree(partial)  # nothing was finished that a later run could take up
 
 
 def is_done(output: Path, metadata: Metadata, force: bool) -> bool:

@@ -24,7 +24,7 @@ class TransformersSampler:
 
             self._model = PeftModel.from_pretrained(self._model, adapter)
         self._model.eval()
-        self._tokenizer = self._prompts.processor.tokenizer
+        self._tokenizer = model.tokenizer
         self._forbidden = list(model.forbidden_tokens)
         self._ends = set(model.end_of_turn)
 
@@ -73,7 +73,7 @@ class TransformersSampler:
             next_position += 1
         return [
             Sample(
-                text=self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False),
+                text=self._tokenizer.decode(ids, skip_special_tokens=True),
                 token_ids=ids,
                 logprobs=row_logprobs,
                 finish_reason="stop" if ids[-1] in self._ends else "length",

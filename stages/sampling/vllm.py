@@ -31,6 +31,7 @@ class VllmSampler:
         _prepare_environment(options)
         self._prompts = PromptBuilder(model, pixels)
         self._forbidden = model.forbidden_tokens
+        self._tokenizer = model.tokenizer
         try:
             with redirect_stdout(sys.stderr):  # stdout carries results only
                 self._start(model, adapter, pixels, options, max_images)
@@ -90,7 +91,7 @@ class VllmSampler:
                 return
             for output in self._step():
                 if output.finished:
-                    ready[int(output.request_id)] = _to_sample(output.outputs[0])
+                    ready[int(output.request_id)] = self._to_sample(output.outputs[0])
                     sampling -= 1
 
     def _submit(self, request_id: str, request: Request, decoding: Decoding) -> None:
@@ -102,6 +103,7 @@ class VllmSampler:
             max_tokens=decoding.max_tokens,
             seed=request.seed,
             logprobs=0,  # of the sampled token alone
+            detokenize=False,  # vLLM's own detokenizer drops an unfinished character at the end
             logit_bias=dict.fromkeys(self._forbidden, float("-inf")) or None,
         )
         prompt: dict[str, Any] = {"prompt": self._prompts.chat_text(request.prompt, len(request.images))}
@@ -112,17 +114,17 @@ class VllmSampler:
         except Exception as error:
             raise EngineError(f"vLLM refused a request ({_reason(error)})") from error
 
+    def _to_sample(self, output: Any) -> Sample:
+        token_ids = list(output.token_ids)
+        logprobs = [step[token].logprob for step, token in zip(output.logprobs, token_ids, strict=True)]
+        text = self._tokenizer.decode(token_ids, skip_special_tokens=True)
+        return Sample(text, token_ids, logprobs, output.finish_reason)
+
     def _step(self) -> list[Any]:
         try:
             return self._llm.llm_engine.step()
         except Exception as error:
             raise EngineError(f"vLLM failed while sampling ({_reason(error)})") from error
-
-
-def _to_sample(output: Any) -> Sample:
-    token_ids = list(output.token_ids)
-    logprobs = [step[token].logprob for step, token in zip(output.logprobs, token_ids, strict=True)]
-    return Sample(output.text, token_ids, logprobs, output.finish_reason)
 
 
 def _prepare_environment(options: EngineOptions) -> None:

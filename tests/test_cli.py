@@ -1,0 +1,187 @@
+"""The command line as a user meets it: results on stdout, messages on stderr, exit codes, settings, speed."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import chain
+
+FAKE = ("--model", "model", "--sampler", "fake")
+
+
+def ireasoner(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "ireasoner_cli", *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        timeout=300,
+    )
+
+
+def fails(code: int, *arguments: str, **environment: str) -> str:
+    """Runs a command that must fail with `code` and a short message; returns the message."""
+    done = ireasoner(*arguments, **environment)
+    assert done.returncode == code, done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+def succeeds(*arguments: str, **environment: str) -> str:
+    done = ireasoner(*arguments, **environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_stdout_carries_the_result_alone(workdir: Path) -> None:
+    assert succeeds("propose", "--images", "pool/", "--groups", "4", *FAKE) == "questions.parquet\n"
+    result = json.loads(succeeds("rollout", "questions.parquet", "--sampler", "fake", "--json"))
+    assert result["path"] == "rollouts.parquet" and result["groups"] == 4 and result["reused"] is False
+    done = ireasoner("rollout", "questions.parquet", "--sampler", "fake")
+    assert done.stdout == "rollouts.parquet\n" and "up to date" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["score", "--help"], ["eval", "--help"]])
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    program = (
+        "import sys\nfrom ireasoner_cli.app import app\n"
+        f"try: app({arguments!r})\nexcept SystemExit as end: assert not end.code\n"
+        "heavy = {'torch', 'transformers', 'peft', 'vllm', 'datasets', 'pyarrow', 'numpy', 'PIL'} & set(sys.modules)\n"
+        "print('heavy:', heavy)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "heavy: set()" in done.stdout, done.stdout + done.stderr
+
+
+def test_score_needs_neither_torch_nor_transformers(workdir: Path) -> None:
+    chain.write_shard(Path("rollouts.parquet"), [chain.group(0, "pool/0.png", [chain.solution(1)] * 3)])
+    program = (
+        "import sys\nfrom ireasoner_cli.app import app\n"
+        "try: app(['score', 'rollouts.parquet'])\nexcept SystemExit as end: assert not end.code\n"
+        "print('heavy:', {'torch', 'transformers', 'peft', 'vllm'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "heavy: set()" in done.stdout, done.stdout + done.stderr
+
+
+def test_every_command_has_two_examples() -> None:
+    for command in ("propose", "rollout", "score", "update", "eval"):
+        text = succeeds(command, "--help")
+        assert text.count(f" ireasoner {command} ") >= 3  # the usage line and two examples
+
+
+@pytest.mark.parametrize(
+    ("code", "arguments", "says"),
+    [
+        (2, ["propose", *FAKE], "--images"),
+        (2, ["propose", "--images", "nowhere", *FAKE], "nowhere: no such file or directory"),
+        (2, ["propose", "--images", "pool", "--model", "./nothing"], "./nothing: no such model folder"),
+        (4, ["propose", "--images", "pool", "--model", "pool"], "pool: not a model folder, it has no config.json"),
+        (2, ["propose", "--images", "pool", *FAKE, "--policy", "nowhere"], "nowhere: no such policy directory"),
+        (3, ["propose", "--images", "pool", *FAKE, "--policy", "pool"], "pool: not a policy directory"),
+        (2, ["propose", "--images", "pool", *FAKE, "--shard", "0/2"], "not I/N with I from 1 to N"),
+        (2, ["propose", "--images", "pool", *FAKE, "--shard", "1/2", "--out", "q.parquet"], "single file"),
+        (2, ["propose", "--images", "pool", *FAKE, "--groups", "0"], "groups"),
+        (2, ["propose", "--images", "pool", *FAKE, "--prompt", "nowhere"], "nowhere: cannot be read as a prompt"),
+        (3, ["propose", "--images", "empty", *FAKE], "empty: no image in this folder"),
+        (3, ["propose", "--images", "corrupt", *FAKE], "corrupt: none of its 1 images can be read"),
+        (2, ["rollout", "nowhere.parquet"], "nowhere.parquet: no such file or directory"),
+        (3, ["rollout", "empty"], "empty: the directory holds no Parquet file"),
+        (3, ["rollout", "text.parquet"], "text.parquet: not a Parquet file"),
+        (3, ["rollout", "rollouts.parquet"], "written by `rollout`; this reads what `propose` writes"),
+        (3, ["update", "rollouts.parquet"], "written by `rollout`; this reads what `score` writes"),
+        (3, ["score", "future.parquet"], "format 2"),
+        (2, ["score", "rollouts.parquet", "--rewrad", "step"], "--rewrad"),
+        (2, ["score", "rollouts.parquet", "--reward", "bribe"], "bribe"),
+        (2, ["score", "moved.parquet"], "gone/model"),
+        (3, ["eval", "rollouts.parquet", *FAKE], "lacks the columns id, answers"),
+        (2, ["scroe"], "scroe"),
+    ],
+)
+def test_mistakes_end_in_one_clear_message(workdir: Path, code: int, arguments: list[str], says: str) -> None:
+    group = chain.group(0, "pool/0.png", [chain.solution(1)])
+    chain.write_shard(Path("rollouts.parquet"), [group])
+    chain.write_shard(Path("future.parquet"), [group], format=2)
+    chain.write_shard(Path("moved.parquet"), [group], model={"name": "gone/model"})
+    Path("text.parquet").write_text("hello")
+    Path("empty").mkdir()
+    Path("corrupt").mkdir()
+    Path("corrupt/a.png").write_bytes(b"no image")
+    before = sorted(map(str, Path().rglob("*")))
+    message = " ".join(fails(code, *arguments).replace("│", " ").split())
+    assert says in message
+    assert sorted(map(str, Path().rglob("*"))) == before  # nothing half-written
+
+
+def test_an_update_that_would_write_over_its_policy(workdir: Path) -> None:
+    rows = [{**row, "step": 1, "reward": 0.5} for row in chain.group(0, "pool/0.png", [chain.solution(1)])]
+    chain.write_shard(Path("scored.parquet"), [rows], "score", step=3)
+    assert "--policy" in fails(2, "update", "scored.parquet")
+
+
+# ---------------------------------------------------------------------------------------------- settings
+
+
+def recorded(workdir: Path, *arguments: str, **environment: str) -> dict:
+    path = succeeds("propose", "--images", "pool", *FAKE, "--force", *arguments, **environment).strip()
+    return chain.metadata(Path(path))["params"]
+
+
+def test_flags_beat_variables_beat_the_file_beats_defaults(workdir: Path) -> None:
+    assert recorded(workdir)["groups"] == 64
+    Path("ireasoner.toml").write_text("groups = 3\nmax-tokens = 50\n[propose]\ngroups = 4\n[score]\nno-decay = true\n")
+    assert recorded(workdir)["groups"] == 4
+    assert recorded(workdir)["max_tokens"] == 50
+    assert recorded(workdir, IREASONER_PROPOSE_GROUPS="5")["groups"] == 5
+    assert recorded(workdir, "--groups", "6", IREASONER_PROPOSE_GROUPS="5")["groups"] == 6
+    Path("other.toml").write_text("groups = 7\n")
+    assert recorded(workdir, "--config", "other.toml")["groups"] == 7
+
+
+def test_the_file_can_give_what_a_command_requires_and_a_flag(workdir: Path) -> None:
+    Path("ireasoner.toml").write_text(
+        'model = "model"\n[propose]\nimages = "pool"\nsampler = "fake"\nembed_images = true\n'
+    )
+    succeeds("propose")
+    assert chain.metadata(Path("questions.parquet"))["params"]["embed_images"] is True
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("no-dekay = true", "unknown key 'no-dekay'; the nearest valid key is 'no_decay'"),
+        ("[score]\ngroups = 3", "[score]: unknown key 'groups'"),
+        ("[scroe]\nreward = 'step'", "unknown key 'scroe'; the nearest valid key is 'score'"),
+        ("groups = ", "ireasoner.toml"),
+        ("groups = 'many'", "groups"),
+    ],
+)
+def test_a_wrong_file_is_an_error_that_names_the_key(workdir: Path, content: str, says: str) -> None:
+    Path("ireasoner.toml").write_text(content)
+    assert says in " ".join(fails(2, "propose", "--images", "pool", *FAKE).replace("│", " ").split())
+
+
+def test_interruption_says_how_to_go_on(workdir: Path) -> None:
+    import signal
+    import time
+
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ireasoner_cli", "propose", "--images", "pool", *FAKE, "--groups", "2000000"],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not Path(".questions.parquet.partial/chunk-00000000.parquet").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "run the same command again" in stderr and "Traceback" not in stderr
+    assert not Path("questions.parquet").exists()

@@ -1,0 +1,260 @@
+"""`propose` and `rollout` with the fake sampler."""
+
+import hashlib
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from stages import images
+from stages.contract import group_id, trajectory_seed
+from stages.errors import DataError, UsageError
+from stages.images import UnreadableImage, decode
+from stages.learning.learner import UpdateParams
+from stages.pool import draw, open_pool
+from stages.propose import propose
+from stages.rollout import rollout
+from stages.score import ScoreParams, score
+from stages.shards import Part
+from stages.update import update
+from tests import chain
+from tests.chain import fake
+from tests.conftest import draw as draw_picture
+
+POOL = Path("pool")
+Asker = Callable[..., Path]
+
+
+@pytest.fixture
+def ask(workdir: Path) -> Asker:
+    def call(**options: object) -> Path:
+        return propose(POOL, fake(max_tokens=128), model="model", **{"groups": 10, **options}).path  # type: ignore[arg-type]
+
+    return call
+
+
+# ------------------------------------------------------------------------------------------------ propose
+
+
+def test_one_row_a_group_with_every_column(ask: Asker) -> None:
+    rows = chain.rows(ask(seed=3))
+    assert len(rows) == 10
+    for index, row in enumerate(rows):
+        assert row["group_index"] == index and row["role"] == "proposer" and row["sample_index"] == 0
+        assert row["image"]["bytes"] is None and row["image"]["path"].startswith("pool/")
+        assert row["image_sha256"] == hashlib.sha256(Path(row["image"]["path"]).read_bytes()).hexdigest()
+        assert row["group_id"] == group_id(3, index + 1, row["image_sha256"])
+        assert row["seed"] == trajectory_seed(row["group_id"], "proposer", 0)
+        assert len(row["token_ids"]) == len(row["logprobs"])
+        assert (row["question"] is None) == (row["reject_reason"] == "the proposal has no question")
+    assert {row["question"] is None for row in rows} == {True, False}  # the fake leaves some out
+
+
+def test_the_pool_goes_round_from_the_policys_step(workdir: Path) -> None:
+    assert sorted(draw(8, 0, 0, 8)) == list(range(8))
+    assert draw(8, 0, 0, 20) == draw(8, 0, 0, 8) * 2 + draw(8, 0, 0, 4)
+    assert draw(8, 0, 5, 8) == (draw(8, 0, 0, 16))[5:13]
+    assert draw(8, 0, 0, 8) != draw(8, 1, 0, 8)
+
+
+def test_sharded_equals_whole(ask: Asker, workdir: Path) -> None:
+    whole = chain.rows(ask())
+    for index in (2, 3, 1):
+        ask(part=Part(index, 3), out=Path("parts"))
+    parts = [row for index in (1, 2, 3) for row in chain.rows(Path(f"parts/part-{index}-of-3.parquet"))]
+    assert parts == whole
+    rollouts = chain.rows(rollout([Path("questions.parquet")], fake()).path)
+    for index in (1, 2):
+        rollout([Path("parts")], fake(), part=Part(index, 2))
+    sharded = [row for index in (1, 2) for row in chain.rows(Path(f"rollouts/part-{index}-of-2.parquet"))]
+    assert sharded == rollouts
+    with pytest.raises(UsageError, match="parts of 3"):
+        ask(part=Part(1, 4), out=Path("parts"))
+
+
+@pytest.mark.parametrize("stop_after", [1, 5, 9])
+def test_killed_and_run_again_equals_uninterrupted(
+    ask: Asker, monkeypatch: pytest.MonkeyPatch, stop_after: int
+) -> None:
+    monkeypatch.setattr("stages.shards.Output.__init__.__defaults__", (3,))  # groups in a chunk
+    whole = ask(out=Path("whole.parquet")).read_bytes()
+    calls = 0
+
+    def dies(*args: object) -> Image.Image:
+        nonlocal calls
+        calls += 1
+        if calls > stop_after:
+            raise KeyboardInterrupt
+        return decode(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(images, "decode", dies)
+    with pytest.raises(KeyboardInterrupt):
+        ask(out=Path("again.parquet"))
+    monkeypatch.setattr(images, "decode", decode)
+    assert not Path("again.parquet").exists()
+    assert ask(out=Path("again.parquet")).read_bytes() == whole
+
+
+def test_embedded_images_make_the_shard_stand_alone(ask: Asker, workdir: Path) -> None:
+    questions = ask(embed_images=True, groups=3)
+    for file in POOL.iterdir():
+        file.unlink()
+    rows = chain.rows(rollout([questions], fake()).path)
+    assert all(hashlib.sha256(row["image"]["bytes"]).hexdigest() == row["image_sha256"] for row in rows)
+
+
+def test_shards_show_pictures_in_datasets(ask: Asker, workdir: Path) -> None:
+    import datasets
+
+    datasets.disable_progress_bars()
+    ask(embed_images=True, groups=2)
+    dataset = datasets.load_dataset("parquet", data_files="questions.parquet", cache_dir=str(workdir / "cache"))
+    assert dataset["train"][0]["image"].size == (64, 48)
+
+
+def test_a_dataset_of_images_is_a_pool(ask: Asker, workdir: Path) -> None:
+    encoded = [(POOL / f"{index}.png").read_bytes() for index in range(8)]
+    pq.write_table(pa.table({"image": [{"bytes": data, "path": "x.png"} for data in encoded]}), "images.parquet")
+    from_dataset = chain.rows(propose(Path("images.parquet"), fake(), 8, model="model").path)
+    assert {row["image"]["bytes"] for row in from_dataset} == set(encoded)
+    assert {row["image"]["path"] for row in from_dataset} == {None}
+    pq.write_table(pa.table({"image": encoded}), "binary.parquet")
+    assert len(open_pool(Path("binary.parquet"))) == 8
+    pq.write_table(pa.table({"x": [1]}), "none.parquet")
+    with pytest.raises(DataError, match="no image column"):
+        open_pool(Path("none.parquet"))
+
+
+def test_unreadable_images_become_rows_and_the_run_goes_on(ask: Asker, workdir: Path) -> None:
+    (POOL / "2.png").write_bytes(b"not an image")
+    (POOL / "5.png").write_bytes((POOL / "5.png").read_bytes()[:60])
+    rows = chain.rows(ask(groups=8))
+    bad = {row["image"]["path"]: row for row in rows if row["token_ids"] is None}
+    assert set(bad) == {"pool/2.png", "pool/5.png"}
+    assert all(row["reject_reason"].startswith("unreadable image") for row in bad.values())
+    rolled = chain.rows(rollout([Path("questions.parquet")], fake()).path)
+    assert {row["group_id"] for row in rolled} == {row["group_id"] for row in rows}
+    assert not any(row["role"] == "solver" and row["image"]["path"] in bad for row in rolled)
+    scored = chain.rows(score([Path("rollouts.parquet")], ScoreParams()).path)
+    assert all(row["reward"] is None for row in scored if row["image"]["path"] in bad)
+    state = update([Path("scored.parquet")], UpdateParams())
+    assert state.summary["step"] == 8
+
+
+def test_a_pool_without_a_readable_image_is_refused(ask: Asker, workdir: Path) -> None:
+    for file in POOL.iterdir():
+        file.write_bytes(b"not an image")
+    with pytest.raises(DataError, match="none of its 8 images can be read"):
+        ask()
+    assert not Path("questions.parquet").exists()
+    for file in POOL.iterdir():
+        file.unlink()
+    with pytest.raises(DataError, match="no image in this folder"):
+        ask()
+    with pytest.raises(UsageError, match="nowhere"):
+        propose(Path("nowhere"), fake(), model="model")
+
+
+def test_an_existing_output_is_reused_or_protected(ask: Asker) -> None:
+    path = ask()
+    before = path.stat().st_mtime_ns
+    assert propose(POOL, fake(max_tokens=128), 10, model="model").reused
+    assert path.stat().st_mtime_ns == before
+    with pytest.raises(UsageError, match=r"seed: 0 → 1"):
+        ask(seed=1)
+    ask(seed=1, force=True)
+    assert chain.metadata(path)["seed"] == 1
+
+
+# ------------------------------------------------------------------------------------------------ rollout
+
+
+def test_solver_rows_follow_the_proposers(ask: Asker) -> None:
+    questions = chain.rows(ask())
+    rows = chain.rows(rollout([Path("questions.parquet")], fake(), samples=3).path)
+    place = 0
+    for question in questions:
+        assert rows[place] == question
+        place += 1
+        for index in range(3 if question["question"] else 0):
+            row = rows[place]
+            assert (row["role"], row["sample_index"]) == ("solver", index)
+            for name in ("group_id", "group_index", "image", "image_sha256", "question"):
+                assert row[name] == question[name]
+            assert row["prompt"] == f"Answer the question: {question['question']}"
+            assert row["seed"] == trajectory_seed(row["group_id"], "solver", index)
+            place += 1
+    assert place == len(rows)
+
+
+def test_a_missing_or_changed_image_is_named(ask: Asker, workdir: Path) -> None:
+    questions = ask()
+    picture = POOL / "3.png"
+    data = picture.read_bytes()
+    draw_picture(picture, seed=99)
+    with pytest.raises(DataError, match=r"pool/3\.png: the image has changed"):
+        rollout([questions], fake())
+    picture.unlink()
+    with pytest.raises(DataError, match=r"pool/3\.png: No such file"):
+        rollout([questions], fake())
+    assert not Path("rollouts.parquet").exists()
+    picture.write_bytes(data)
+    rollout([questions], fake())
+
+
+def test_the_seed_comes_from_the_questions(ask: Asker) -> None:
+    assert chain.metadata(rollout([ask(seed=5)], fake()).path)["seed"] == 5
+
+
+def test_the_solvers_prompt_needs_a_place_for_the_question(ask: Asker, workdir: Path) -> None:
+    questions = ask()
+    Path("mine.txt").write_text("Look closely. {question} {braces} stay.")
+    rows = chain.rows(rollout([questions], fake(prompt=Path("mine.txt"))).path)
+    asked = next(row for row in rows if row["role"] == "solver")
+    assert asked["prompt"] == f"Look closely. {asked['question']} {{braces}} stay."
+    Path("mine.txt").write_text("No place.")
+    with pytest.raises(UsageError, match=r"must contain \{question\}"):
+        rollout([questions], fake(prompt=Path("mine.txt")), out=Path("other.parquet"))
+
+
+# ------------------------------------------------------------------------------------------------- images
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def test_images_of_every_mode_are_read_right() -> None:
+    grey = Image.new("I;16", (8, 8), 32896)  # half of 65535
+    assert decode(encoded(grey, "PNG")).getpixel((0, 0)) == (128, 128, 128)
+    assert decode(encoded(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG")).mode == "RGB"
+    clear = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
+    assert decode(encoded(clear, "PNG")).getpixel((0, 0)) == (255, 255, 255)
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    assert decode(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])).getpixel((0, 0)) == (255, 0, 0)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotated by a quarter
+    assert decode(encoded(Image.new("RGB", (8, 4)), "JPEG", exif=exif)).size == (4, 8)
+    assert decode(encoded(Image.new("1", (1, 1)), "PNG")).size == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+        b"%!PS-Adobe-3.0 EPSF-3.0",
+        encoded(Image.new("1", (30000, 30000)), "PNG"),
+        encoded(Image.new("1", (4000, 1)), "PNG"),
+    ],
+    ids=["empty", "svg", "eps", "bomb", "strip"],
+)
+def test_what_cannot_be_used_says_why(data: bytes) -> None:
+    with pytest.raises(UnreadableImage, match="unreadable image: "):
+        decode(data)

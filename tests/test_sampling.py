@@ -1,0 +1,167 @@
+"""The three samplers. vLLM is the real engine, on the CPU."""
+
+import importlib.util
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from stages.contract import PROPOSER, SOLVER
+from stages.errors import EngineError, UsageError
+from stages.learning.model import PolicyModel
+from stages.models import Model, find_model
+from stages.sampling import Decoding, EngineOptions, Pixels, Request, Sampler, open_sampler, resolve_sampler
+from tests.conftest import build_tiny_model
+from tests.test_learning import TrainingGroup, picture, plain_logprobs
+
+REAL = ["vllm", "transformers"]
+COLOURS = ("red", "blue", "green")
+needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """A model that likes placeholder tokens: nothing but a mask keeps it from sampling them."""
+    from safetensors.torch import load_file, save_file
+
+    folder = build_tiny_model(tmp_path_factory.mktemp("sampling") / "m")
+    weights = load_file(folder / "model.safetensors")
+    name = next(name for name in weights if name.endswith("embed_tokens.weight"))
+    weights[name][list(find_model(str(folder)).forbidden_tokens)] *= 8
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return find_model(str(folder))
+
+
+@pytest.fixture(scope="module")
+def adapter(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Solver adapter that has moved, as a policy directory holds it."""
+    policy = PolicyModel(model, seed=0)
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for parameter in policy.parameters(SOLVER).values():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    folder = tmp_path_factory.mktemp("policy")
+    policy.save_adapter(SOLVER, folder / "solver")
+    policy.save_adapter(PROPOSER, folder / "proposer")
+    return folder / "solver"
+
+
+@pytest.fixture(scope="module", params=[pytest.param("vllm", marks=needs_vllm), "transformers"])
+def sampler(request: pytest.FixtureRequest, model: Model, adapter: Path) -> Iterator[Sampler]:
+    yield open_sampler(request.param, model, adapter, Pixels(), EngineOptions())
+
+
+def requests(count: int = 12) -> list[Request]:
+    pictures = [(picture(colour, (64, 48 + 28 * place)),) for place, colour in enumerate(COLOURS)]
+    return [Request(pictures[place // 4 % 3], f"Question {place // 4}?", 1000 + place) for place in range(count)]
+
+
+DECODING = Decoding(temperature=1.0, top_p=1.0, max_tokens=12)
+
+
+def test_logprobs_are_those_of_the_learner(sampler: Sampler, model: Model, adapter: Path) -> None:
+    samples = list(sampler.sample(requests(), DECODING))
+    assert len({tuple(sample.token_ids) for sample in samples}) == 12  # every trajectory has its own noise
+    policy = PolicyModel(model, seed=1)
+    policy.load_adapter(SOLVER, adapter)
+    policy.use(SOLVER)
+    for request, sample in zip(requests(), samples, strict=True):
+        tokens = torch.tensor(sample.token_ids)
+        prompt = policy.prompt(request.images[0], request.prompt, Pixels())
+        logits = policy.logits(policy.hidden_states(prompt, [tokens])).detach()
+        learned = torch.log_softmax(logits, -1).gather(1, tokens[:, None])[:, 0]
+        assert sample.logprobs == pytest.approx(learned.tolist(), abs=1e-4)
+        group = TrainingGroup(request.images[0], request.prompt, Pixels(), [sample.token_ids], [sample.logprobs], [0.0])
+        [peft] = plain_logprobs(model, group, adapter)
+        assert sample.logprobs == pytest.approx(peft.gather(1, tokens[:, None])[:, 0].tolist(), abs=1e-4)
+
+
+def test_placeholders_are_never_sampled_and_text_is_what_the_tokens_say(sampler: Sampler, model: Model) -> None:
+    forbidden, ends = set(model.forbidden_tokens), set(model.end_of_turn)
+    assert len(forbidden) == 5
+    for sample in sampler.sample(requests(), DECODING):
+        assert not forbidden & set(sample.token_ids)
+        assert len(sample.token_ids) == len(sample.logprobs) <= 12
+        assert sample.text == model.tokenizer.decode(sample.token_ids, skip_special_tokens=True)
+        assert sample.finish_reason == ("stop" if sample.token_ids[-1] in ends else "length")
+        assert not ends & set(sample.token_ids[:-1])
+
+
+def test_a_sample_depends_on_its_own_request_alone(sampler: Sampler) -> None:
+    together = [sample.token_ids for sample in sampler.sample(requests(), DECODING)]
+    again = [sample.token_ids for sample in sampler.sample(requests(), DECODING)]
+    apart = [sample.token_ids for request in requests() for sample in sampler.sample([request], DECODING)]
+    assert together == again == apart
+
+
+def test_logprobs_are_of_the_distribution_sampled_from(sampler: Sampler) -> None:
+    greedy = list(sampler.sample(requests(4), Decoding(temperature=0.0, max_tokens=6)))
+    assert len({tuple(sample.token_ids) for sample in greedy}) == 1
+    narrow = list(sampler.sample(requests(4), Decoding(temperature=1.0, top_p=0.001, max_tokens=6)))
+    assert [sample.token_ids for sample in narrow] == [sample.token_ids for sample in greedy]
+    assert all(sample.logprobs == pytest.approx([0.0] * 6, abs=1e-5) for sample in narrow)
+    cold = list(sampler.sample(requests(4), Decoding(temperature=0.3, max_tokens=6)))
+    warm = list(sampler.sample(requests(4), Decoding(temperature=2.0, max_tokens=6)))
+    assert _mean(cold) > _mean(warm) + 0.5
+
+
+def _mean(samples: list) -> float:
+    values = [value for sample in samples for value in sample.logprobs]
+    return sum(values) / len(values)
+
+
+def test_the_image_matters(sampler: Sampler) -> None:
+    one, other = (
+        next(sampler.sample([Request((picture(colour),), "Which?", 5)], Decoding(max_tokens=4)))
+        for colour in ("red", "blue")
+    )
+    assert one.logprobs[0] != pytest.approx(other.logprobs[0], abs=1e-6)
+
+
+def test_no_requests_no_samples(sampler: Sampler) -> None:
+    assert list(sampler.sample([], DECODING)) == []
+
+
+def test_requests_are_drawn_as_they_are_needed(sampler: Sampler, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stages.sampling.vllm.IN_FLIGHT", 2)
+    drawn = 0
+
+    def source() -> Iterator[Request]:
+        nonlocal drawn
+        for request in requests():
+            drawn += 1
+            yield request
+
+    samples = sampler.sample(source(), DECODING)
+    next(samples)
+    assert drawn < 12
+    assert len(list(samples)) == 11
+
+
+def test_the_fake_is_deterministic_and_well_formed(model: Model) -> None:
+    fake = open_sampler("fake", model, None, Pixels(), EngineOptions())
+    samples = list(fake.sample(requests(), Decoding(max_tokens=64)))
+    assert samples == list(fake.sample(requests(), Decoding(max_tokens=64)))
+    for sample in samples:
+        assert len(sample.token_ids) == len(sample.logprobs) <= 64
+        assert all(math.isfinite(value) and value <= 0 for value in sample.logprobs)
+        assert (sample.finish_reason == "stop") == (sample.token_ids[-1] in model.end_of_turn)
+
+
+def test_a_model_that_cannot_be_loaded_is_an_engine_failure(tmp_path: Path, model_dir: Path) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for file in model_dir.iterdir():
+        if file.is_file() and file.suffix != ".safetensors":
+            (broken / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(EngineError, match="broken"):
+        open_sampler("transformers", find_model(str(broken)), None, Pixels(), EngineOptions())
+
+
+def test_asking_for_vllm_where_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert resolve_sampler(None) == "transformers"
+    with pytest.raises(UsageError, match="not installed"):
+        resolve_sampler("vllm")

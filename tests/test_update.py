@@ -1,0 +1,304 @@
+"""`update` as a stage: order, reproducibility, interruption, the policy directory, and what it refuses."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from stages.errors import DataError, UsageError
+from stages.learning.control import Baseline, next_kl_coef
+from stages.learning.learner import Learner, UpdateParams
+from stages.models import find_model
+from stages.policy import fingerprint, open_policy
+from stages.propose import propose
+from stages.rollout import rollout
+from stages.score import ScoreParams, score
+from stages.update import update
+from tests import chain
+from tests.chain import fake
+
+PARAMS = UpdateParams(lr=1e-3)
+
+
+@pytest.fixture
+def scored(workdir: Path) -> Path:
+    return iteration(Path())
+
+
+def iteration(folder: Path, policy: Path | None = None, groups: int = 10) -> Path:
+    """A scored shard, sampled by the fake with `policy`."""
+    questions = propose(
+        Path("pool"), fake(max_tokens=128), groups, policy=policy, model="model", out=folder / "questions.parquet"
+    )
+    rollouts = rollout([questions.path], fake(), policy=policy)
+    return score([rollouts.path], ScoreParams(no_warmup=True)).path
+
+
+def rewrite(path: Path, out: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Path:
+    rows = [change(row) for row in chain.rows(path)]
+    meta = chain.metadata(path)
+    return chain.write_shard(Path(out), [rows], "score", meta["policy"]["step"])
+
+
+def test_what_a_policy_directory_holds(scored: Path) -> None:
+    result = update([scored], PARAMS)
+    assert result.path == Path("policy")
+    assert sorted(chain.file_bytes(result.path)) == [
+        "metrics.parquet",
+        "optimizer.safetensors",
+        "proposer/adapter_config.json",
+        "proposer/adapter_model.safetensors",
+        "solver/adapter_config.json",
+        "solver/adapter_model.safetensors",
+        "state.json",
+    ]
+    state = json.loads(Path("policy/state.json").read_text())
+    assert state["step"] == 10 and state["format"] == 1 and state["model"]["name"] == "model"
+    rows = chain.rows(scored)
+    trained = sorted({row["group_index"] for row in rows if row["role"] == "solver"})
+    metrics = chain.rows(Path("policy/metrics.parquet"))
+    assert [row["step"] for row in metrics if row["role"] == "solver"] == [index + 1 for index in trained]
+    assert [row["step"] for row in metrics if row["role"] == "proposer"] == [5, 10]
+    assert state["solver"]["updates"] == len(trained) and state["proposer"]["updates"] == 2
+    assert state["lineage"]["inputs"][0]["name"] == "scored.parquet"
+
+
+def test_baselines_and_coefficients_follow_the_groups_in_order(scored: Path) -> None:
+    update([scored], PARAMS)
+    rows = chain.rows(scored)
+    solver, proposer = Baseline(), Baseline()
+    metrics = {(row["role"], row["step"]): row for row in chain.rows(Path("policy/metrics.parquet"))}
+    coefficients = {"solver": 1e-3, "proposer": 1e-3}
+    for index in range(10):
+        group = [row for row in rows if row["group_index"] == index]
+        rewards = [row["reward"] for row in group if row["role"] == "solver"]
+        for role, values, baseline in (("solver", rewards, solver), ("proposer", [group[0]["reward"]], proposer)):
+            if row := metrics.get((role, index + 1)):
+                mean = sum(values) / len(values)
+                expected = [value - baseline.value(mean) for value in values]
+                assert row["advantages"] == pytest.approx(expected)
+                assert row["kl_coef"] == pytest.approx(coefficients[role])
+                coefficients[role] = next_kl_coef(coefficients[role], row["kl"], 0.02, 1e-8)
+        if rewards:
+            solver = solver.after(sum(rewards) / len(rewards))
+        proposer = proposer.after(group[0]["reward"])
+    state = open_policy(Path("policy")).state
+    assert state is not None
+    assert state.roles["solver"].baseline.average == pytest.approx(solver.average)
+    assert state.roles["proposer"].baseline.average == pytest.approx(proposer.average)
+    assert state.roles["solver"].kl_coef == pytest.approx(coefficients["solver"])
+
+
+def test_two_runs_give_the_same_bytes(scored: Path) -> None:
+    update([scored], PARAMS, out=Path("one"))
+    update([scored], PARAMS, out=Path("two"))
+    assert chain.file_bytes(Path("one")) == chain.file_bytes(Path("two"))
+
+
+@pytest.mark.parametrize(("steps_before", "groups_per_step"), [(1, 1), (5, 1), (2, 3)])
+def test_interrupted_and_run_again_equals_uninterrupted(
+    scored: Path, monkeypatch: pytest.MonkeyPatch, steps_before: int, groups_per_step: int
+) -> None:
+    params = UpdateParams(lr=1e-3, groups_per_step=groups_per_step)
+    update([scored], params, out=Path("whole"))
+    step, taken = Learner.step, 0
+
+    def dies(self: Learner, *args: Any) -> dict[str, Any]:
+        nonlocal taken
+        if taken == steps_before:
+            raise KeyboardInterrupt
+        taken += 1
+        return step(self, *args)
+
+    monkeypatch.setattr(Learner, "step", dies)
+    with pytest.raises(KeyboardInterrupt):
+        update([scored], params, out=Path("again"), checkpoint_seconds=0)
+    assert not Path("again").exists()
+    repeated = 0
+
+    def counts(self: Learner, *args: Any) -> dict[str, Any]:
+        nonlocal repeated
+        repeated += 1
+        return step(self, *args)
+
+    monkeypatch.setattr(Learner, "step", counts)
+    update([scored], params, out=Path("again"))
+    assert chain.file_bytes(Path("again")) == chain.file_bytes(Path("whole"))
+    assert repeated < len(chain.rows(Path("whole/metrics.parquet")))
+    assert not list(Path().glob(".again*"))
+
+
+def test_the_next_iteration_goes_on_where_the_last_one_stopped(scored: Path) -> None:
+    """Moments, baselines, coefficients and both adapters are carried over: two updates of five groups each, the
+    second from the first's policy, equal one update of all ten."""
+    update([scored], PARAMS, out=Path("whole"))
+    rows = chain.rows(scored)
+    first = [[row for row in rows if row["group_index"] < 5]]
+    second = [[{**row, "group_index": row["group_index"] - 5} for row in rows if row["group_index"] >= 5]]
+    chain.write_shard(Path("first.parquet"), first, "score")
+    update([Path("first.parquet")], PARAMS, out=Path("half"))
+    policy = {"step": 5, "sha256": fingerprint(Path("half"))}
+    chain.write_shard(Path("second.parquet"), second, "score", policy=policy)
+    update([Path("second.parquet")], PARAMS, policy=Path("half"), out=Path("both"))
+    whole, both = chain.file_bytes(Path("whole")), chain.file_bytes(Path("both"))
+    for name in whole:
+        if name not in ("state.json", "metrics.parquet"):
+            assert both[name] == whole[name], name
+    one, two = (json.loads(files["state.json"]) for files in (whole, both))
+    assert all(one[name] == two[name] for name in ("step", "solver", "proposer"))
+
+
+def test_a_policy_is_what_plain_peft_loads(scored: Path) -> None:
+    update([scored], PARAMS)
+    model = find_model("model")
+    learner = Learner(model, PARAMS, seed=9)
+    learner.load(Path("policy"))
+    from peft import PeftModel
+    from transformers import Qwen2_5_VLForConditionalGeneration
+
+    stock = Qwen2_5_VLForConditionalGeneration.from_pretrained(model.path, dtype=torch.float32)
+    peft = PeftModel.from_pretrained(stock, "policy/solver")
+    theirs = {name.replace(".default.", "."): p for name, p in peft.named_parameters() if "lora_" in name}
+    ours = learner.model.parameters("solver")
+    assert set(theirs) == set(ours)
+    assert all(torch.equal(theirs[name], ours[name]) for name in ours)
+    moments = load_file(Path("policy/optimizer.safetensors"))
+    assert {name.split(".")[0] for name in moments} == {"solver", "proposer"}
+
+
+def test_groups_in_files_of_any_order_are_learned_in_theirs(scored: Path) -> None:
+    update([scored], PARAMS, out=Path("whole"))
+    rows = chain.rows(scored)
+    late = [[row for row in rows if row["group_index"] >= 5]]
+    early = [[row for row in rows if row["group_index"] < 5]]
+    chain.write_shard(Path("a.parquet"), late, "score")
+    chain.write_shard(Path("b.parquet"), early, "score")
+    update([Path("a.parquet"), Path("b.parquet")], PARAMS, out=Path("shuffled"))
+    whole, shuffled = chain.file_bytes(Path("whole")), chain.file_bytes(Path("shuffled"))
+    assert whole["solver/adapter_model.safetensors"] == shuffled["solver/adapter_model.safetensors"]
+    assert whole["optimizer.safetensors"] == shuffled["optimizer.safetensors"]
+
+
+def test_groups_per_step(scored: Path) -> None:
+    result = update([scored], UpdateParams(lr=1e-3, groups_per_step=4))
+    assert result.summary["solver_updates"] == 3 and result.summary["step"] == 10
+    steps = [(row["role"], row["step"]) for row in chain.rows(Path("policy/metrics.parquet"))]
+    assert steps == [("solver", 4), ("solver", 8), ("proposer", 5), ("solver", 10), ("proposer", 10)]
+
+
+def test_rows_without_tokens_or_reward_are_not_learned_from(scored: Path) -> None:
+    def without_proposals(row: dict[str, Any]) -> dict[str, Any]:
+        return {**row, "token_ids": None, "logprobs": None} if row["role"] == "proposer" else row
+
+    result = update([rewrite(scored, "elsewhere.parquet", without_proposals)], PARAMS, out=Path("one"))
+    assert result.summary["proposer_updates"] == 0
+    nothing = rewrite(scored, "nothing.parquet", lambda row: {**row, "reward": None})
+    result = update([nothing], PARAMS, out=Path("two"))
+    assert (result.summary["solver_updates"], result.summary["proposer_updates"], result.summary["step"]) == (0, 0, 10)
+    one, two = (
+        load_file(Path("one/proposer/adapter_model.safetensors")),
+        load_file(Path("two/proposer/adapter_model.safetensors")),
+    )
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_the_image_of_the_shard_is_the_one_learned_from(scored: Path) -> None:
+    """Pictures swapped among the groups: other gradients, so another policy."""
+    update([scored], PARAMS, out=Path("right"))
+    rows = chain.rows(scored)
+    pictures = {row["group_index"]: (row["image"], row["image_sha256"]) for row in rows}
+
+    def swap(row: dict[str, Any]) -> dict[str, Any]:
+        image, digest = pictures[(row["group_index"] + 1) % 10]
+        return {**row, "image": image, "image_sha256": digest}
+
+    update([rewrite(scored, "swapped.parquet", swap)], PARAMS, out=Path("swapped"))
+    assert chain.file_bytes(Path("right/solver")) != chain.file_bytes(Path("swapped/solver"))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"reward": float("nan")}, "not a finite number"),
+        ({"logprobs": [0.0]}, "token_ids but 1 logprobs"),
+        ({"token_ids": [10**6], "logprobs": [0.0]}, "token 1000000 cannot have been sampled"),
+        ({"token_ids": [262], "logprobs": [0.0]}, "cannot have been sampled"),
+        ({"step": 3}, "its step is 3, and should be 1"),
+        ({"image_sha256": "0" * 64}, "the image has changed"),
+    ],
+)
+def test_rows_that_cannot_be_right_are_refused(scored: Path, change: dict[str, Any], says: str) -> None:
+    if change.get("token_ids") == [262]:
+        change = {**change, "token_ids": [find_model("model").forbidden_tokens[0]]}
+    path = rewrite(scored, "wrong.parquet", lambda row: {**row, **change} if row["group_index"] == 0 else row)
+    with pytest.raises(DataError, match=says):
+        update([path], PARAMS)
+    assert not Path("policy").exists()
+
+
+# ------------------------------------------------------------------------------------- the right policy
+
+
+def test_the_recorded_policy_is_needed(scored: Path, workdir: Path) -> None:
+    policy = update([scored], PARAMS).path
+    second = iteration(Path("it2"), policy)
+    assert chain.metadata(second)["policy"] == {"step": 10, "sha256": fingerprint(policy)}
+    questions = [Path("it2/questions.parquet")]
+    for stage in (lambda p: rollout(questions, fake(), policy=p, force=True), lambda p: update([second], PARAMS, p)):
+        with pytest.raises(UsageError, match="policy at step 10; name its folder"):
+            stage(None)
+    update([scored], UpdateParams(lr=2e-3), out=Path("other"))
+    with pytest.raises(DataError, match="not the policy that"):
+        update([second], PARAMS, policy=Path("other"))
+    with pytest.raises(DataError, match=r"not the policy that .* made with .the base model"):
+        update([scored], PARAMS, policy=policy, out=Path("third"))
+    with pytest.raises(UsageError, match="is the policy that is being updated"):
+        update([second], PARAMS, policy=policy, out=policy, force=True)
+    update([second], PARAMS, policy=policy)
+    assert open_policy(Path("it2/policy")).ref.step == 20
+
+
+def test_policies_that_are_none(scored: Path, workdir: Path, other_model_dir: Path) -> None:
+    with pytest.raises(UsageError, match="no such policy"):
+        open_policy(Path("nowhere"))
+    Path("empty").mkdir()
+    with pytest.raises(DataError, match="not a policy directory"):
+        open_policy(Path("empty"))
+    policy = update([scored], PARAMS).path
+    with pytest.raises(DataError, match="trained on model"):
+        propose(Path("pool"), fake(), policy=policy, model=str(other_model_dir), out=Path("q.parquet"))
+    shutil.copytree(policy, "torn")
+    (Path("torn/optimizer.safetensors")).unlink()
+    with pytest.raises(DataError, match=r"optimizer\.safetensors cannot be read"):
+        open_policy(Path("torn"))
+    state = json.loads((policy / "state.json").read_text())
+    (policy / "state.json").write_text(json.dumps({**state, "format": 2}))
+    with pytest.raises(DataError, match="format 2"):
+        open_policy(policy)
+    (policy / "state.json").write_text("{")
+    with pytest.raises(DataError, match="damaged"):
+        open_policy(policy)
+
+
+def test_an_existing_policy_is_reused_or_protected(scored: Path) -> None:
+    update([scored], PARAMS)
+    before = chain.file_bytes(Path("policy"))
+    assert update([scored], PARAMS).reused
+    with pytest.raises(UsageError, match=r"params.lr: 0.001 → 0.01"):
+        update([scored], UpdateParams(lr=1e-2))
+    assert chain.file_bytes(Path("policy")) == before
+    update([scored], UpdateParams(lr=1e-2), force=True)
+    assert chain.file_bytes(Path("policy")) != before
+    assert not list(Path().glob(".policy*"))
+
+
+def test_a_crash_between_the_two_renames_is_put_right(scored: Path) -> None:
+    update([scored], PARAMS)
+    Path("policy").rename(".policy.old")
+    assert update([scored], PARAMS).reused
+    assert not Path(".policy.old").exists()
