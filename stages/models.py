@@ -115,7 +115,9 @@ def _from_hub(name: str, revision: str | None) -> tuple[Path, str | None]:
         path = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UsageError(f"{name}: neither a folder here nor to be had from the Hugging Face hub ({reason})") from error
+        raise EngineError(
+            f"{name}: neither a folder here nor to be had from the Hugging Face hub ({reason})"
+        ) from error
     return path, path.name  # the snapshot folder is named by the resolved commit
 
 

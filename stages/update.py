@@ -86,14 +86,13 @@ def update(
             done = 0
             for groups in _batches(islice(scored.groups(), total), params.groups_per_step):
                 done += len(groups)
+                if reader.step(groups[-1]) > step:  # else learned from before an interruption
+                    metrics += _learn(learner, groups, reader, params, progress)
+                    step = reader.step(groups[-1])
+                    if time.monotonic() - saved_at >= checkpoint_seconds and done < total:
+                        _save(learner, partial, PolicyState(step, learner.roles, lineage), metrics)
+                        saved_at = time.monotonic()
                 advance(len(groups))
-                if reader.step(groups[-1]) <= step:
-                    continue  # learned from before the interruption
-                metrics += _learn(learner, groups, reader, params, progress)
-                step = reader.step(groups[-1])
-                if time.monotonic() - saved_at >= checkpoint_seconds and done < total:
-                    _save(learner, partial, PolicyState(step, learner.roles, lineage), metrics)
-                    saved_at = time.monotonic()
         finished = _save(learner, partial, PolicyState(step, learner.roles, lineage), metrics)
         _publish(finished, output)
         shutil.rmtree(partial)

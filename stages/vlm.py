@@ -24,7 +24,7 @@ def prepare_transformers() -> None:
     try:
         import torchvision  # noqa: F401
     except (ImportError, OSError):
-        return
+        pass  # transformers says what is missing, if it is needed
     except RuntimeError as error:
         if "torchvision::nms" not in str(error):
             raise EngineError(f"torchvision does not fit torch {torch.__version__} ({error})") from error
@@ -40,6 +40,9 @@ def prepare_transformers() -> None:
                 __import__(name)
             except (ImportError, OSError, RuntimeError):
                 sys.modules[name] = None  # type: ignore[assignment]
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
 
 _KEPT: list[Any] = []

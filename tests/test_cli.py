@@ -98,7 +98,7 @@ def test_every_command_has_two_examples() -> None:
         (3, ["score", "future.parquet"], "format 2"),
         (2, ["score", "rollouts.parquet", "--rewrad", "step"], "--rewrad"),
         (2, ["score", "rollouts.parquet", "--reward", "bribe"], "bribe"),
-        (2, ["score", "moved.parquet"], "gone/model"),
+        (4, ["score", "moved.parquet"], "gone/model: neither a folder here"),
         (3, ["eval", "rollouts.parquet", *FAKE], "lacks the columns id, answers"),
         (2, ["scroe"], "scroe"),
     ],

