@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ireasoner_cli import console
-from ireasoner_cli.commands import evaluate, propose, rollout, score, update
+from ireasoner_cli.commands import demo, evaluate, propose, rollout, score, update
 
 INTERRUPTED = 130
 ENGINE_FAILURE = 4
@@ -62,6 +62,7 @@ for name, command in (
     ("score", score.command),
     ("update", update.command),
     ("eval", evaluate.command),
+    ("demo", demo.command),
 ):
     app.command(name)(guarded(command))
 

@@ -127,22 +127,22 @@ def accuracy(path: Path) -> dict[str, Any]:
     The samples of one question count as one observation, their mean. Questions without a score are counted, not
     scored.
     """
-    scores: dict[str, list[float]] = {}
-    kinds: dict[str, str] = {}
+    questions: list[tuple[str, list[float]]] = []  # type and scores of each
     unscored = 0
-    rows = (row for batch in shards.read_batches(path, EVALUATED) for row in batch.to_pylist())
-    for row in rows:
-        if row["score"] is None:
-            unscored += 1
-        else:
-            scores.setdefault(row["id"], []).append(row["score"])
-            kinds[row["id"]] = row["type"] or ""
-    means = {name: fmean(values) for name, values in scores.items()}
+    for batch in shards.read_batches(path, EVALUATED):
+        for row in batch.to_pylist():
+            if row["sample_index"] == 0:
+                questions.append((row["type"] or "", []))
+            if row["score"] is None:
+                unscored += 1
+            else:
+                questions[-1][1].append(row["score"])
+    means = [(kind, fmean(scores)) for kind, scores in questions if scores]
     by_type = {
-        kind: _estimate([mean for name, mean in means.items() if kinds[name] == kind])
-        for kind in sorted(set(kinds.values()) - {""})
+        kind: _estimate([mean for own, mean in means if own == kind])
+        for kind in sorted({kind for kind, _ in means} - {""})
     }
-    return {**_estimate(list(means.values())), "unscored": unscored, "types": by_type}
+    return {**_estimate([mean for _, mean in means]), "unscored": unscored, "types": by_type}
 
 
 def _estimate(means: list[float]) -> dict[str, float | int | None]:

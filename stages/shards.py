@@ -486,6 +486,7 @@ def _image_feature(schema: pa.Schema) -> dict[bytes, bytes]:
 def write_table(path: Path, table: pa.Table) -> None:
     """Writes a small table in one go, checksummed and on disk, without the rename: for files inside a folder
     that itself appears by one."""
+    table = table.replace_schema_metadata(_image_feature(table.schema))
     pq.write_table(table, path, compression="zstd", write_page_checksum=True)
     sync_file(path)
 

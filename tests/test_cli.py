@@ -70,7 +70,7 @@ def test_score_needs_neither_torch_nor_transformers(workdir: Path) -> None:
 
 
 def test_every_command_has_two_examples() -> None:
-    for command in ("propose", "rollout", "score", "update", "eval"):
+    for command in ("propose", "rollout", "score", "update", "eval", "demo"):
         text = succeeds(command, "--help")
         assert text.count(f" ireasoner {command} ") >= 3  # the usage line and two examples
 

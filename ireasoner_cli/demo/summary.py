@@ -1,0 +1,154 @@
+"""What a demo run came to: files, one trajectory, rewards over the iterations, accuracy before and after.
+
+python -m ireasoner_cli.demo.summary DIR
+"""
+
+import sys
+from pathlib import Path
+from statistics import NormalDist, fmean, stdev
+from typing import Any
+
+import pyarrow as pa
+from rich import box
+from rich.console import Console, Group
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from ireasoner_cli.console import plain
+from stages import shards
+from stages.contract import EVALUATED, METRICS, PROPOSER, SCORED, SOLVER
+
+Z = NormalDist().inv_cdf(0.975)
+WROTE = (
+    ("propose", "questions.parquet", "a question about each image"),
+    ("rollout", "rollouts.parquet", "five reasoned answers to each"),
+    ("score", "scored.parquet", "what each is worth, and why"),
+    ("update", "policy", "two LoRA adapters and all that resuming needs"),
+    ("eval", "eval.parquet", "answers to held-out questions"),
+)
+NO_IMAGE = pa.schema([column for column in SCORED if column.name != "image"])
+
+
+def main(folder: Path) -> None:
+    console = Console(highlight=False)
+    runs = sorted(run for run in folder.glob("it[0-9]*") if (run / "policy" / "state.json").is_file())
+    if not runs:
+        sys.exit(f"{folder}: no finished iteration here; run make in it first")
+    scored = {run: shards.read_table(run / "scored.parquet", NO_IMAGE).to_pylist() for run in runs}
+    console.print(_files(folder, runs[-1]))
+    console.print(_trajectory(scored[runs[-1]]))
+    console.print(_rewards(runs, scored))
+    console.print(_accuracy(folder, runs[-1]))
+    console.print(_next_steps(folder, runs[-1]))
+
+
+def _files(folder: Path, run: Path) -> Table:
+    table = Table("stage", "wrote", "that is", title="What each stage wrote", box=box.SIMPLE_HEAD, title_justify="left")
+    for stage, name, what in WROTE:
+        table.add_row(stage, plain(str(run / name)), what)
+    return table
+
+
+def _trajectory(rows: list[dict[str, Any]]) -> Panel:
+    """The best-rewarded rollout of the most disputed question that still has a majority of answers."""
+    solver = [row for row in rows if row["role"] == SOLVER and row["dominant"] and row["steps"]]
+    if not solver:
+        return Panel("no rollout of this iteration has an answer", title="One trajectory")
+    row = max(solver, key=lambda row: (row["answer_prob"] < 1, row["entropy"], row["reward"]))
+    steps = Table("", "step", "agrees with the others", box=None, pad_edge=False)
+    for place, (step, similarity) in enumerate(zip(row["steps"], row["step_similarity"], strict=True), 1):
+        steps.add_row(str(place), Text(plain(step)), "–" if similarity is None else f"{similarity:.3f}")
+    others = [other["answer"] or "none" for other in rows if other["group_id"] == row["group_id"]][1:]
+    worth = (
+        f"answer {plain(row['answer'])} (all answers: {plain(', '.join(others))})\n"
+        f"answer reward {row['r_answer']:.3f}   step reward {row['r_step']:.3f}   λ {row['step_weight']:.2f}"
+        f"   →   reward {row['reward']:.3f}"
+    )
+    return Panel(
+        Group(Text(plain(row["question"]), style="bold"), steps, Text(worth)), title="One trajectory", expand=False
+    )
+
+
+def _rewards(runs: list[Path], scored: dict[Path, list[dict[str, Any]]]) -> Table:
+    columns = ("iteration", "λ", "answer reward", "step reward", "reward", "Proposer's", "entropy", "KL")
+    table = Table(*columns, title="Over the iterations", box=box.SIMPLE_HEAD, title_justify="left")
+    for run in runs:
+        solver = [row for row in scored[run] if row["role"] == SOLVER]
+        proposer = [row for row in scored[run] if row["role"] == PROPOSER]
+        metrics = shards.read_table(run / "policy" / "metrics.parquet", METRICS).to_pylist()
+        figures = [
+            *(_mean([row[name] for row in solver]) for name in ("step_weight", "r_answer", "r_step", "reward")),
+            _mean([row["reward"] for row in proposer]),
+            _mean([row["entropy"] for row in proposer]),
+            _mean([row["kl"] for row in metrics if row["role"] == SOLVER]),
+        ]
+        table.add_row(plain(run.name), *("–" if figure is None else f"{figure:.3f}" for figure in figures))
+    return table
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
+
+
+def _accuracy(folder: Path, run: Path) -> Group:
+    """Accuracy before and after, and the paired difference, each with a 95 % interval over the questions."""
+    table = Table(
+        "", "before", "after", "difference", title="Held-out accuracy, 95 % intervals", box=box.SIMPLE_HEAD,
+        title_justify="left",
+    )  # fmt: skip
+    verdict = Text("no question was scored")
+    for name, before, after in (
+        ("greedy", folder / "base.parquet", run / "eval.parquet"),
+        ("sampled, T = 1", folder / "base-sampled.parquet", run / "eval-sampled.parquet"),
+    ):
+        old, new = _question_means(before), _question_means(after)
+        shared = sorted(old.keys() & new.keys())
+        if len(shared) < 2:
+            continue
+        change = [new[key] - old[key] for key in shared]
+        table.add_row(
+            name, _interval([old[key] for key in shared]), _interval([new[key] for key in shared]), _interval(change)
+        )
+        verdict = _verdict(change, len(shared))
+    return Group(table, verdict)
+
+
+def _question_means(path: Path) -> dict[str, float]:
+    scores: dict[str, list[float]] = {}
+    for row in shards.read_table(path, EVALUATED).to_pylist():
+        if row["score"] is not None:
+            scores.setdefault(row["id"], []).append(row["score"])
+    return {key: fmean(values) for key, values in scores.items()}
+
+
+def _margin(values: list[float]) -> float:
+    return Z * stdev(values) / len(values) ** 0.5
+
+
+def _interval(values: list[float]) -> str:
+    return f"{100 * fmean(values):.1f} ± {100 * _margin(values):.1f} %"
+
+
+def _verdict(change: list[float], questions: int) -> Text:
+    mean, margin = fmean(change), _margin(change)
+    if mean - margin > 0:
+        return Text(f"Sampled accuracy rose on the same {questions} questions, without a label.", style="bold green")
+    if mean + margin < 0:
+        return Text(f"Sampled accuracy fell on the same {questions} questions.", style="bold red")
+    return Text(f"No clear change: on these {questions} questions the interval includes zero.", style="bold yellow")
+
+
+def _next_steps(folder: Path, run: Path) -> Panel:
+    lines = (
+        f"cd {folder}                      # settings are in ireasoner.toml",
+        f"ireasoner score {run.name}/rollouts.parquet --no-decay --out no-decay.parquet",
+        f"ireasoner eval benchmark.parquet --policy {run.name}/policy",
+        "make ITERATIONS=12              # six more",
+    )
+    return Panel(Text(plain("\n".join(lines))), title="What to type next", expand=False)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "."))
