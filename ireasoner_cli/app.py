@@ -1,6 +1,7 @@
 """The typer app, and the one place where exceptions become messages and exit codes."""
 
 import signal
+import traceback
 from collections.abc import Callable
 from functools import wraps
 from types import FrameType
@@ -17,7 +18,7 @@ ENGINE_FAILURE = 4
 
 def guarded(command: Callable[..., None]) -> Callable[..., None]:
     """`command`, with its failures turned into one message and an exit code: 2 wrong usage; 3 bad input data;
-    4 model, engine or device failure; 130 interrupted. `--debug` lets exceptions through."""
+    4 model, engine or device failure; 130 interrupted. `--debug` shows the traceback first."""
 
     @wraps(command)
     def run(**options: Any) -> None:
@@ -30,7 +31,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             raise
         except Exception as error:
             if options["debug"]:
-                raise
+                traceback.print_exc()
             raise typer.Exit(report(error)) from None
 
     return run

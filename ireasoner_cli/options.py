@@ -45,7 +45,7 @@ Policy = Annotated[
     Path | None,
     Option(help="Adapters and training state.", show_default="the base model, at step 0"),
 ]
-Seed = Annotated[int, Option(help="The run's seed.")]
+Seed = Annotated[int, Option(min=0, max=2**63 - 1, help="The run's seed.")]
 Limit = Annotated[int | None, Option(min=1, help="Only the first so many groups.", show_default=False)]
 LimitRows = Annotated[int | None, Option(min=1, help="Only the first so many questions.", show_default=False)]
 Force = Annotated[bool, Option("--force", help="Replace an output that was made differently.")]

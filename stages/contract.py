@@ -5,7 +5,7 @@ Pure definitions. Reading and writing the files is `shards`' business.
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -19,6 +19,8 @@ METADATA_KEY = b"ireasoner"
 Role = Literal["proposer", "solver"]
 PROPOSER: Role = "proposer"
 SOLVER: Role = "solver"
+
+UNREADABLE = "unreadable image"  # how the reject_reason of an image that cannot be used begins
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
@@ -142,7 +144,7 @@ class Metadata:
     model: ModelRef
     policy: PolicyRef
     version: str = __version__
-    format: int = field(default=FORMAT)
+    format: int = FORMAT
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), ensure_ascii=False, sort_keys=True)
@@ -160,16 +162,21 @@ class Metadata:
                 raise DataError(
                     f"{where} is of format {raw['format']!r}, and this version of ireasoner reads format {FORMAT}"
                 )
+            params, inputs, seed = (raw.get(name) for name in ("params", "inputs", "seed"))
             return Metadata(
                 stage=str(raw["stage"]),
-                params=dict(raw.get("params") or {}),
-                seed=int(raw.get("seed") or 0),
-                inputs=tuple(InputRef(**entry) for entry in raw.get("inputs") or ()),
+                params=params if isinstance(params, dict) else {},
+                seed=seed if isinstance(seed, int) else 0,
+                inputs=tuple(
+                    InputRef(entry["name"], entry["sha256"])
+                    for entry in (inputs if isinstance(inputs, list) else ())
+                    if isinstance(entry, dict) and {"name", "sha256"} <= entry.keys()
+                ),
                 model=_reference(ModelRef, raw["model"]),
                 policy=_reference(PolicyRef, raw["policy"]),
                 version=str(raw.get("version") or "unknown"),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise DataError(
                 f"{where}: its `ireasoner` metadata cannot be read ({type(error).__name__}: {error}); "
                 "it must give format, stage, model.name and policy.step"
@@ -191,8 +198,10 @@ STAGES = ("propose", "rollout", "score", "update", "eval")
 def _reference(kind: Any, raw: dict[str, Any]) -> Any:
     known = {name: raw[name] for name in kind.__dataclass_fields__ if name in raw}
     reference = kind(**known)
-    if kind is PolicyRef and (not isinstance(reference.step, int) or reference.step < 0):
-        raise ValueError(f"policy.step is {reference.step!r}")
+    if kind is PolicyRef:
+        if "step" not in raw or int(raw["step"]) != raw["step"] or raw["step"] < 0:
+            raise ValueError(f"policy.step is {raw.get('step')!r}")
+        return PolicyRef(int(raw["step"]), reference.sha256)
     if kind is ModelRef and not isinstance(reference.name, str):
         raise ValueError(f"model.name is {reference.name!r}")
     return reference

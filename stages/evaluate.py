@@ -13,8 +13,9 @@ from string import ascii_uppercase
 from typing import Any
 
 from stages import images, shards
-from stages.contract import BENCHMARK, BENCHMARK_OPTIONAL, EVALUATED, SOLVER, Metadata, trajectory_seed
-from stages.models import DEFAULT_MODEL, find_model
+from stages.contract import BENCHMARK, BENCHMARK_OPTIONAL, EVALUATED, SOLVER, Metadata, ModelRef, trajectory_seed
+from stages.errors import DataError
+from stages.models import DEFAULT_MODEL, locate_model
 from stages.parsing import answer_key, parse_completion
 from stages.policy import check_model, open_policy
 from stages.progress import SILENT, Progress
@@ -43,8 +44,7 @@ def evaluate(
     EngineError as the other sampling stages do.
     """
     start = open_policy(policy)
-    trained_on = start.state.model.name if start.state else None
-    checkpoint = find_model(model or trained_on or DEFAULT_MODEL)
+    checkpoint = locate_model(model, start.state.model if start.state else ModelRef(DEFAULT_MODEL))
     check_model(start, checkpoint.ref)
     benchmark = shards.Rows(inputs, BENCHMARK, BENCHMARK_OPTIONAL)
     params = settings.resolve(SOLVER, checkpoint)
@@ -64,7 +64,7 @@ def evaluate(
     first, last = (part or shards.Part()).bounds(total)
     with shards.Output(output, EVALUATED, metadata) as evaluated:
         with progress.busy("loading the model"):
-            sampler = settings.open(checkpoint, start.adapter(SOLVER), _most_images(benchmark))
+            sampler = settings.open(checkpoint, start.adapter(SOLVER), benchmark.most_images())
         resumed = min(first + evaluated.done, last)
         questions = islice(benchmark, resumed, last)
         rows = with_samples(sampler, settings.decoding, _attempts(questions, params.prompt, samples, seed))
@@ -79,7 +79,8 @@ def evaluate(
 def _attempts(questions: Iterable[Row], prompt: str, samples: int, seed: int) -> Iterator[tuple[Row, Request | None]]:
     """Each question's rows, still without completions, with their requests; none where an image is unreadable."""
     for question in questions:
-        encoded = [images.read(image, None) for image in question["images"] or [question["image"] or {}]]
+        _check(question)
+        encoded = [images.read(image, None) for image in question["images"] or [question["image"]]]
         hashes = [images.sha256(data) for data in encoded]
         try:
             pictures = tuple(images.decode(data) for data in encoded)
@@ -99,9 +100,20 @@ def _attempts(questions: Iterable[Row], prompt: str, samples: int, seed: int) ->
             yield row, Request(pictures, text, own_seed) if pictures else None
 
 
-def _most_images(benchmark: shards.Rows) -> int:
-    """How many images the fullest question shows, which the engine must be told beforehand."""
-    return max((len(question["images"] or [None]) for question in benchmark), default=1)
+def _check(question: Row) -> None:
+    """Raises DataError for a benchmark row that cannot be asked or scored."""
+    problems = {
+        "its question is null": question["question"] is None,
+        "it has no answers": not question["answers"],
+        "an answer is null": None in (question["answers"] or []),
+        "a choice is null": None in (question["choices"] or []),
+        "an image is null": None in (question["images"] or []),
+        "it has neither image nor images": not question["image"] and not question["images"],
+        f"it has more than {len(ascii_uppercase)} choices": len(question["choices"] or []) > len(ascii_uppercase),
+    }
+    for problem, found in problems.items():
+        if found:
+            raise DataError(f"benchmark row {question['id']}: {problem}")
 
 
 def _with_choices(question: str, choices: list[str] | None) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
+from stages.contract import UNREADABLE
 from stages.errors import DataError
 
 # Raster formats only, and no plug-in that shells out or interprets a page-description language.
@@ -36,18 +37,18 @@ def decode(data: bytes) -> Image.Image:
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 width, height = image.size
                 if max(width, height) >= MAX_ASPECT_RATIO * min(width, height):
-                    raise UnreadableImage(f"unreadable image: {width}×{height} is too long and thin")
+                    raise UnreadableImage(f"{UNREADABLE}: {width}×{height} is too long and thin")
                 image.load()
                 return _to_rgb(ImageOps.exif_transpose(image))
     except UnreadableImage:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise UnreadableImage("unreadable image: too many pixels to decode safely") from error
+        raise UnreadableImage(f"{UNREADABLE}: too many pixels to decode safely") from error
     except MemoryError as error:
-        raise UnreadableImage("unreadable image: too large for the memory") from error
+        raise UnreadableImage(f"{UNREADABLE}: too large for the memory") from error
     except Exception as error:  # Pillow's decoders raise almost anything over hostile bytes
         reason = "not an image" if "cannot identify" in str(error) else str(error) or type(error).__name__
-        raise UnreadableImage(f"unreadable image: {reason}") from error
+        raise UnreadableImage(f"{UNREADABLE}: {reason}") from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -74,8 +75,8 @@ def read(image: dict[str, Any], expected_sha256: str | None) -> bytes:
             data = Path(path).read_bytes()
         except OSError as error:
             raise DataError(
-                f"{path}: {error.strerror or error}; run from the directory that `propose` ran in, "
-                "or propose with --embed-images"
+                f"{path}: {error.strerror or error}; paths are taken from the working directory "
+                "(propose --embed-images does without them)"
             ) from error
         except ValueError as error:  # a NUL in the name
             raise DataError(f"{path!r}: not a path ({error})") from error

@@ -47,11 +47,20 @@ class Model:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer by itself. Raises EngineError when the checkpoint has no usable tokenizer.json."""
+        return self.read_tokenizer()
+
+    def read_tokenizer(self) -> Tokenizer:
+        """The tokenizer by itself, a fresh one. Raises EngineError when there is no usable tokenizer.json."""
         try:
             return Tokenizer.from_file(str(self.path / "tokenizer.json"))
         except Exception as error:  # tokenizers raises bare Exception
             raise EngineError(f"{self.ref.name}: its tokenizer.json cannot be read ({error})") from error
+
+    @cached_property
+    def special_tokens(self) -> tuple[str, ...]:
+        """The spellings that the tokenizer turns into control tokens; never empty."""
+        added = self.tokenizer.get_added_tokens_decoder().values()
+        return tuple(sorted({token.content for token in added if token.special} | set(VISION_TOKENS)))
 
     @cached_property
     def forbidden_tokens(self) -> tuple[int, ...]:
@@ -80,6 +89,13 @@ class Model:
         return EmbeddingTable(self.path)
 
 
+def locate_model(name: str | None, recorded: ModelRef) -> Model:
+    """The model a shard or a policy records, at `name` if it lies elsewhere now. Raises as `find_model` does."""
+    if name is None or name == recorded.name:
+        return find_model(recorded.name, recorded.revision, recorded.sha256)
+    return find_model(name, None, recorded.sha256)
+
+
 def find_model(name: str, revision: str | None = None, expected_sha256: str | None = None) -> Model:
     """The model called `name`: a Hugging Face directory, or a hub id, downloaded if need be.
 
@@ -99,7 +115,9 @@ def find_model(name: str, revision: str | None = None, expected_sha256: str | No
         raise EngineError(f"{name}: its config.json is not JSON ({error})") from error
     digest = fingerprint(path)
     if expected_sha256 and digest != expected_sha256:
-        raise DataError(f"{name}: not the model that the input was made with (its files have other contents)")
+        raise DataError(
+            f"{name}: not the model that the input or the policy was made with (its files have other contents)"
+        )
     return Model(ModelRef(name, revision, digest), path)
 
 

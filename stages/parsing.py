@@ -7,7 +7,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
-_TAG = re.compile(r"<[ \t]*(/?)[ \t]*(think|answer|question)[ \t]*>", re.IGNORECASE)
+_TAG = re.compile(r"<[ \t]*+(/?)[ \t]*+(think|answer|question)[ \t]*+>", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ def parse_question(text: str) -> str | None:
 def parse_completion(text: str, max_steps: int = 8) -> Completion:
     """Takes a Solver completion apart.
 
-    The answer is the first closed answer tag outside the reasoning block: never one inside it, never an
-    unclosed one, never the last line. The steps come from the reasoning block or, without one, from what
+    The answer is the first closed and filled answer tag after the reasoning block: never one inside or before it,
+    never an unclosed one, never the last line. The steps come from the reasoning block or, without one, from what
     precedes the answer.
     """
     tags = list(_TAG.finditer(text))
@@ -50,7 +50,8 @@ def parse_completion(text: str, max_steps: int = 8) -> Completion:
     opened_at: int | None = 0 if depth else None  # where the first reasoning block's text begins
     reasoning: str | None = None
     answer_tag: re.Match[str] | None = None
-    answer: str | None = None
+    answer = key = ""
+    before = text
     for tag in tags:
         name, closing = tag[2].lower(), bool(tag[1])
         if name == "think":
@@ -62,16 +63,17 @@ def parse_completion(text: str, max_steps: int = 8) -> Completion:
                 depth -= 1
                 if not depth and reasoning is None:
                     reasoning = text[opened_at : tag.start()]
-        elif name == "answer" and not depth:
+        elif name == "answer" and not depth and (first_think is None or reasoning is not None):
             if not closing:
                 answer_tag = tag
             elif answer_tag is not None:
+                before = text[: answer_tag.start()]
                 answer = text[answer_tag.end() : tag.start()].strip()
-                break
-    before = text[: answer_tag.start()] if answer_tag is not None and answer is not None else text
+                if key := answer_key(answer):
+                    break
+                answer_tag = None
     if reasoning is None:
         reasoning = before if opened_at is None else text[opened_at:]
-    key = answer_key(answer) if answer is not None else ""
     return Completion(
         answer=answer if key else None,
         answer_key=key or None,
@@ -120,9 +122,9 @@ def split_steps(reasoning: str) -> list[str]:
 
 MAX_WRAPPING = 32  # layers of outer punctuation that are peeled: more is an attack, not an answer
 _LATEX_WRAPPER = re.compile(
-    r"\\(?:boxed|fbox|text|textbf|textit|textrm|mathrm|mathbf|mathit|mathsf|operatorname|displaystyle)\b[ \t]*"
+    r"\\(?:boxed|fbox|text|textbf|textit|textrm|mathrm|mathbf|mathit|mathsf|operatorname)[ \t]*+\{([^{}]*+)\}"
 )
-_LATEX_NOISE = re.compile(r"\\[()\[\],;:! ]|\\(?:left|right|quad|qquad)\b|~")
+_LATEX_NOISE = re.compile(r"\\[()\[\],;:! ]|\\(?:left|right|quad|qquad|displaystyle)\b|~")
 _LATEX_ESCAPE = re.compile(r"\\([%$&#_{}])")
 _DASHES = str.maketrans({"−": "-", "‐": "-", "‑": "-", "﹣": "-", "－": "-", "–": "-"})
 _PAIRS = {"(": ")", "[": "]", "{": "}", "<": ">", '"': '"', "'": "'", "`": "`", "“": "”", "‘": "’", "«": "»"}
@@ -168,7 +170,11 @@ def _plain(answer: str) -> str:
         for character in text
         if character.isspace() or unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Cn", "Co")
     )
-    text = _LATEX_WRAPPER.sub("", text.strip())
+    text = text.strip().replace("{,}", ",")
+    for _ in range(MAX_WRAPPING):  # from the inside out
+        text, wrappers = _LATEX_WRAPPER.subn(r"\1", text)
+        if not wrappers:
+            break
     text = _LATEX_ESCAPE.sub(r"\1", _LATEX_NOISE.sub(" ", text))
     # NFC once more: casefold can leave what composes differently
     return " ".join(unicodedata.normalize("NFC", text.casefold()).split())

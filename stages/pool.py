@@ -6,12 +6,12 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pyarrow as pa
 
 from stages import shards
-from stages.contract import IMAGE, InputRef
+from stages.contract import IMAGE, UNREADABLE, InputRef
 from stages.errors import DataError, UsageError
 from stages.images import SUFFIXES
 
@@ -54,7 +54,7 @@ def open_pool(path: Path) -> Pool:
         )
         if names:
             return _FolderPool(path, names)
-        if not any(path.glob("*.parquet")):
+        if not any(path.rglob("*.parquet")):
             raise DataError(f"{path}: no image in this folder (looked for {', '.join(SUFFIXES)}, and Parquet files)")
     return _ParquetPool(path)
 
@@ -81,7 +81,7 @@ class _FolderPool:
                 yield PoolImage(shown, Path(path).read_bytes())
             except (OSError, ValueError) as error:
                 reason = getattr(error, "strerror", None) or str(error)
-                yield PoolImage(shown, None, f"unreadable image: {reason}")
+                yield PoolImage(shown, None, f"{UNREADABLE}: {reason}")
 
 
 def _size(path: str) -> int:
@@ -92,40 +92,43 @@ def _size(path: str) -> int:
 
 
 class _ParquetPool:
+    WINDOW = 64  # images in memory at a time
+
     def __init__(self, path: Path) -> None:
-        self._files = shards.input_files([path])
-        self._column = _image_column(self._files[0])
-        self._rows = [shards.row_count(file) for file in self._files]
-        self.inputs = shards.input_refs(self._files)
-        if not sum(self._rows):
+        files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+        self._files = [(file, shards.row_count(file)) for file in files]
+        self._column = _image_column(files[0])
+        self.inputs = shards.input_refs(files)
+        if not len(self):
             raise DataError(f"{path}: the dataset has no rows")
 
     def __len__(self) -> int:
-        return sum(self._rows)
+        return sum(rows for _, rows in self._files)
 
     def read(self, positions: Sequence[int]) -> Iterator[PoolImage]:
-        wanted = set(positions)
-        found: dict[int, bytes | None] = {}
-        row = 0
-        for file, rows in zip(self._files, self._rows, strict=True):
-            if wanted.isdisjoint(range(row, row + rows)):
-                row += rows
-                continue
-            for batch in shards.read_batches(file, pa.schema([self._column])):
-                for image in batch.column(0):
-                    if row in wanted:
-                        found[row] = image["bytes"].as_py()
-                    row += 1
-        for position in positions:
-            data = found[position]
-            yield PoolImage(None, data, None if data is not None else "unreadable image: the row holds no bytes")
+        for start in range(0, len(positions), self.WINDOW):
+            window = positions[start : start + self.WINDOW]
+            found = self._find(set(window))
+            for position in window:
+                data = (found[position] or {}).get("bytes")
+                yield PoolImage(None, data, None if data is not None else f"{UNREADABLE}: the row holds no bytes")
+
+    def _find(self, wanted: set[int]) -> dict[int, dict[str, Any] | None]:
+        found: dict[int, dict[str, Any] | None] = {}
+        first = 0
+        for file, rows in self._files:
+            inside = {position - first for position in wanted if first <= position < first + rows}
+            if inside:
+                found |= {first + row: image for row, image in shards.read_rows(file, self._column, inside)}
+            first += rows
+        return found
 
 
 def _image_column(file: Path) -> pa.Field:
     for column in shards.schema_of(file):
         kind = column.type
         names = {kind.field(i).name for i in range(kind.num_fields)} if pa.types.is_struct(kind) else set()
-        if {"bytes", "path"} <= names or (column.name == "image" and pa.types.is_binary(kind)):
+        if {"bytes", "path"} <= names or (column.name == "image" and shards.is_bytes(kind)):
             return pa.field(column.name, IMAGE)
     raise DataError(f"{file}: no image column (a struct of bytes and path, as Hugging Face datasets writes it)")
 

@@ -5,12 +5,15 @@ pool/ + policy ──▶ questions.parquet
 
 from collections.abc import Iterator
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 
+import pyarrow as pa
+
 from stages import images, shards
-from stages.contract import PROPOSER, TRAJECTORY, Metadata, group_id, trajectory_seed
-from stages.errors import DataError
-from stages.models import DEFAULT_MODEL, find_model
+from stages.contract import PROPOSER, TRAJECTORY, Metadata, ModelRef, group_id, trajectory_seed
+from stages.errors import DataError, UsageError
+from stages.models import DEFAULT_MODEL, locate_model
 from stages.parsing import parse_question
 from stages.policy import check_model, open_policy
 from stages.pool import Pool, draw, open_pool
@@ -40,8 +43,7 @@ def propose(
     can be, and for a policy that does not fit; UsageError for paths that are not there; EngineError for the model.
     """
     start = open_policy(policy)
-    trained_on = start.state.model.name if start.state else None
-    checkpoint = find_model(model or trained_on or DEFAULT_MODEL)
+    checkpoint = locate_model(model, start.state.model if start.state else ModelRef(DEFAULT_MODEL))
     check_model(start, checkpoint.ref)
     pool = open_pool(pool_path)
     params = settings.resolve(PROPOSER, checkpoint)
@@ -55,6 +57,7 @@ def propose(
         policy=start.ref,
     )
     if shards.is_done(output, metadata, force):
+        _check_unchanged(output)
         return Result(output, reused=True)
 
     order = draw(len(pool), seed, start.ref.step, min(groups, limit or groups))
@@ -110,10 +113,24 @@ def _proposals(
         yield row, request
 
 
+def _check_unchanged(questions: Path) -> None:
+    """Raises UsageError when a picture is no longer the one a question of `questions` is about."""
+    wanted = pa.schema([TRAJECTORY.field(name) for name in ("image", "image_sha256")])
+    for batch in shards.read_batches(questions, wanted):
+        for row in batch.to_pylist():
+            if row["image_sha256"] and row["image"]["bytes"] is None:
+                try:
+                    images.read(row["image"], row["image_sha256"])
+                except DataError as error:
+                    raise UsageError(
+                        f"{questions} exists, and its images have changed; use --force. {error}"
+                    ) from error
+
+
 def _check_readable(pool: Pool, order: list[int], pool_path: Path) -> None:
     """Raises DataError when no image of the pool can be read: there is nothing to propose on."""
     problem = None
-    for found in pool.read([*dict.fromkeys([*order, *range(len(pool))])]):
+    for found in chain(pool.read(order), pool.read(range(len(pool)))):
         try:
             images.decode(found.data or b"")
             return

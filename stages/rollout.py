@@ -10,7 +10,7 @@ from pathlib import Path
 
 from stages import images, shards
 from stages.contract import SOLVER, TRAJECTORY, Metadata, trajectory_seed
-from stages.models import find_model
+from stages.models import locate_model
 from stages.policy import check_model, recorded_policy
 from stages.progress import SILENT, Progress
 from stages.prompts import with_question
@@ -39,7 +39,7 @@ def rollout(
     questions = shards.Shards(inputs, "propose", TRAJECTORY)
     recorded = questions.metadata
     start = recorded_policy(policy, recorded.policy, questions.files[0])
-    checkpoint = find_model(model or recorded.model.name, recorded.model.revision, recorded.model.sha256)
+    checkpoint = locate_model(model, recorded.model)
     check_model(start, checkpoint.ref)
     params = settings.resolve(SOLVER, checkpoint)
     output = shards.output_path(out, "rollouts", inputs, part)
@@ -78,10 +78,16 @@ def rollout(
 def _trajectories(groups: Iterable[list[Row]], prompt: str, samples: int) -> Iterator[tuple[Row, Request | None]]:
     """The proposer's row of each group, then its Solver rows, still without completions, with their requests."""
     for proposal, *_ in groups:
-        yield proposal, None
         if not proposal["question"]:
+            yield proposal, None
             continue
-        picture = (images.load(proposal["image"] or {}, proposal["image_sha256"]),)
+        data = images.read(proposal["image"] or {}, proposal["image_sha256"])
+        try:
+            picture = (images.decode(data),)
+        except images.UnreadableImage as error:  # a question brought from elsewhere
+            yield proposal | {"reject_reason": str(error)}, None
+            continue
+        yield proposal, None
         shared = {name: proposal[name] for name in ("group_id", "group_index", "image", "image_sha256", "question")}
         text = with_question(prompt, proposal["question"])
         for index in range(samples):

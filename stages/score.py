@@ -16,13 +16,13 @@ import numpy as np
 import pyarrow as pa
 
 from stages import shards
-from stages.contract import PROPOSER, SCORE_COLUMNS, SCORED, TRAJECTORY, Metadata
-from stages.models import Model, find_model
+from stages.contract import PROPOSER, SCORE_COLUMNS, SCORED, TRAJECTORY, UNREADABLE, Metadata
+from stages.models import Model, locate_model
 from stages.parsing import Completion, parse_completion
 from stages.progress import SILENT, Progress
 from stages.result import Result
 from stages.rewards.answer import answer_reward
-from stages.rewards.consensus import NO_ANSWER, consensus
+from stages.rewards.consensus import NO_ANSWER, Consensus, consensus
 from stages.rewards.proposer import proposer_reward
 from stages.rewards.schedule import step_weight
 from stages.rewards.step import step_reward, unit
@@ -68,7 +68,7 @@ def score(
     """
     rollouts = shards.Shards(inputs, "rollout", TRAJECTORY)
     recorded = rollouts.metadata
-    checkpoint = find_model(model or recorded.model.name, recorded.model.revision, recorded.model.sha256)
+    checkpoint = locate_model(model, recorded.model)
     output = shards.output_path(out, "scored", inputs, None)
     metadata = Metadata(
         stage="score",
@@ -136,7 +136,7 @@ def score_block(block: pa.Table, params: ScoreParams, embedder: "StepEmbedder", 
     )
 
     reward = np.full(len(block), np.nan)
-    reward[row] = (1 - weight) * r_answer + weight * steps.reward
+    reward[row] = steps.reward if params.reward == "step" else (1 - weight) * r_answer + weight * steps.reward
     reward[is_proposer] = _proposer_rewards(block.filter(pa.array(is_proposer)), agreement, params)
 
     def solver(values: Sequence[Any] | np.ndarray, kind: pa.DataType) -> pa.Array:
@@ -181,21 +181,22 @@ def _number_keys(parsed: Sequence[Completion]) -> np.ndarray:
 def _step_weights(t: np.ndarray, params: ScoreParams) -> np.ndarray:
     if params.reward == "answer":
         return np.zeros(len(t))
-    if params.reward == "step":
-        return np.ones(len(t))
     if params.no_warmup:
         return np.full(len(t), params.max_step_weight)
     return step_weight(t, params.total_steps, params.warmup, params.max_step_weight)
 
 
-def _proposer_rewards(proposals: pa.Table, agreement: Any, params: ScoreParams) -> np.ndarray:
-    """The Proposer's reward of each group [M]; 0 for a proposal without a question, NaN where nothing was proposed
-    because the image could not be read."""
+def _proposer_rewards(proposals: pa.Table, agreement: Consensus, params: ScoreParams) -> np.ndarray:
+    """The Proposer's reward of each group [M]; 0 for a proposal without a question, NaN where there was no proposal
+    or no rollout because the image could not be read."""
     answered = agreement.dominant_size > 0
     reward = proposer_reward(agreement.entropy, answered, params.entropy_target, params.entropy_width)
-    proposed = np.array([bool(question) for question in proposals["question"].to_pylist()], dtype=bool)
-    sampled = np.array([bool(tokens) for tokens in proposals["token_ids"].to_pylist()], dtype=bool)
-    return np.where(proposed | sampled, reward, np.nan)
+    columns = (proposals[name].to_pylist() for name in ("question", "completion", "reject_reason"))
+    proposed = [
+        (question or completion is not None) and not (reason or "").startswith(UNREADABLE)
+        for question, completion, reason in zip(*columns, strict=True)
+    ]
+    return np.where(np.array(proposed, dtype=bool), reward, np.nan)
 
 
 def _similarity_lists(
@@ -215,9 +216,10 @@ class StepEmbedder:
 
     def __init__(self, model: Model) -> None:
         self._table = model.embedding_table()
-        self._tokenizer = model.tokenizer
+        self._tokenizer = model.read_tokenizer()
         self._tokenizer.encode_special_tokens = True  # "<|im_end|>" in a step's text is text
         self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
 
     def embed(self, steps: Sequence[str]) -> np.ndarray:
         """Unit embeddings [S, width], float64; zero for a step without tokens."""

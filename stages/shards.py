@@ -24,9 +24,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from stages.contract import IMAGE, METADATA_KEY, PROPOSER, SOLVER, InputRef, Metadata
-from stages.errors import DataError, UsageError
+from stages.errors import DataError, EngineError, UsageError
 
-PART = re.compile(r"part-(\d+)-of-(\d+)\.parquet")
+PART = re.compile(r"part-([1-9]\d*)-of-([1-9]\d*)\.parquet")
 READ_ROWS = 256  # rows decoded at a time, so that memory follows the batch and not the file
 
 
@@ -52,12 +52,14 @@ class Part:
 def output_path(out: Path | None, default: str, inputs: Sequence[Path], part: Part | None) -> Path:
     """The file a stage writes: `--out`, or the stage's own name (`default`, without suffix) beside its input.
 
-    Raises UsageError for a shard of a single file.
+    Raises UsageError for a shard of a single file, and for an output that is the input.
     """
     if out is None:
         beside = inputs[0].parent if inputs else Path()
         as_directory = part is not None or (bool(inputs) and inputs[0].is_dir())
         out = beside / (default if as_directory else f"{default}.parquet")
+    if any(path.exists() and out.resolve() == path.resolve() for path in inputs):
+        raise UsageError(f"{out} is the input; name another --out")
     if out.suffix != ".parquet":
         return out / (part or Part()).file_name
     if part is not None:
@@ -154,6 +156,8 @@ def read_batches(path: Path, schema: pa.Schema, optional: pa.Schema | None = Non
     that the file lacks is null. Raises DataError for missing columns, wrong types or damage."""
     with _open(path) as file:
         present = file.schema_arrow.names
+        if twice := [name for name in schema.names if present.count(name) > 1]:
+            raise DataError(f"{path}: has the column {twice[0]} more than once")
         if missing := [name for name in schema.names if name not in present]:
             raise DataError(f"{path}: lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}")
         wanted = pa.schema([*schema, *(optional or ())])
@@ -170,11 +174,41 @@ def _cast(batch: pa.RecordBatch, column: pa.Field, path: Path) -> pa.Array:
         return pa.nulls(batch.num_rows, column.type)
     values = batch.column(column.name)
     try:
-        if column.type == IMAGE and pa.types.is_binary(values.type):  # encoded images without a path
-            return pa.StructArray.from_arrays([values, pa.nulls(len(values), pa.string())], fields=list(IMAGE))
+        if column.type == IMAGE:
+            return _cast_images(values)
         return values.cast(column.type)
     except pa.ArrowException as error:
         raise DataError(f"{path}: column {column.name} is {values.type}, and must be {column.type}") from error
+
+
+def is_bytes(kind: pa.DataType) -> bool:
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+
+
+def _cast_images(values: pa.Array) -> pa.Array:
+    """Encoded images as structs of bytes and path, whichever binary and string types another tool chose."""
+    if is_bytes(values.type):
+        parts = [values, pa.nulls(len(values), pa.string())]
+    else:
+        parts = [pc.struct_field(values, name) for name in ("bytes", "path")]
+    cast = [part.cast(field.type) for part, field in zip(parts, IMAGE, strict=True)]
+    return pa.StructArray.from_arrays(cast, fields=list(IMAGE), mask=values.is_null())
+
+
+def read_rows(path: Path, column: pa.Field, rows: set[int]) -> Iterator[tuple[int, Any]]:
+    """The values of one column in the given rows, reading only the row groups that hold them."""
+    with _open(path) as file:
+        first = 0
+        for index in range(file.metadata.num_row_groups):
+            count = file.metadata.row_group(index).num_rows
+            if not rows.isdisjoint(range(first, first + count)):
+                row = first
+                with _reading(path):
+                    for batch in file.iter_batches(READ_ROWS, row_groups=[index], columns=[column.name]):
+                        values = _cast(batch, column, path)
+                        yield from ((row + i, values[i].as_py()) for i in range(len(values)) if row + i in rows)
+                        row += len(values)
+            first += count
 
 
 class Shards:
@@ -205,13 +239,15 @@ class Shards:
         where: dict[int, str] = {}
         seen: set[str] = set()
         previous: tuple[str | None, int] = (None, -1)
-        ascending, last_index = True, -1
+        ascending, last_index, highest = True, -1, -1
         for file in self.files:
             previous = (None, -1)  # a group lives in one file
             for batch in read_batches(file, key):
                 for group, index, role, sample in zip(*(column.to_pylist() for column in batch.columns), strict=True):
                     if group is None or index is None or sample is None or role not in (PROPOSER, SOLVER):
                         raise DataError(f"{file}: a row of group {group} lacks its group_index, role or sample_index")
+                    if index < 0 or (group == previous[0] and index != last_index):
+                        raise DataError(f"{file}: group {group} has a row with group_index {index}")
                     if group != previous[0]:
                         if group in seen or index in where:
                             twice = f"group_id {group}" if group in seen else f"group_index {index}"
@@ -220,7 +256,8 @@ class Shards:
                             raise DataError(f"{file}: group {group} does not begin with its proposer row")
                         seen.add(group)
                         where[index] = str(file)
-                        ascending, last_index = ascending and index > last_index, index
+                        ascending, last_index = ascending and index > highest, index
+                        highest = max(highest, index)
                     elif role != SOLVER or sample <= previous[1]:
                         raise DataError(f"{file}: the solver rows of group {group} are not in order of sample_index")
                     previous = (group, sample if role == SOLVER else -1)
@@ -268,6 +305,16 @@ class Rows:
     def __len__(self) -> int:
         return sum(row_count(file) for file in self.files)
 
+    def most_images(self) -> int:
+        """How many `images` the fullest row has, at least 1, from their column alone."""
+        column = pa.schema([("images", pa.list_(IMAGE))])
+        lengths = (
+            pc.max(pc.list_value_length(batch.column(0))).as_py()
+            for file in self.files
+            for batch in read_batches(file, pa.schema([]), column)
+        )
+        return max((length for length in lengths if length), default=1)
+
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for file in self.files:
             for batch in read_batches(file, self._schema, self._optional):
@@ -293,6 +340,8 @@ def _split_groups(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
 def differences(old: Metadata, new: Metadata, ignore: Sequence[str] = ()) -> list[str]:
     """What sets two files' metadata apart, one phrase each: `params.alpha: 0.7 → 1.0`. The version does not."""
     ignored = {"version", *ignore}
+    if old.model.sha256 is not None and old.model.sha256 == new.model.sha256:
+        ignored.add("model")  # the same files, wherever they lie
     before, after = (
         {name: value for name, value in _flat_inputs(meta).items() if name not in ignored} for meta in (old, new)
     )
@@ -301,7 +350,10 @@ def differences(old: Metadata, new: Metadata, ignore: Sequence[str] = ()) -> lis
 
 def _flat_inputs(metadata: Metadata) -> dict[str, Any]:
     fields = json.loads(metadata.to_json())
-    fields["inputs"] = {entry.name: entry.sha256[:12] for entry in metadata.inputs}
+    fields["inputs"] = {
+        f"{entry.name}#{place}" if place else entry.name: entry.sha256[:12]
+        for place, entry in enumerate(metadata.inputs)
+    }
     return fields
 
 
@@ -344,14 +396,16 @@ def partial_directory(output: Path) -> Path:
 def writing(output: Path) -> Iterator[Path]:
     """Holds the hidden partial directory of `output` for this process; yields it.
 
-    Raises UsageError when another process is writing the same output, or the place cannot be written to.
+    Raises UsageError when another process is writing the same output, EngineError when the place cannot be written
+    to, or no longer can.
     """
     partial = partial_directory(output)
+    folder_is_new = not output.parent.exists()
     try:
         partial.mkdir(parents=True, exist_ok=True)
         lock = (partial / "lock").open("w")
     except OSError as error:
-        raise UsageError(f"{output}: cannot be written ({error.strerror or error})") from error
+        raise EngineError(f"{output}: cannot be written ({error.strerror or error})") from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -360,10 +414,13 @@ def writing(output: Path) -> Iterator[Path]:
         try:
             yield partial
         except OSError as error:
-            raise DataError(f"{output}: cannot be written ({error.strerror or error})") from error
+            raise EngineError(f"{output}: cannot be written ({error.strerror or error})") from error
         finally:
             if partial.is_dir() and [entry.name for entry in partial.iterdir()] == ["lock"]:
                 shutil.rmtree(partial)  # nothing was finished that a later run could take up
+                if folder_is_new:
+                    with contextlib.suppress(OSError):
+                        output.parent.rmdir()
 
 
 def is_done(output: Path, metadata: Metadata, force: bool) -> bool:
@@ -371,7 +428,9 @@ def is_done(output: Path, metadata: Metadata, force: bool) -> bool:
 
     Raises UsageError when something else is in its place and `force` is off.
     """
-    _check_siblings(output, force)
+    for _, count in _parts_of_other_counts(output):
+        if not force:
+            raise UsageError(f"{output.parent} holds parts of {count}; use --force to replace them")
     if not output.exists() or force:
         return False
     if not output.is_file():
@@ -385,20 +444,17 @@ def is_done(output: Path, metadata: Metadata, force: bool) -> bool:
         raise UsageError(
             f"{output} exists and was made differently ({different[0]}{more}); use --force, or another --out"
         )
+    shutil.rmtree(partial_directory(output), ignore_errors=True)  # of a run that died after its last rename
     return True
 
 
-def _check_siblings(output: Path, force: bool) -> None:
-    """Parts of another count beside `output` would make the set unreadable."""
+def _parts_of_other_counts(output: Path) -> Iterator[tuple[Path, str]]:
+    """Parts beside `output` that would make the set unreadable, with their counts."""
     own = PART.fullmatch(output.name)
-    if not own or not output.parent.is_dir():
-        return
-    for other in output.parent.glob("part-*.parquet"):
+    for other in output.parent.glob("part-*.parquet") if own else ():
         match = PART.fullmatch(other.name)
-        if match and match[2] != own[2]:
-            if not force:
-                raise UsageError(f"{output.parent} holds parts of {match[2]}; use --force to replace them")
-            other.unlink()
+        if own and match and match[2] != own[2]:
+            yield other, match[2]
 
 
 class Output:
@@ -463,13 +519,16 @@ class Output:
         sync_directory(target.parent)
 
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        if kind is not None:
+            self._stack.__exit__(kind, error, traceback)
+            return
         with self._stack:
-            if kind is not None:
-                return
             self._flush_tail()
             whole = (pq.read_table(file, page_checksum_verification=True) for file in self._chunks)
             self._write_file(self.path, whole)
             shutil.rmtree(self._partial)
+            for other, _ in _parts_of_other_counts(self.path):
+                other.unlink()  # is_done() has asked for --force
 
     def _flush_tail(self) -> None:
         if self._pending:

@@ -8,6 +8,7 @@ Proposer, on its own row. Interrupted and run again, it goes on from its last ch
 policy, byte for byte.
 """
 
+import contextlib
 import math
 import os
 import shutil
@@ -24,9 +25,10 @@ from stages import images, shards
 from stages.contract import METRICS, PROPOSER, SCORED, SOLVER, Metadata, Role
 from stages.errors import DataError, UsageError
 from stages.learning.learner import Learner, TrainingGroup, UpdateParams, forbidden_in
-from stages.models import Model, find_model
+from stages.models import Model, locate_model
 from stages.policy import (
     METRICS_FILE,
+    STATE_FILE,
     Policy,
     PolicyState,
     check_model,
@@ -59,11 +61,10 @@ def update(
     scored = shards.Shards(inputs, "score", SCORED)
     recorded = scored.metadata
     start = recorded_policy(policy, recorded.policy, scored.files[0])
-    checkpoint = find_model(model or recorded.model.name, recorded.model.revision, recorded.model.sha256)
+    checkpoint = locate_model(model, recorded.model)
     check_model(start, checkpoint.ref)
     output = out or inputs[0].parent / "policy"
-    if start.folder and output.resolve() == start.folder.resolve():
-        raise UsageError(f"{output} is the policy that is being updated; name another folder with --out")
+    _check_place(output, start)
     lineage = Metadata(
         stage="update",
         params={**asdict(params), "score": recorded.params},
@@ -79,8 +80,7 @@ def update(
     reader = GroupReader(recorded, checkpoint, start.ref.step)
     with shards.writing(output) as partial:
         with progress.busy("loading the model"):
-            learner = Learner(checkpoint, params, recorded.seed)
-        step, metrics = _resume(learner, start, partial, lineage)
+            learner, step, metrics = _resume(checkpoint, params, start, partial, lineage)
         with progress.track("update", total, "groups") as advance:
             saved_at = time.monotonic()
             done = 0
@@ -110,6 +110,8 @@ def _learn(
 ) -> list[dict[str, Any]]:
     """The optimizer steps that a batch of groups is due: one of the Solver, then those of the Proposer."""
     rows: list[dict[str, Any]] = []
+    for group in groups:
+        reader.check_rewards(group)
     solver = [group for group in (reader.training_group(group, SOLVER) for group in groups) if group]
     if solver:
         rows.append({"step": reader.step(groups[-1]), **learner.step(SOLVER, solver)})
@@ -148,6 +150,12 @@ class GroupReader:
             raise DataError(f"group {group[0]['group_id']}: its step is {step}, and should be {expected}")
         return expected
 
+    def check_rewards(self, group: Group) -> None:
+        """Raises DataError for a reward that is no number: it would stay in the baseline for ever."""
+        for row in group:
+            if row["reward"] is not None and not math.isfinite(row["reward"]):
+                raise DataError(f"{_where(row)}: its reward is not a finite number")
+
     def training_group(self, group: Group, role: Role) -> TrainingGroup | None:
         """The role's rows that have tokens and a reward, or None when there are none."""
         rows = [row for row in group if row["role"] == role and row["token_ids"] and row["reward"] is not None]
@@ -167,17 +175,31 @@ class GroupReader:
         )
 
     def _check(self, row: dict[str, Any]) -> None:
-        where = f"group {row['group_id']}, {row['role']} {row['sample_index']}"
+        where = _where(row)
         logprobs = row["logprobs"] or []
         if len(logprobs) != len(row["token_ids"]):
             raise DataError(f"{where}: {len(row['token_ids'])} token_ids but {len(logprobs)} logprobs")
-        if not all(value is not None and math.isfinite(value) for value in [row["reward"], *logprobs]):
-            raise DataError(f"{where}: a reward or log-probability is not a finite number")
+        if not all(value is not None and math.isfinite(value) for value in logprobs):
+            raise DataError(f"{where}: a log-probability is not a finite number")
         if (token := forbidden_in(self._model, row["token_ids"], self._vocabulary)) is not None:
             raise DataError(f"{where}: token {token} cannot have been sampled from {self._model.ref.name}")
 
 
+def _where(row: dict[str, Any]) -> str:
+    return f"group {row['group_id']}, {row['role']} {row['sample_index']}"
+
+
 # ----------------------------------------------------------------------------------------------- on disk
+
+
+def _check_place(output: Path, start: Policy) -> None:
+    """Nothing but a policy may be replaced, and not the one that is being updated."""
+    if output.name in ("", "..") or output.suffix == ".parquet":
+        raise UsageError(f"{output}: name a folder of its own for the new policy with --out")
+    if start.folder and output.resolve() in (start.folder.resolve(), *start.folder.resolve().parents):
+        raise UsageError(f"{output} is the policy that is being updated, or holds it; name another folder with --out")
+    if output.exists() and not (output / STATE_FILE).is_file():
+        raise UsageError(f"{output} is in the way, and no policy; name another folder with --out")
 
 
 def _is_done(output: Path, lineage: Metadata, force: bool) -> bool:
@@ -192,6 +214,8 @@ def _is_done(output: Path, lineage: Metadata, force: bool) -> bool:
         raise UsageError(f"{output} exists and is no readable policy; use --force to replace it. {error}") from error
     if different:
         raise UsageError(f"{output} exists and was made differently ({different[0]}); use --force, or another --out")
+    shutil.rmtree(shards.partial_directory(output), ignore_errors=True)  # of a run that died after its last rename
+    shutil.rmtree(old, ignore_errors=True)
     return True
 
 
@@ -203,17 +227,20 @@ def _checkpoints(partial: Path) -> list[Path]:
     return sorted(partial.glob("step-????????????"))
 
 
-def _resume(learner: Learner, start: Policy, partial: Path, lineage: Metadata) -> tuple[int, list[dict[str, Any]]]:
-    """Loads the newest checkpoint of this very update, else the policy it starts from; the step reached and the
-    metrics so far."""
+def _resume(
+    checkpoint: Model, params: UpdateParams, start: Policy, partial: Path, lineage: Metadata
+) -> tuple[Learner, int, list[dict[str, Any]]]:
+    """The learner at the newest checkpoint of this very update, else at the policy it starts from; the step reached
+    and the metrics so far."""
     for folder in reversed(_checkpoints(partial)):
-        if not shards.differences(read_state(folder).lineage, lineage):
-            metrics = shards.read_table(folder / METRICS_FILE, METRICS).to_pylist()
-            return learner.load(folder).step, metrics
+        with contextlib.suppress(DataError):  # a damaged checkpoint is as good as none
+            if not shards.differences(read_state(folder).lineage, lineage):
+                metrics = shards.read_table(folder / METRICS_FILE, METRICS).to_pylist()
+                learner = Learner(checkpoint, params, lineage.seed)
+                return learner, learner.load(folder).step, metrics
         shutil.rmtree(folder)
-    if start.folder:
-        return learner.load(start.folder).step, []
-    return 0, []
+    learner = Learner(checkpoint, params, lineage.seed)
+    return learner, learner.load(start.folder).step if start.folder else 0, []
 
 
 def _save(learner: Learner, partial: Path, state: PolicyState, metrics: list[dict[str, Any]]) -> Path:

@@ -2,6 +2,7 @@
 and for the learner, so that what is sampled from is what is learned from."""
 
 import importlib.util
+import re
 import sys
 from typing import Any
 
@@ -66,10 +67,20 @@ class PromptBuilder:
             self.processor = AutoProcessor.from_pretrained(model.path, trust_remote_code=False)
         except Exception as error:
             raise EngineError(f"{model.ref.name}: its processor cannot be loaded ({error})") from error
-        self._pixels = pixel_settings(pixels)
+        own = self.processor.image_processor.size
+        self._size = {
+            "shortest_edge": pixels.min_pixels or own["shortest_edge"],
+            "longest_edge": pixels.max_pixels or own["longest_edge"],
+        }
+        self._special = re.compile("|".join(map(re.escape, model.special_tokens)))
 
     def chat_text(self, prompt: str, images: int = 1) -> str:
-        """The conversation so far as the model reads it: the images and the user's text, then the assistant's turn."""
+        """The conversation so far as the model reads it: the images and the user's text, then the assistant's turn.
+
+        A special token spelt out in the text is set apart into plain text: a question must not be able to end the
+        turn, or to stand for an image that is not there.
+        """
+        prompt = self._special.sub(lambda token: f"{token[0][0]} {token[0][1:]}", prompt)
         content = [{"type": "image"}] * images + [{"type": "text", "text": prompt}]
         return self.processor.apply_chat_template(
             [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
@@ -83,7 +94,7 @@ class PromptBuilder:
         return self.processor(
             text=[self.chat_text(prompt, len(images))],
             images=list(images) or None,
-            images_kwargs=self._pixels,
+            images_kwargs={"size": self._size},
             return_mm_token_type_ids=True,
             return_tensors="pt",
         )

@@ -35,8 +35,8 @@ class Scores:
 
 
 def lam(t: int, flags: Flags) -> float:
-    if flags.reward != "mixed":
-        return 0.0 if flags.reward == "answer" else 1.0
+    if flags.reward == "answer":
+        return 0.0
     if flags.no_warmup:
         return 0.7
     progress = t / flags.total_steps
@@ -80,7 +80,8 @@ def score_group(rollouts: list[Rollout], t: int, flags: Flags) -> tuple[list[Sco
             if pairs:
                 r_step = rho * sum(w * s for w, s in pairs) / sum(w for w, _ in pairs)
         weight = lam(t, flags)
-        scores.append(Scores(r_answer, r_step, (1 - weight) * r_answer + weight * r_step, inside, rho, similarity))
+        reward = r_step if flags.reward == "step" else (1 - weight) * r_answer + weight * r_step
+        scores.append(Scores(r_answer, r_step, reward, inside, rho, similarity))
     outcomes = Counter(rollout.key for rollout in rollouts)
     entropy = -sum(c / n * math.log(c / n) for c in outcomes.values())
     proposer = math.exp(-((entropy - 0.9) ** 2) / (2 * 0.35**2)) if keys else 0.0

@@ -5,6 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from stages.contract import BENCHMARK, BENCHMARK_OPTIONAL
 from stages.errors import DataError
 from stages.evaluate import accuracy, evaluate
 from stages.shards import Part
@@ -89,4 +90,24 @@ def test_choices_several_images_and_unreadable_ones(workdir: Path) -> None:
 def test_a_file_that_is_no_benchmark(workdir: Path) -> None:
     pq.write_table(pa.table({"id": ["1"], "question": ["q"]}), "b.parquet")
     with pytest.raises(DataError, match="lacks the columns image, answers"):
+        run(Path("b.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"question": None}, "row a: its question is null"),
+        ({"answers": None}, "row a: it has no answers"),
+        ({"answers": [None]}, "row a: an answer is null"),
+        ({"image": None}, "row a: it has neither image nor images"),
+        ({"images": [None]}, "row a: an image is null"),
+        ({"choices": ["x"] * 27}, "row a: it has more than 26 choices"),
+        ({"image": {"bytes": None, "path": "gone.png"}}, "gone.png: No such file"),
+    ],
+)
+def test_a_row_that_cannot_be_asked_is_named(workdir: Path, change: dict, says: str) -> None:
+    picture = {"bytes": (workdir / "pool/0.png").read_bytes(), "path": None}
+    row = {"id": "a", "image": picture, "question": "q", "answers": ["1"], "choices": None, "images": None, **change}
+    pq.write_table(pa.Table.from_pylist([row], pa.schema([*BENCHMARK, *BENCHMARK_OPTIONAL])), "b.parquet")
+    with pytest.raises(DataError, match=says):
         run(Path("b.parquet"))

@@ -36,6 +36,10 @@ HOSTILE = st.lists(st.sampled_from([*TAGS, *ODD]), max_size=40).map("".join)
         ("1 / 2", "1/2"),
         ("-0.0", "0"),
         ("100.0%", "100%"),
+        ("5\\text{ cm}", "5 cm"),
+        ("\\boxed{5} cm", "5cm"),
+        ("\\boxed{\\mathbf{x}}", "x"),
+        ("1{,}000", "1000"),
     ],
 )
 def test_answers_that_mean_the_same(one: str, other: str) -> None:
@@ -110,6 +114,9 @@ def test_numbers_are_compared_by_value(number: object) -> None:
         ("<think>a</think><answer><answer>5</answer>", "5"),
         ("<think>a</think></answer><answer>5</answer>", "5"),
         ("<think>a</think><answer>\n</answer>", None),
+        ("<think>a</think><answer></answer><answer>4</answer>", "4"),
+        ("<answer>5</answer><think>a</think><answer>6</answer>", "6"),
+        ("<answer>5</answer><think>a</think>", None),
         ("", None),
         ("5", None),
     ],

@@ -74,6 +74,9 @@ def test_sharded_equals_whole(ask: Asker, workdir: Path) -> None:
     assert sharded == rollouts
     with pytest.raises(UsageError, match="parts of 3"):
         ask(part=Part(1, 4), out=Path("parts"))
+    assert len(list(Path("parts").iterdir())) == 3
+    ask(part=Part(1, 4), out=Path("parts"), force=True)
+    assert [file.name for file in Path("parts").iterdir()] == ["part-1-of-4.parquet"]
 
 
 @pytest.mark.parametrize("stop_after", [1, 5, 9])
@@ -145,6 +148,17 @@ def test_unreadable_images_become_rows_and_the_run_goes_on(ask: Asker, workdir: 
     assert state.summary["step"] == 8
 
 
+def test_a_question_with_an_unreadable_image_from_elsewhere_is_left_out(workdir: Path) -> None:
+    rows = chain.group(0, "pool/0.png", [])
+    rows[0] |= {"image": {"bytes": b"no image", "path": None}, "image_sha256": None, "token_ids": None}
+    path = chain.write_shard(Path("questions.parquet"), [rows, chain.group(1, "pool/1.png", [])], "propose")
+    rolled = chain.rows(rollout([path], fake()).path)
+    assert [row["group_index"] for row in rolled] == [0] + [1] * 6
+    assert rolled[0]["reject_reason"].startswith("unreadable image")
+    scored = chain.rows(score([Path("rollouts.parquet")], ScoreParams()).path)
+    assert scored[0]["reward"] is None and scored[1]["reward"] is not None
+
+
 def test_a_pool_without_a_readable_image_is_refused(ask: Asker, workdir: Path) -> None:
     for file in POOL.iterdir():
         file.write_bytes(b"not an image")
@@ -166,6 +180,10 @@ def test_an_existing_output_is_reused_or_protected(ask: Asker) -> None:
     assert path.stat().st_mtime_ns == before
     with pytest.raises(UsageError, match=r"seed: 0 → 1"):
         ask(seed=1)
+    with pytest.raises(UsageError, match=r"its images have changed.*--force"):
+        bitmap = POOL / "0.png"
+        bitmap.write_bytes(bitmap.read_bytes()[:-1] + b"x")  # of the same size
+        ask()
     ask(seed=1, force=True)
     assert chain.metadata(path)["seed"] == 1
 

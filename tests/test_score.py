@@ -121,7 +121,7 @@ def test_columns_of_the_solver_are_null_on_the_proposers_row(rollouts: Path) -> 
 
 def test_groups_without_rollouts(workdir: Path) -> None:
     no_question = chain.group(0, "pool/0.png", [], question=None, proposal="I see bars.")
-    unreadable = [{**chain.group(1, "pool/1.png", [])[0], "question": None, "token_ids": None, "logprobs": None}]
+    unreadable = [{**chain.group(1, "pool/1.png", [])[0], "question": None, "completion": None, "reject_reason": "…"}]
     from_elsewhere = chain.group(2, "pool/2.png", [chain.solution(1)] * 2)
     from_elsewhere[0] |= {"token_ids": None, "logprobs": None}
     path = chain.write_shard(workdir / "rollouts.parquet", [no_question, unreadable, from_elsewhere])

@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from stages import shards
-from stages.contract import TRAJECTORY, InputRef, Metadata, ModelRef, PolicyRef, group_id, trajectory_seed
+from stages.contract import IMAGE, TRAJECTORY, InputRef, Metadata, ModelRef, PolicyRef, group_id, trajectory_seed
 from stages.errors import DataError, UsageError
 from tests import chain
 
@@ -155,7 +155,8 @@ def test_another_stage_another_format_and_no_metadata_are_refused(tmp_path: Path
 def test_wider_types_of_other_tools_are_welcome(tmp_path: Path) -> None:
     path = chain.write_shard(tmp_path / "r.parquet", [a_group(0)])
     table = pq.read_table(path)
-    wide = {pa.string(): pa.large_string(), pa.int32(): pa.int64(), pa.list_(pa.float32()): pa.list_(pa.float64())}
+    wide = {IMAGE: pa.struct([("bytes", pa.large_binary()), ("path", pa.large_string())])}
+    wide |= {pa.string(): pa.large_string(), pa.int32(): pa.int64(), pa.list_(pa.float32()): pa.list_(pa.float64())}
     schema = pa.schema([pa.field(f.name, wide.get(f.type, f.type)) for f in table.schema], table.schema.metadata)
     pq.write_table(table.cast(schema), path)
     assert indices([path]) == [0]
@@ -173,6 +174,28 @@ def test_an_output_is_reused_only_when_it_matches(tmp_path: Path) -> None:
         shards.is_done(path, changed, force=False)
 
 
+def test_inputs_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    old, new = (
+        Metadata("score", {}, 0, (InputRef("r", one), InputRef("r", "bb")), META.model, META.policy)
+        for one in ("aa", "cc")
+    )
+    assert shards.differences(old, new) == ['inputs.r: "aa" → "cc"']
+
+
+def test_where_the_model_lies_makes_no_difference(tmp_path: Path) -> None:
+    one, other, unknown = (
+        Metadata("rollout", {}, 0, (), ModelRef(name, sha256=digest), META.policy)
+        for name, digest in (("model", "aa"), ("/elsewhere/model", "aa"), ("other", None))
+    )
+    assert not shards.differences(one, other) and shards.differences(one, unknown)
+
+
+def test_a_group_has_one_index(tmp_path: Path) -> None:
+    rows = [*a_group(0)[:2], {**a_group(0)[2], "group_index": 5}]
+    with pytest.raises(DataError, match="has a row with group_index 5"):
+        indices([chain.write_shard(tmp_path / "r.parquet", [rows])])
+
+
 def test_where_a_stage_writes(tmp_path: Path) -> None:
     file, folder = tmp_path / "in" / "questions.parquet", tmp_path / "in"
     folder.mkdir()
@@ -181,6 +204,10 @@ def test_where_a_stage_writes(tmp_path: Path) -> None:
     assert shards.output_path(None, "rollouts", [file], shards.Part(2, 3)) == folder / "rollouts/part-2-of-3.parquet"
     assert shards.output_path(Path("x"), "rollouts", [file], None) == Path("x/part-1-of-1.parquet")
     assert shards.output_path(None, "questions", [], None) == Path("questions.parquet")
+    file.touch()
+    for own in (file, folder):
+        with pytest.raises(UsageError, match="is the input"):
+            shards.output_path(own, "rollouts", [file, folder], None)
     with pytest.raises(UsageError, match="single file"):
         shards.output_path(Path("x.parquet"), "rollouts", [file], shards.Part(1, 2))
 

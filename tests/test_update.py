@@ -224,7 +224,8 @@ def test_the_image_of_the_shard_is_the_one_learned_from(scored: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"reward": float("nan")}, "not a finite number"),
+        ({"reward": float("nan")}, "its reward is not a finite number"),
+        ({"logprobs": [float("-inf")], "token_ids": [65]}, "a log-probability is not a finite number"),
         ({"logprobs": [0.0]}, "token_ids but 1 logprobs"),
         ({"token_ids": [10**6], "logprobs": [0.0]}, "token 1000000 cannot have been sampled"),
         ({"token_ids": [262], "logprobs": [0.0]}, "cannot have been sampled"),
@@ -270,7 +271,7 @@ def test_policies_that_are_none(scored: Path, workdir: Path, other_model_dir: Pa
     with pytest.raises(DataError, match="not a policy directory"):
         open_policy(Path("empty"))
     policy = update([scored], PARAMS).path
-    with pytest.raises(DataError, match="trained on model"):
+    with pytest.raises(DataError, match="not the model that the input or the policy was made with"):
         propose(Path("pool"), fake(), policy=policy, model=str(other_model_dir), out=Path("q.parquet"))
     shutil.copytree(policy, "torn")
     (Path("torn/optimizer.safetensors")).unlink()
@@ -295,6 +296,38 @@ def test_an_existing_policy_is_reused_or_protected(scored: Path) -> None:
     update([scored], UpdateParams(lr=1e-2), force=True)
     assert chain.file_bytes(Path("policy")) != before
     assert not list(Path().glob(".policy*"))
+
+
+def test_only_a_policy_is_ever_replaced(scored: Path, workdir: Path) -> None:
+    second = iteration(Path("it2"), update([scored], PARAMS).path)
+    before = chain.file_bytes(Path("it2"))
+    for out in ("pool", "it2", ".", "..", "/"):
+        with pytest.raises(UsageError, match="name a"):
+            update([second], PARAMS, policy=Path("policy"), out=Path(out), force=True)
+    with pytest.raises(UsageError, match="or holds it"):
+        update([second], PARAMS, policy=Path("policy"), out=Path("policy/../policy"), force=True)
+    assert chain.file_bytes(Path("it2")) == before and len(list(Path("pool").iterdir())) == 8
+
+
+def test_a_damaged_checkpoint_is_as_good_as_none(scored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    update([scored], PARAMS, out=Path("whole"))
+    step, taken = Learner.step, 0
+
+    def dies(self: Learner, *args: Any) -> dict[str, Any]:
+        nonlocal taken
+        taken += 1
+        if taken > 3:
+            raise KeyboardInterrupt
+        return step(self, *args)
+
+    monkeypatch.setattr(Learner, "step", dies)
+    with pytest.raises(KeyboardInterrupt):
+        update([scored], PARAMS, out=Path("again"), checkpoint_seconds=0)
+    [adapter] = Path(".again.partial").glob("step-*/proposer/adapter_model.safetensors")
+    adapter.write_bytes(adapter.read_bytes()[:-9])
+    monkeypatch.setattr(Learner, "step", step)
+    update([scored], PARAMS, out=Path("again"))
+    assert chain.file_bytes(Path("again")) == chain.file_bytes(Path("whole"))
 
 
 def test_a_crash_between_the_two_renames_is_put_right(scored: Path) -> None:

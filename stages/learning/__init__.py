@@ -1,4 +1,5 @@
 """Learning: the model with its two adapters, the loss, baselines and KL control, one optimizer step.
 
-`loss` takes plain tensors and needs no model; `model` runs it; `roles` holds what is carried from step to step.
+`loss` takes plain tensors and needs no model; `model` runs it; `control` is plain numbers; `learner` puts them together
+and holds what is carried from step to step.
 """

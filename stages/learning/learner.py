@@ -7,14 +7,14 @@ from typing import Any, Literal
 
 import torch
 from PIL.Image import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from stages.contract import PROPOSER, SOLVER, Role
 from stages.errors import DataError
 from stages.learning.control import Baseline, next_kl_coef
 from stages.learning.loss import group_loss, token_terms
-from stages.learning.model import PolicyModel
+from stages.learning.model import PolicyModel, write_tensors
 from stages.models import Model
 from stages.policy import OPTIMIZER_FILE, STATE_FILE, PolicyState, RoleState, read_state
 from stages.sampling import Pixels
@@ -182,7 +182,7 @@ class Learner:
                 stored = self._optimizers[role].state.get(parameter)
                 if stored:
                     moments |= {f"{role}.{name}.{moment}": stored[moment].cpu().contiguous() for moment in MOMENTS}
-        save_file(moments, folder / OPTIMIZER_FILE, metadata={"format": "pt"})
+        write_tensors(moments, folder / OPTIMIZER_FILE)
         (folder / STATE_FILE).write_text(state.to_json(), encoding="utf-8")
         for file in (OPTIMIZER_FILE, STATE_FILE):
             sync_file(folder / file)

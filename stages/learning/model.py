@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from PIL.Image import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -46,6 +47,14 @@ def load_base(model: Model) -> Any:
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise EngineError(f"{model.ref.name}: the model cannot be loaded ({reason})") from error
+
+
+def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Raises OSError when the disk does not take them, as other writes do."""
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -126,7 +135,7 @@ class PolicyModel:
         config.save_pretrained(str(folder))
         config.inference_mode = training
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.parameters(role).items()}
-        save_file(tensors, folder / ADAPTER_FILE, metadata={"format": "pt"})
+        write_tensors(tensors, folder / ADAPTER_FILE)
         for file in folder.iterdir():
             sync_file(file)
 

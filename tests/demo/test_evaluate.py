@@ -1,0 +1,26 @@
+"""The bundled checkpoint reads charts, and single samples err more often than its most likely words."""
+
+from pathlib import Path
+
+from ireasoner_cli.demo import architecture, evaluate, world
+
+MODEL = Path(architecture.__file__).parent / "model"
+
+
+def test_the_bundled_checkpoint_stands_where_it_should() -> None:
+    result = evaluate.evaluate(evaluate.Speaker(MODEL), questions=40, samples=2, seed=7)
+    accuracy = result["accuracy"]["all"]  # type: ignore[index]
+    assert accuracy["greedy"] > 0.85
+    assert 0.4 < accuracy["sampled"] < accuracy["greedy"]
+    assert result["proposer"]["answerable"] > 0.8  # type: ignore[index]
+
+
+def test_the_bundled_prompts_are_the_sources() -> None:
+    for path in architecture.PROMPTS.iterdir():
+        assert (MODEL / "prompts" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_answers_are_read_after_the_reasoning() -> None:
+    solution = world.solve(world.Chart((1, 2, 3), ("red", "blue", "green")), world.Ask("total"))
+    assert solution is not None and evaluate.read_answer(solution.completion) == "6"
+    assert evaluate.read_answer("<think><answer>6</answer>") is None
