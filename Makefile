@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed-$(HARDWARE)
 # Where the CPU build of torch lives when the package index at hand does not have it.
 PYTORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: install test lint types clean
+.PHONY: install test demo lint types clean
 
 install: $(STAMP)
 
@@ -24,6 +24,12 @@ endif
 
 test: lint types
 	$(BIN)/python -m pytest
+
+# Self-play in a small world of bar charts, before and after; interrupted, it goes on where it stopped.
+demo: $(STAMP)
+	$(BIN)/ireasoner demo demo
+	PATH="$(abspath $(BIN)):$$PATH" $(MAKE) --no-print-directory -C demo PYTHON=python
+	@echo 'First type: . $(BIN)/activate'
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

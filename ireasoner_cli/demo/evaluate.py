@@ -7,7 +7,6 @@ all and by type; how many sampled steps are true; how many sampled proposals the
 import argparse
 import json
 import random
-import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -18,14 +17,12 @@ import torch
 from ireasoner_cli.demo import world
 from ireasoner_cli.demo.checker import check_completion
 from ireasoner_cli.demo.pretrain import Collator, read_prompt
+from stages.parsing import parse_completion, parse_question
 from stages.vlm import prepare_transformers
 
 prepare_transformers()
 
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration  # noqa: E402
-
-_ANSWER = re.compile(r"</think>\s*<answer>([^<>]*)</answer>\s*\Z")
-_QUESTION = re.compile(r"<question>([^<>]*)</question>\s*<rationale>[^<>]*</rationale>\s*\Z")
 
 
 class Speaker:
@@ -65,12 +62,6 @@ class Speaker:
         return texts
 
 
-def read_answer(completion: str) -> str | None:
-    """The text of the answer tag after the reasoning, or None."""
-    match = _ANSWER.search(completion)
-    return match[1].strip() if match else None
-
-
 def evaluate(speaker: Speaker, questions: int, samples: int, seed: int) -> dict[str, object]:
     """The numbers described at the top of this file."""
     torch.manual_seed(seed)
@@ -83,13 +74,13 @@ def evaluate(speaker: Speaker, questions: int, samples: int, seed: int) -> dict[
     verdicts: Counter[bool | None] = Counter()
     for index, (chart, question) in enumerate(asked):
         said = [texts[index] for texts in sampled]
-        answers = [read_answer(text) for text in said]
+        answers = [parse_completion(text).answer for text in said]
         good = question.solution.answers
         # Ties of the majority go to the answer that was sampled first, as in the rewards.
         parsed = [answer for answer in answers if answer is not None]
         majority = Counter(parsed).most_common(1)[0][0] if parsed else None
         for kind in ("all", question.ask.kind):
-            right[kind]["greedy"].append(read_answer(greedy[index]) in good)
+            right[kind]["greedy"].append(parse_completion(greedy[index]).answer in good)
             right[kind]["sampled"].append(sum(answer in good for answer in answers) / samples)
             right[kind]["majority"].append(majority in good)
         for text in said:
@@ -114,12 +105,12 @@ def evaluate_proposer(speaker: Speaker, count: int, seed: int) -> dict[str, obje
     parsed = understood = answerable = 0
     texts, kinds = set(), Counter[str]()
     for chart, proposal in zip(charts, proposals, strict=True):
-        match = _QUESTION.fullmatch(proposal.strip())
-        if match is None:
+        question = parse_question(proposal)
+        if question is None:
             continue
         parsed += 1
-        texts.add(match[1])
-        ask = world.understand(match[1])
+        texts.add(question)
+        ask = world.understand(question)
         if ask is not None:
             understood += 1
             kinds[ask.kind] += 1

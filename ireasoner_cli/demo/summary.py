@@ -98,7 +98,7 @@ def _accuracy(folder: Path, run: Path) -> Group:
         "", "before", "after", "difference", title="Held-out accuracy, 95 % intervals", box=box.SIMPLE_HEAD,
         title_justify="left",
     )  # fmt: skip
-    verdict = Text("no question was scored")
+    verdicts = []
     for name, before, after in (
         ("greedy", folder / "base.parquet", run / "eval.parquet"),
         ("sampled, T = 1", folder / "base-sampled.parquet", run / "eval-sampled.parquet"),
@@ -111,8 +111,8 @@ def _accuracy(folder: Path, run: Path) -> Group:
         table.add_row(
             name, _interval([old[key] for key in shared]), _interval([new[key] for key in shared]), _interval(change)
         )
-        verdict = _verdict(change, len(shared))
-    return Group(table, verdict)
+        verdicts.append(_verdict(name.split(",")[0].capitalize(), change))
+    return Group(table, *verdicts)
 
 
 def _question_means(path: Path) -> dict[str, float]:
@@ -131,18 +131,19 @@ def _interval(values: list[float]) -> str:
     return f"{100 * fmean(values):.1f} ± {100 * _margin(values):.1f} %"
 
 
-def _verdict(change: list[float], questions: int) -> Text:
+def _verdict(kind: str, change: list[float]) -> Text:
+    """One line on the paired differences: a change only where the interval is clear of zero."""
     mean, margin = fmean(change), _margin(change)
     if mean - margin > 0:
-        return Text(f"Sampled accuracy rose on the same {questions} questions, without a label.", style="bold green")
+        return Text(f"{kind} accuracy rose on the same {len(change)} questions, without a label.", style="bold green")
     if mean + margin < 0:
-        return Text(f"Sampled accuracy fell on the same {questions} questions.", style="bold red")
-    return Text(f"No clear change: on these {questions} questions the interval includes zero.", style="bold yellow")
+        return Text(f"{kind} accuracy fell on the same {len(change)} questions.", style="bold red")
+    return Text(f"{kind}: no clear change, the interval of the difference includes zero.", style="yellow")
 
 
 def _next_steps(folder: Path, run: Path) -> Panel:
     lines = (
-        f"cd {folder}                      # settings are in ireasoner.toml",
+        f"cd {folder.resolve().name}                         # settings are in ireasoner.toml",
         f"ireasoner score {run.name}/rollouts.parquet --no-decay --out no-decay.parquet",
         f"ireasoner eval benchmark.parquet --policy {run.name}/policy",
         "make ITERATIONS=12              # six more",

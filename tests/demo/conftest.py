@@ -30,5 +30,5 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = architecture.build_tokenizer(pretrain.tokenizer_texts(0))
     processor = architecture.build_processor(tokenizer, TINY)
     model = architecture.build_model(architecture.build_config(tokenizer, TINY))
-    architecture.save_folder(folder, model, processor)
+    architecture.save_folder(folder, model, processor, pretrain.PROMPTS)
     return folder

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ireasoner_cli.demo import architecture, evaluate, world
+from ireasoner_cli.demo import architecture, evaluate, pretrain
 
 MODEL = Path(architecture.__file__).parent / "model"
 
@@ -16,11 +16,5 @@ def test_the_bundled_checkpoint_stands_where_it_should() -> None:
 
 
 def test_the_bundled_prompts_are_the_sources() -> None:
-    for path in architecture.PROMPTS.iterdir():
+    for path in pretrain.PROMPTS.iterdir():
         assert (MODEL / "prompts" / path.name).read_bytes() == path.read_bytes()
-
-
-def test_answers_are_read_after_the_reasoning() -> None:
-    solution = world.solve(world.Chart((1, 2, 3), ("red", "blue", "green")), world.Ask("total"))
-    assert solution is not None and evaluate.read_answer(solution.completion) == "6"
-    assert evaluate.read_answer("<think><answer>6</answer>") is None

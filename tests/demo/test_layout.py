@@ -1,0 +1,85 @@
+"""The demo's folder: what lies in it, and that its commands work as written."""
+
+import io
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from ireasoner_cli.demo import summary
+from ireasoner_cli.demo.layout import TEMPLATES, lay_out
+from stages.errors import UsageError
+from tests import chain
+from tests.test_cli import succeeds
+
+
+def test_what_lies_in_the_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    assert lay_out(folder)
+    assert {file.name for file in folder.iterdir()} == {
+        "pool", "model", "benchmark.parquet", "ireasoner.toml", "Makefile",
+    }  # fmt: skip
+    rows = chain.rows(folder / "benchmark.parquet")
+    assert len({row["id"] for row in rows}) == len(rows) >= 200
+    assert all(row["answers"] and row["type"] and row["question"] for row in rows)
+    assert Image.open(io.BytesIO(rows[0]["image"]["bytes"])).size == (112, 112)
+    before = chain.file_bytes(folder)
+    assert not lay_out(folder) and chain.file_bytes(folder) == before
+    other = tmp_path / "other"
+    other.mkdir()
+    assert lay_out(other) and chain.file_bytes(other) == before  # the same bytes everywhere
+
+
+def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(UsageError, match="is in the way"):
+        lay_out(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_the_commands_work_as_written_and_the_summary_reads_what_they_wrote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "demo"
+    lay_out(folder)
+    monkeypatch.chdir(folder)
+    fake = {f"IREASONER_{command}_SAMPLER": "fake" for command in ("PROPOSE", "ROLLOUT", "EVAL")}
+    make = subprocess.run(
+        ["make", "ITERATIONS=2", f"IREASONER={sys.executable} -m ireasoner_cli", f"PYTHON={sys.executable}"],
+        capture_output=True, text=True, env={**os.environ, **fake},
+    )  # fmt: skip
+    assert make.returncode == 0, make.stderr
+    for title in ("What each stage wrote", "One trajectory", "Over the iterations", "Held-out accuracy", "type next"):
+        assert title in make.stdout
+    assert "it0002/scored.parquet" in make.stdout
+    again = subprocess.run(["make", "-q", "ITERATIONS=2", "it0002/policy/state.json"])
+    assert again.returncode == 0  # nothing left to do
+    for command in (
+        ["propose", "--images", "pool/"],
+        ["rollout", "questions.parquet"],
+        ["score", "rollouts.parquet", "--no-decay"],
+        ["update", "scored.parquet"],
+        ["eval", "benchmark.parquet", "--policy", "policy/"],
+    ):
+        succeeds(*command, **fake)
+    assert chain.metadata(Path("scored.parquet"))["params"]["no_decay"] is True
+
+
+def test_the_step_reward_reaches_its_full_weight_within_the_demo() -> None:
+    settings = tomllib.loads((TEMPLATES / "ireasoner.toml").read_text())
+    match = re.search(r"^ITERATIONS \?= (\d+)", (TEMPLATES / "Makefile").read_text(), re.MULTILINE)
+    assert match is not None
+    assert settings["score"]["total-steps"] <= int(match[1]) * settings["propose"]["groups"]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [([0.1] * 50 + [0.2] * 50, "rose"), ([-0.1] * 50 + [-0.2] * 50, "fell"), ([0.5, -0.5] * 50, "no clear change")],
+)
+def test_the_verdict_is_honest(change: list[float], says: str) -> None:
+    assert says in summary._verdict("Sampled", change).plain
