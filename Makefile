@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed-$(HARDWARE)
 # Where the CPU build of torch lives when the package index at hand does not have it.
 PYTORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: install test demo lint types clean
+.PHONY: install test demo picture lint types clean
 
 install: $(STAMP)
 
@@ -30,6 +30,10 @@ demo: $(STAMP)
 	$(BIN)/ireasoner demo demo
 	PATH="$(abspath $(BIN)):$$PATH" $(MAKE) --no-print-directory -C demo PYTHON=python
 	@echo 'First type: . $(BIN)/activate'
+
+# The README's picture, from the demo as it was last run.
+picture: demo
+	$(BIN)/python -m ireasoner_cli.demo.summary demo docs/demo.svg
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -99,9 +99,10 @@ def _check_parts(directory: Path, names: list[str]) -> None:
     counts = sorted({count for _, count in parts})
     if len(counts) > 1:
         raise DataError(f"{directory}: parts of {counts[0]} and of {counts[1]} are mixed; keep one set")
-    if parts and (missing := sorted(set(range(1, counts[0] + 1)) - {index for index, _ in parts})):
-        listed = ", ".join(map(str, missing[:5])) + (" …" if len(missing) > 5 else "")
-        raise DataError(f"{directory}: incomplete, part {listed} of {counts[0]} is missing; run that --shard first")
+    there = {index for index, _ in parts}
+    missing = next((index for index in range(1, counts[0] + 1) if index not in there), None) if parts else None
+    if missing:
+        raise DataError(f"{directory}: incomplete, part {missing} of {counts[0]} is missing; run that --shard first")
 
 
 def file_sha256(path: Path) -> str:

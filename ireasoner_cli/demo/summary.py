@@ -30,20 +30,22 @@ WROTE = (
 NO_IMAGE = pa.schema([column for column in SCORED if column.name != "image"])
 
 
-def main(folder: Path) -> None:
-    console = Console(highlight=False)
+def main(folder: Path, picture: Path | None = None) -> None:
+    console = Console(highlight=False, record=picture is not None, width=100 if picture else None)
     runs = sorted(run for run in folder.glob("it[0-9]*") if (run / "policy" / "state.json").is_file())
     if not runs:
         sys.exit(f"{folder}: no finished iteration here; run make in it first")
     scored = {run: shards.read_table(run / "scored.parquet", NO_IMAGE).to_pylist() for run in runs}
-    console.print(_files(folder, runs[-1]))
+    console.print(_files(Path(folder.resolve().name, runs[-1].name)))
     console.print(_trajectory(scored[runs[-1]]))
     console.print(_rewards(runs, scored))
     console.print(_accuracy(folder, runs[-1]))
     console.print(_next_steps(folder, runs[-1]))
+    if picture is not None:
+        console.save_svg(str(picture), title="make demo")
 
 
-def _files(folder: Path, run: Path) -> Table:
+def _files(run: Path) -> Table:
     table = Table("stage", "wrote", "that is", title="What each stage wrote", box=box.SIMPLE_HEAD, title_justify="left")
     for stage, name, what in WROTE:
         table.add_row(stage, plain(str(run / name)), what)
@@ -51,11 +53,16 @@ def _files(folder: Path, run: Path) -> Table:
 
 
 def _trajectory(rows: list[dict[str, Any]]) -> Panel:
-    """The best-rewarded rollout of the most disputed question that still has a majority of answers."""
+    """The best-rewarded rollout on which most of its group agree, but not all: there is something to see there."""
     solver = [row for row in rows if row["role"] == SOLVER and row["dominant"] and row["steps"]]
     if not solver:
         return Panel("no rollout of this iteration has an answer", title="One trajectory")
-    row = max(solver, key=lambda row: (row["answer_prob"] < 1, row["entropy"], row["reward"]))
+
+    def interest(row: dict[str, Any]) -> tuple[bool, bool, float]:
+        differs = any(similarity is not None and similarity < 0.9995 for similarity in row["step_similarity"])
+        return 0.5 < row["answer_prob"] < 1, differs, row["reward"]
+
+    row = max(solver, key=interest)
     steps = Table("", "step", "agrees with the others", box=None, pad_edge=False)
     for place, (step, similarity) in enumerate(zip(row["steps"], row["step_similarity"], strict=True), 1):
         steps.add_row(str(place), Text(plain(step)), "–" if similarity is None else f"{similarity:.3f}")
@@ -81,9 +88,10 @@ def _rewards(runs: list[Path], scored: dict[Path, list[dict[str, Any]]]) -> Tabl
             *(_mean([row[name] for row in solver]) for name in ("step_weight", "r_answer", "r_step", "reward")),
             _mean([row["reward"] for row in proposer]),
             _mean([row["entropy"] for row in proposer]),
-            _mean([row["kl"] for row in metrics if row["role"] == SOLVER]),
         ]
-        table.add_row(plain(run.name), *("–" if figure is None else f"{figure:.3f}" for figure in figures))
+        kl = _mean([row["kl"] for row in metrics if row["role"] == SOLVER])
+        cells = ["–" if figure is None else f"{figure:.3f}" for figure in figures]
+        table.add_row(plain(run.name), *cells, "–" if kl is None else f"{kl:.1e}")
     return table
 
 
@@ -152,4 +160,4 @@ def _next_steps(folder: Path, run: Path) -> Panel:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "."))
+    main(*map(Path, sys.argv[1:] or ["."]))
