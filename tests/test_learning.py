@@ -17,7 +17,7 @@ from stages.learning.loss import TokenTerms, group_loss, token_terms
 from stages.learning.model import PolicyModel, pack
 from stages.models import Model, find_model
 from stages.sampling import Pixels
-from stages.vlm import PromptBuilder
+from stages.vlm import PromptBuilder, prepare_transformers
 
 TEXTS = ("<answer>4</answer>", "Step 1: The red bar is 7.", "1")
 
@@ -67,16 +67,20 @@ def snapshot(learner: Learner, role: Role) -> dict[str, Tensor]:
     return {name: parameter.detach().clone() for name, parameter in learner.model.parameters(role).items()}
 
 
-def plain_logprobs(model: Model, group: TrainingGroup, adapter: Path | None = None) -> list[Tensor]:
-    """Log-probabilities [L_i, V] of the group's completions as transformers (and PEFT) give them: each alone, prompt
-    and image and all, through the stock forward pass."""
-    builder = PromptBuilder(model, group.pixels)
+def stock_model(model: Model, adapter: Path | None = None) -> Any:
+    """The checkpoint as transformers loads it, with an adapter as plain PEFT loads it."""
+    prepare_transformers()
     from peft import PeftModel
     from transformers import Qwen2_5_VLForConditionalGeneration
 
-    stock: Any = Qwen2_5_VLForConditionalGeneration.from_pretrained(model.path, dtype=torch.float32).eval()
-    if adapter is not None:
-        stock = PeftModel.from_pretrained(stock, adapter)
+    stock = Qwen2_5_VLForConditionalGeneration.from_pretrained(model.path, dtype=torch.float32).eval()
+    return stock if adapter is None else PeftModel.from_pretrained(stock, adapter, is_trainable=True)
+
+
+def plain_logprobs(model: Model, group: TrainingGroup, stock: Any) -> list[Tensor]:
+    """Log-probabilities [L_i, V] of the group's completions the obvious way: each alone, prompt and image and all,
+    through the stock forward pass."""
+    builder = PromptBuilder(model, group.pixels)
     result = []
     for ids in group.token_ids:
         inputs = builder.inputs((group.image,), group.prompt)
@@ -86,10 +90,9 @@ def plain_logprobs(model: Model, group: TrainingGroup, adapter: Path | None = No
         inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
         types = inputs["mm_token_type_ids"]
         inputs["mm_token_type_ids"] = torch.cat([types, torch.zeros_like(completion)], dim=1)
-        with torch.no_grad():
-            logits = stock(**inputs).logits[0, length - 1 : -1].float()
-        logits[:, list(model.forbidden_tokens)] = -torch.inf
-        result.append(torch.log_softmax(logits, dim=-1))
+        logits = stock(**inputs).logits[0, length - 1 : -1].float()
+        forbidden = torch.tensor(model.forbidden_tokens)
+        result.append(torch.log_softmax(logits.index_fill(1, forbidden, -torch.inf), dim=-1))
     return result
 
 
@@ -109,7 +112,10 @@ def test_packed_logprobs_and_kl_are_those_of_separate_passes(learner: Learner, m
     disturb(learner)
     learner.model.use(SOLVER)
     learner.model.save_adapter(SOLVER, tmp_path / "solver")
-    policy, base = plain_logprobs(model, group, tmp_path / "solver"), plain_logprobs(model, group)
+    with torch.no_grad():
+        policy, base = (
+            plain_logprobs(model, group, stock_model(model, adapter)) for adapter in (tmp_path / "solver", None)
+        )
     terms = own_terms(learner, group)
     logprob = torch.cat(
         [logp.gather(1, torch.tensor(ids)[:, None])[:, 0] for logp, ids in zip(policy, group.token_ids, strict=True)]
@@ -120,20 +126,31 @@ def test_packed_logprobs_and_kl_are_those_of_separate_passes(learner: Learner, m
     assert kl.min() > 1e-4  # the disturbance was not too small to tell
 
 
-def test_packed_gradients_are_those_of_separate_passes(learner: Learner, model: Model) -> None:
+def test_packed_loss_and_gradient_are_those_of_the_plain_loop(learner: Learner, model: Model, tmp_path: Path) -> None:
+    """One packed pass against N separate ones through transformers and PEFT, the loss written out once more."""
     group = a_group(model)
     disturb(learner)
     packed = gradient(learner, group)
+    learner.model.use(SOLVER)
+    learner.model.save_adapter(SOLVER, tmp_path / "solver")
+    stock = stock_model(model, tmp_path / "solver")
     [advantages] = learner.advantages(SOLVER, [group])
-    for parameter in learner.model.parameters(SOLVER).values():
-        parameter.grad = None
-    for place, advantage in enumerate(advantages):
-        alone = TrainingGroup(
-            group.image, group.prompt, group.pixels, [group.token_ids[place]], [group.logprobs[place]], [0.0]
-        )
-        learner._backward(alone, [advantage], 0.5, 1 / len(advantages))
-    for name, parameter in learner.model.parameters(SOLVER).items():
-        assert parameter.grad == pytest.approx(packed[name], abs=1e-5, rel=1e-4), name
+    with torch.no_grad():
+        base = plain_logprobs(model, group, stock_model(model))
+    total = torch.zeros(())
+    policy = plain_logprobs(model, group, stock)
+    for p, q, ids, mu, advantage in zip(policy, base, group.token_ids, group.logprobs, advantages, strict=True):
+        logprob = p.gather(1, torch.tensor(ids)[:, None])[:, 0]
+        weight = (logprob.detach() - torch.tensor(mu)).exp().clamp(max=2)
+        possible = p.isfinite()
+        kl = torch.where(possible, p.exp() * (p.masked_fill(~possible, 0) - q.masked_fill(~possible, 0)), 0).sum(-1)
+        total = total + (-advantage * (weight * logprob).mean() + 0.5 * kl.mean()) / len(advantages)
+    total.backward()
+    assert learner._backward(group, advantages, 0.5, 1.0)[0] == pytest.approx(float(total.detach()), abs=1e-5)
+    plain = {n.replace(".default.", "."): p.grad for n, p in stock.named_parameters() if p.grad is not None}
+    assert plain.keys() == packed.keys()
+    for name, expected in plain.items():
+        assert packed[name] == pytest.approx(expected, abs=1e-5, rel=1e-3), name
 
 
 def test_a_completion_sees_the_prompt_and_itself_only() -> None:
@@ -185,7 +202,8 @@ def test_the_reference_is_the_base_model_whatever_the_adapters_hold(learner: Lea
     tokens = [torch.tensor(ids) for ids in group.token_ids]
     disturb(learner, SOLVER, 0.5)
     disturb(learner, PROPOSER, 0.5)
-    base = torch.cat(plain_logprobs(model, group))
+    with torch.no_grad():
+        base = torch.cat(plain_logprobs(model, group, stock_model(model)))
     for role in (SOLVER, PROPOSER):
         learner.model.use(role)
         with learner.model.reference():
