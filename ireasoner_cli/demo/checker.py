@@ -7,7 +7,7 @@ misreading is the fault of the step that made it.
 import re
 from collections.abc import Sequence
 
-from ireasoner_cli.demo.world import COLOURS, PLACES, Chart
+from ireasoner_cli.demo.world import COLOURS, PLACES, WORDS, Chart, Words
 
 # Bounds on what is looked at: whatever a model writes, checking it stays cheap.
 _LONGEST_STEP = 200
@@ -15,9 +15,17 @@ _MOST_STEPS = 64
 
 _THINK = re.compile(r"<think>(.*?)(?:</think>|<answer>|\Z)", re.IGNORECASE | re.DOTALL)
 _STEP = re.compile(r"\s*step \d{1,3}:(.*)", re.IGNORECASE)
-_NAME = "|".join((*COLOURS, *PLACES, "last", "tallest", "shortest"))
-_CLAIM = re.compile(rf"the ({_NAME}) bar is (?:(\d{{1,6}})|({'|'.join(COLOURS)})|the ({_NAME}) bar)\.?")
 _SUM = re.compile(r"(\d{1,6}(?: [+-] \d{1,6}){1,16}) = (-?\d{1,6})\.?")
+
+
+def _claim(words: Words) -> re.Pattern[str]:
+    """What a step may say of a mark, in the words of a style."""
+    colours = "|".join(COLOURS)
+    name = "|".join((colours, *PLACES, "last", words.most, words.least))
+    return re.compile(rf"the ({name}) {words.mark} is (?:(\d{{1,6}})|({colours})|the ({name}) {words.mark})\.?")
+
+
+_CLAIMS = {style: _claim(words) for style, words in WORDS.items()}
 
 
 def check_completion(completion: str, chart: Chart) -> list[bool | None]:
@@ -43,23 +51,28 @@ def check_step(step: str, chart: Chart) -> bool | None:
     text = step[:_LONGEST_STEP].strip().lower()
     if match := _SUM.fullmatch(text):
         return _add_up(match[1]) == int(match[2])
-    match = _CLAIM.fullmatch(text)
-    if match is None:
-        return None
-    name, height, colour, other = match.groups()
+    for style, pattern in _CLAIMS.items():
+        if match := pattern.fullmatch(text):
+            # There is no bar in a pie.
+            return style == chart.style and _is_true(chart, *match.groups())
+    return None
+
+
+def _is_true(chart: Chart, name: str, value: str | None, colour: str | None, other: str) -> bool:
+    """Whether a mark that the name fits has that value, or that colour, or fits the other name as well."""
     places = _places(name, chart)
-    if height is not None:
-        return any(chart.values[place] == int(height) for place in places)
+    if value is not None:
+        return any(chart.values[place] == int(value) for place in places)
     if colour is not None:
         return any(chart.colours[place] == colour for place in places)
     return bool(places & _places(other, chart))
 
 
 def _places(name: str, chart: Chart) -> set[int]:
-    """The positions of the bars that a name fits: several if some tie for the tallest, perhaps none."""
-    if name in ("tallest", "shortest"):
-        height = (max if name == "tallest" else min)(chart.values)
-        return {place for place, value in enumerate(chart.values) if value == height}
+    """The positions of the marks that a name fits: several if some tie for the tallest, perhaps none."""
+    if name in (chart.words.most, chart.words.least):
+        extreme = chart.extreme_value(name)
+        return {place for place, value in enumerate(chart.values) if value == extreme}
     place = chart.place(name)
     return set() if place is None else {place}
 

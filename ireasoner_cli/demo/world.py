@@ -1,76 +1,104 @@
-"""The chart world: bar charts, questions about them, and solutions that are true step by step.
+"""The chart world: charts, questions about them, and solutions that are true step by step.
 
 Everything is a pure function of small frozen values: a `Chart` says what is drawn, an `Ask` says what is
 asked, and `solve` gives the one right solution, or None where the chart cannot answer. Randomness only enters
 through the `random.Random` that the drawing functions take.
 
+A chart is drawn as bars, as points on a line, as dots or as a pie (`drawing`), and spoken of in the words of its
+style (`WORDS`). Everything else is the same for all of them: a row of marks with a value and a colour each.
+
 The values of a chart decide whether it is held out (`Chart.held_out`). Training and the pool use the others
-only, so a benchmark chart shows a row of heights that nothing was ever trained on.
+only, so a benchmark chart shows a row of values that nothing was ever trained on, in any style.
 """
 
 import hashlib
-import io
 import random
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from PIL import Image, ImageDraw
+from PIL import Image
 
-SIZE = 112  # pixels a side: 8 × 8 patches of 14, merged two by two into 16 image tokens
-BASELINE = 106  # y of the axis, in pixels
-MARGIN = 4  # pixels left and right of the bars
+from ireasoner_cli.demo.drawing import COLOURS, Style, paint, to_png
 
-# Far apart in every channel, so that a small vision tower can tell them by their ink.
-COLOURS: dict[str, tuple[int, int, int]] = {
-    "red": (230, 20, 20),
-    "green": (0, 170, 50),
-    "blue": (30, 50, 230),
-    "yellow": (250, 205, 0),
-    "purple": (190, 0, 210),
-    "black": (20, 20, 20),
-}
 PLACES = ("first", "second", "third", "fourth", "fifth", "sixth")
+
+
+@dataclass(frozen=True)
+class Words:
+    """How charts of a style are spoken of: what a mark is called, and how its value is asked for."""
+
+    mark: str
+    how: str  # the word between "how" and "is the first bar"
+    value: str
+    apart: str  # the words between "how" and "are the first bar and the second bar"
+    most: str
+    least: str
+
+
+WORDS: dict[Style, Words] = {
+    "bars": Words("bar", "tall", "height", "far apart", "tallest", "shortest"),
+    "lines": Words("point", "high", "height", "far apart in height", "highest", "lowest"),
+    "dots": Words("dot", "high", "height", "far apart in height", "highest", "lowest"),
+    "pie": Words("slice", "large", "size", "far apart in size", "largest", "smallest"),
+}
 
 
 @dataclass(frozen=True)
 class Level:
     """How hard a chart and its questions are.
 
-    `bars` is the fewest and the most there are, `top` the greatest height. With `finding`, questions may be
-    about a bar that has to be found first, by its colour or by how tall it is; otherwise they name its place.
+    `marks` is the fewest and the most there are, `top` the greatest value. With `finding`, questions may be
+    about a mark that has to be found first, by its colour or by how tall it is; otherwise they name its place.
     """
 
-    bars: tuple[int, int]
+    marks: tuple[int, int]
     top: int
     finding: bool
+    styles: tuple[Style, ...] = ("bars",)
 
 
-LEVELS = {1: Level((3, 4), 9, False), 2: Level((4, 5), 9, True), 3: Level((5, 6), 12, True)}
+LEVELS = {
+    1: Level((3, 4), 9, False),
+    2: Level((4, 5), 9, True),
+    3: Level((5, 6), 12, True),
+    4: Level((4, 5), 9, True, ("lines", "dots")),
+    5: Level((3, 5), 9, True, ("pie",)),
+    6: Level((5, 6), 9, True, ("bars", "lines", "dots", "pie")),
+}
 
 
 @dataclass(frozen=True)
 class Chart:
-    """Bars from left to right: `values` are heights in units from 1 to `top`; colours never repeat."""
+    """Marks from left to right, or clockwise from the top of a pie.
+
+    `values` are heights, or sizes of slices, in units from 1 to `top`; colours never repeat.
+    """
 
     values: tuple[int, ...]
     colours: tuple[str, ...]
     level: int = 1
+    style: Style = "bars"
+
+    @property
+    def words(self) -> Words:
+        """How this chart is spoken of."""
+        return WORDS[self.style]
 
     @property
     def top(self) -> int:
-        """The greatest height that a bar of this level can have."""
+        """The greatest value that a mark of this level can have."""
         return LEVELS[self.level].top
 
     @property
     def held_out(self) -> bool:
-        """Whether this row of heights is kept for benchmarks (one in eight is)."""
+        """Whether this row of values is kept for benchmarks (one in eight is)."""
         return hashlib.sha256(repr(self.values).encode()).digest()[0] % 8 == 0
 
     def place(self, name: str) -> int | None:
-        """The 0-based position of the bar a colour, an ordinal or "last" names; None if there is none."""
+        """The 0-based position of the mark a colour, an ordinal or "last" names; None if there is none."""
         if name in self.colours:
             return self.colours.index(name)
         if name == "last":
@@ -79,18 +107,25 @@ class Chart:
         return index if index < len(self.values) else None
 
     def extreme(self, which: str) -> int | None:
-        """The position of the "tallest" or "shortest" bar; None when several bars share that height."""
-        height = (max if which == "tallest" else min)(self.values)
-        return self.values.index(height) if self.values.count(height) == 1 else None
+        """The position of the tallest or shortest mark, in the words of the style; None when several tie for it."""
+        value = self.extreme_value(which)
+        return self.values.index(value) if self.values.count(value) == 1 else None
+
+    def extreme_value(self, which: str) -> int:
+        """The value of the tallest or shortest mark, in the words of the style."""
+        return (max if which == self.words.most else min)(self.values)
 
 
 def draw_chart(rng: random.Random, level: int = 1, held_out: bool = False) -> Chart:
     """A random chart of a level, from the held-out charts or from the others."""
-    fewest, most = LEVELS[level].bars
+    fewest, most = LEVELS[level].marks
+    styles = LEVELS[level].styles
+    # A level of one style takes no random number for it: levels 1 to 3 are what the checkpoint was trained on.
+    style = rng.choice(styles) if len(styles) > 1 else styles[0]
     while True:
         count = rng.randint(fewest, most)
         values = tuple(rng.randint(1, LEVELS[level].top) for _ in range(count))
-        chart = Chart(values, tuple(rng.sample(list(COLOURS), count)), level)
+        chart = Chart(values, tuple(rng.sample(list(COLOURS), count)), level, style)
         if chart.held_out == held_out:
             return chart
 
@@ -98,7 +133,7 @@ def draw_chart(rng: random.Random, level: int = 1, held_out: bool = False) -> Ch
 def misread(chart: Chart, rate: float, rng: random.Random) -> Chart:
     """The chart as a careless reader sees it.
 
-    Each height is off by one with probability `rate`, and as probably two bars have each other's colours.
+    Each value is off by one with probability `rate`, and as probably two marks have each other's colours.
     """
     values = tuple(
         min(max(value + rng.choice((-1, 1)), 1), chart.top) if rng.random() < rate else value for value in chart.values
@@ -111,72 +146,55 @@ def misread(chart: Chart, rate: float, rng: random.Random) -> Chart:
 
 
 def render(chart: Chart) -> Image.Image:
-    """The chart as an RGB picture of SIZE × SIZE pixels, on white, with a line for each unit of height."""
-    picture = Image.new("RGB", (SIZE, SIZE), "white")
-    draw = ImageDraw.Draw(picture)
-    unit = (BASELINE - 8) // chart.top
-    for height in range(1, chart.top + 1):
-        draw.line((MARGIN, BASELINE - height * unit, SIZE - MARGIN, BASELINE - height * unit), (236, 236, 236))
-    slot = (SIZE - 2 * MARGIN) / len(chart.values)
-    for index, (value, colour) in enumerate(zip(chart.values, chart.colours, strict=True)):
-        left = MARGIN + slot * (index + 0.2)
-        box = (round(left), BASELINE - value * unit, round(left + slot * 0.6), BASELINE)
-        draw.rectangle(box, COLOURS[colour])
-    draw.line((0, BASELINE, SIZE, BASELINE), (90, 90, 90))
-    return picture
-
-
-def to_png(picture: Image.Image) -> bytes:
-    """The picture as the bytes of a PNG file."""
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return buffer.getvalue()
+    """The chart as a picture, in its style."""
+    return paint(chart.style, chart.values, chart.colours, chart.top)
 
 
 Kind = Literal["value", "colour", "colours", "place", "sum", "difference", "total", "extreme", "which", "range"]
 
-# Every way to ask each kind of question; {a} and {b} name a bar, {x} is tallest or shortest.
+# Every way to ask each kind of question; {a} and {b} name a mark, {x} is the most or the least; the rest
+# are the WORDS of a style.
 WORDINGS: dict[Kind, tuple[str, ...]] = {
-    "value": ("How tall is the {a} bar?", "What is the height of the {a} bar?"),
-    "colour": ("What colour is the {a} bar?", "What is the colour of the {a} bar?"),
-    "colours": ("What are the colours of all bars?", "Which colours have the bars?"),
-    "place": ("Which place has the {a} bar?", "What is the place of the {a} bar?"),
+    "value": ("How {how} is the {a} {mark}?", "What is the {value} of the {a} {mark}?"),
+    "colour": ("What colour is the {a} {mark}?", "What is the colour of the {a} {mark}?"),
+    "colours": ("What are the colours of all {mark}s?", "Which colours have the {mark}s?"),
+    "place": ("Which place has the {a} {mark}?", "What is the place of the {a} {mark}?"),
     "sum": (
-        "What is the sum of the {a} bar and the {b} bar?",
-        "How much are the {a} bar and the {b} bar together?",
+        "What is the sum of the {a} {mark} and the {b} {mark}?",
+        "How much are the {a} {mark} and the {b} {mark} together?",
     ),
     "difference": (
-        "What is the difference between the {a} bar and the {b} bar?",
-        "How far apart are the {a} bar and the {b} bar?",
+        "What is the difference between the {a} {mark} and the {b} {mark}?",
+        "How {apart} are the {a} {mark} and the {b} {mark}?",
     ),
     "total": (
-        "What is the total of all bars?",
-        "What is the sum of all bars?",
-        "How much are all bars together?",
+        "What is the total of all {mark}s?",
+        "What is the sum of all {mark}s?",
+        "How much are all {mark}s together?",
     ),
-    "extreme": ("How tall is the {x} bar?", "What is the height of the {x} bar?"),
-    "which": ("What colour is the {x} bar?", "What is the colour of the {x} bar?"),
+    "extreme": ("How {how} is the {x} {mark}?", "What is the {value} of the {x} {mark}?"),
+    "which": ("What colour is the {x} {mark}?", "What is the colour of the {x} {mark}?"),
     "range": (
-        "What is the difference between the tallest and the shortest bar?",
-        "How far apart are the tallest and the shortest bar?",
+        "What is the difference between the {most} and the {least} {mark}?",
+        "How {apart} are the {most} and the {least} {mark}?",
     ),
 }
 
 RATIONALES: dict[Kind, str] = {
-    "value": "Reads one bar.",
+    "value": "Reads one {mark}.",
     "colour": "Names one colour.",
     "colours": "Names all colours.",
-    "place": "Finds one bar.",
-    "sum": "Adds two bars.",
-    "difference": "Compares two bars.",
-    "total": "Adds all bars.",
-    "extreme": "Finds one height.",
+    "place": "Finds one {mark}.",
+    "sum": "Adds two {mark}s.",
+    "difference": "Compares two {mark}s.",
+    "total": "Adds all {mark}s.",
+    "extreme": "Finds one {value}.",
     "which": "Finds one colour.",
-    "range": "Compares all bars.",
+    "range": "Compares all {mark}s.",
 }
 
 # The mix of kinds in benchmarks and in what the Proposer is taught to ask: mostly questions of several steps.
-# Questions about which bar it is are left out at levels without `finding`.
+# Questions about which mark it is are left out at levels without `finding`.
 MIX: dict[Kind, int] = {
     "value": 1,
     "colour": 1,
@@ -193,10 +211,14 @@ MIX: dict[Kind, int] = {
 
 @dataclass(frozen=True)
 class Ask:
-    """What a question asks: its kind, and the names of what it is about, in the order of its words."""
+    """What a question asks, and of which style of chart.
+
+    `names` are those of what it is about, in the order of its words.
+    """
 
     kind: Kind
     names: tuple[str, ...] = ()
+    style: Style = "bars"
 
 
 @dataclass(frozen=True)
@@ -224,6 +246,8 @@ class Question:
 
 def solve(chart: Chart, ask: Ask) -> Solution | None:
     """The true solution of what is asked, or None if this chart has no single answer to it."""
+    if ask.style != chart.style:
+        return None
     match ask.kind:
         case "value" | "sum" | "difference":
             return _solve_named(chart, ask)
@@ -231,7 +255,7 @@ def solve(chart: Chart, ask: Ask) -> Solution | None:
             index = chart.place(ask.names[0])
             if index is None or ask.names[0] in COLOURS:
                 return None
-            return Solution((f"The {ask.names[0]} bar is {chart.colours[index]}.",), (chart.colours[index],))
+            return Solution((_claim(chart, ask.names[0], chart.colours[index]),), (chart.colours[index],))
         case "colours":
             return Solution(_colours(chart, len(chart.colours)), (", ".join(chart.colours),))
         case "place":
@@ -246,33 +270,33 @@ def solve(chart: Chart, ask: Ask) -> Solution | None:
             for value in rest:
                 sums.append(f"{total} + {value} = {total + value}.")
                 total += value
-            return Solution((*_heights(chart), *sums), (str(total),))
+            return Solution((*_values(chart), *sums), (str(total),))
         case "extreme":
-            value = (max if ask.names[0] == "tallest" else min)(chart.values)
-            return Solution((*_heights(chart), f"The {ask.names[0]} bar is {value}."), (str(value),))
+            value = chart.extreme_value(ask.names[0])
+            return Solution((*_values(chart), _claim(chart, ask.names[0], value)), (str(value),))
         case "which":
             index = chart.extreme(ask.names[0])
             if index is None:
                 return None
-            found = f"The {ask.names[0]} bar is the {PLACES[index]} bar."
-            named = f"The {PLACES[index]} bar is {chart.colours[index]}."
-            return Solution((*_heights(chart), found, named), (chart.colours[index],))
+            found = _claim(chart, ask.names[0], f"the {PLACES[index]} {chart.words.mark}")
+            named = _claim(chart, PLACES[index], chart.colours[index])
+            return Solution((*_values(chart), found, named), (chart.colours[index],))
         case "range":
-            tall, short = max(chart.values), min(chart.values)
-            return Solution((*_heights(chart), f"{tall} - {short} = {tall - short}."), (str(tall - short),))
+            most, least = max(chart.values), min(chart.values)
+            return Solution((*_values(chart), f"{most} - {least} = {most - least}."), (str(most - least),))
 
 
 def _solve_named(chart: Chart, ask: Ask) -> Solution | None:
-    """Questions about the heights of one or two named bars."""
+    """Questions about the values of one or two named marks."""
     indices = [chart.place(name) for name in ask.names]
     found = [index for index in indices if index is not None]
     if len(set(found)) < len(indices):
         return None
-    # A bar that is named by its colour is found by going through the colours from the left.
+    # A mark that is named by its colour is found by going through the colours from the first.
     looked_at = [index + 1 for name, index in zip(ask.names, found, strict=True) if name in COLOURS]
     values = [chart.values[index] for index in found]
     steps = [*_colours(chart, max(looked_at, default=0))]
-    steps += [f"The {PLACES[index]} bar is {value}." for index, value in zip(found, values, strict=True)]
+    steps += [_claim(chart, PLACES[index], value) for index, value in zip(found, values, strict=True)]
     result = values[0]
     if ask.kind == "sum":
         result = sum(values)
@@ -283,14 +307,17 @@ def _solve_named(chart: Chart, ask: Ask) -> Solution | None:
     return Solution(tuple(steps), (str(result),))
 
 
-def _heights(chart: Chart) -> tuple[str, ...]:
-    return tuple(f"The {place} bar is {value}." for place, value in zip(PLACES, chart.values, strict=False))
+def _claim(chart: Chart, name: str, what: object) -> str:
+    return f"The {name} {chart.words.mark} is {what}."
+
+
+def _values(chart: Chart) -> tuple[str, ...]:
+    return tuple(_claim(chart, place, value) for place, value in zip(PLACES, chart.values, strict=False))
 
 
 def _colours(chart: Chart, count: int) -> tuple[str, ...]:
-    """The colours of the first `count` bars."""
-    named = zip(PLACES, chart.colours[:count], strict=False)
-    return tuple(f"The {place} bar is {colour}." for place, colour in named)
+    """The colours of the first `count` marks."""
+    return tuple(_claim(chart, place, colour) for place, colour in zip(PLACES, chart.colours[:count], strict=False))
 
 
 def draw_ask(rng: random.Random, chart: Chart, mix: dict[Kind, int] = MIX) -> Ask:
@@ -303,7 +330,7 @@ def draw_ask(rng: random.Random, chart: Chart, mix: dict[Kind, int] = MIX) -> As
             case "place" | "which" if not LEVELS[chart.level].finding:
                 continue
             case "extreme" | "which":
-                names: tuple[str, ...] = (rng.choice(("tallest", "shortest")),)
+                names: tuple[str, ...] = (rng.choice((chart.words.most, chart.words.least)),)
             case "value":
                 names = (rng.choice(rng.choice(namings)),)
             case "colour":
@@ -311,19 +338,19 @@ def draw_ask(rng: random.Random, chart: Chart, mix: dict[Kind, int] = MIX) -> As
             case "place":
                 names = (rng.choice(chart.colours),)
             case "sum" | "difference":
-                # Two bars are named the same way, as people do.
+                # Two marks are named the same way, as people do.
                 names = tuple(rng.sample(rng.choice(namings), 2))
             case _:
                 names = ()
-        if solve(chart, Ask(kind, names)):
-            return Ask(kind, names)
+        ask = Ask(kind, names, chart.style)
+        if solve(chart, ask):
+            return ask
 
 
 def phrase(ask: Ask, wording: str) -> str:
-    """What is asked, in the words of one of the WORDINGS of its kind."""
-    if ask.kind in ("extreme", "which"):
-        return wording.format(x=ask.names[0])
-    return wording.format(**dict(zip("ab", ask.names, strict=False)))
+    """What is asked, in one of the WORDINGS of its kind and in the words of its style."""
+    slots = "x" if ask.kind in ("extreme", "which") else "ab"
+    return wording.format(**dict(zip(slots, ask.names, strict=False)), **asdict(WORDS[ask.style]))
 
 
 def draw_question(rng: random.Random, chart: Chart, mix: dict[Kind, int] = MIX) -> Question:
@@ -334,12 +361,14 @@ def draw_question(rng: random.Random, chart: Chart, mix: dict[Kind, int] = MIX) 
     return Question(phrase(ask, rng.choice(WORDINGS[ask.kind])), ask, solution)
 
 
-def _patterns() -> Iterator[tuple[Kind, re.Pattern[str]]]:
-    bar = "|".join((*COLOURS, *PLACES, "last"))
-    for kind, wordings in WORDINGS.items():
-        for wording in wordings:
-            pattern = re.escape(wording).replace(r"\{x\}", "(tallest|shortest)")
-            yield kind, re.compile(re.sub(r"\\\{[ab]\\\}", f"({bar})", pattern), re.IGNORECASE)
+def _patterns() -> Iterator[tuple[Kind, Style, re.Pattern[str]]]:
+    name = f"({'|'.join((*COLOURS, *PLACES, 'last'))})"
+    for style, words in WORDS.items():
+        extreme = f"({words.most}|{words.least})"
+        for kind, wordings in WORDINGS.items():
+            for wording in wordings:
+                pattern = wording.replace("?", r"\?").format(a=name, b=name, x=extreme, **asdict(words))
+                yield kind, style, re.compile(pattern, re.IGNORECASE)
 
 
 _PATTERNS = tuple(_patterns())
@@ -347,15 +376,15 @@ _PATTERNS = tuple(_patterns())
 
 def understand(text: str) -> Ask | None:
     """What a question in the world's own words asks; None for any other text."""
-    for kind, pattern in _PATTERNS:
+    for kind, style, pattern in _PATTERNS:
         if match := pattern.fullmatch(text.strip()):
-            return Ask(kind, tuple(name.lower() for name in match.groups()))
+            return Ask(kind, tuple(name.lower() for name in match.groups()), style)
     return None
 
 
 def proposal(question: Question) -> str:
     """What a Proposer writes that asks this question."""
-    rationale = RATIONALES[question.ask.kind]
+    rationale = RATIONALES[question.ask.kind].format(**asdict(WORDS[question.ask.style]))
     return f"<question>{question.text}</question>\n<rationale>{rationale}</rationale>"
 
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from transformers import AutoProcessor, AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
-from ireasoner_cli.demo import architecture, world
+from ireasoner_cli.demo import architecture, drawing, world
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,7 @@ def test_a_chat_turn_with_an_image(tiny_folder: Path, processor) -> None:
 
 
 def test_white_paper_is_zero(processor) -> None:
-    paper = world.Image.new("RGB", (world.SIZE, world.SIZE), "white")
+    paper = Image.new("RGB", (drawing.SIZE, drawing.SIZE), "white")
     assert not processor.image_processor(images=[paper], return_tensors="pt")["pixel_values"].any()
 
 

@@ -3,16 +3,18 @@
 import random
 import re
 import time
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ireasoner_cli.demo import checker, world
+from ireasoner_cli.demo import checker, drawing, world
 
 seeds = st.integers(0, 2**32)
 levels = st.sampled_from(sorted(world.LEVELS))
 CHART = world.Chart((4, 7, 2, 7), ("red", "blue", "green", "black"))
+PIE = replace(CHART, style="pie")
 
 
 @given(seeds, levels)
@@ -57,6 +59,35 @@ def test_a_changed_number_makes_a_step_false(seed: int, level: int, change: int)
 )
 def test_verdicts(step: str, verdict: bool | None) -> None:
     assert checker.check_step(step, CHART) is verdict
+
+
+@given(seeds, levels)
+def test_a_changed_colour_makes_a_step_false(seed: int, level: int) -> None:
+    rng = random.Random(seed)
+    chart = world.draw_chart(rng, level)
+    ask = world.Ask("colours", style=chart.style)
+    for step, colour in zip(world.solve(chart, ask).steps, chart.colours, strict=True):
+        assert checker.check_step(step, chart) is True
+        for other in set(drawing.COLOURS) - {colour}:
+            assert checker.check_step(step.replace(colour, other), chart) is False
+
+
+@pytest.mark.parametrize(
+    ("step", "verdict"),
+    [
+        ("The red slice is 4.", True),
+        ("The second slice is 6.", False),
+        ("The largest slice is 7.", True),
+        ("The smallest slice is the third slice.", True),
+        ("The smallest slice is the last slice.", False),
+        ("The red bar is 4.", False),  # there is no bar
+        ("The tallest slice is 7.", None),
+        ("The red slice is the first bar.", None),
+        ("4 + 7 = 11.", True),
+    ],
+)
+def test_verdicts_on_a_pie(step: str, verdict: bool | None) -> None:
+    assert checker.check_step(step, PIE) is verdict
 
 
 @given(st.text())
