@@ -120,6 +120,7 @@ def split_steps(reasoning: str) -> list[str]:
 
 # ------------------------------------------------------------------------------------------------ answers
 
+LONGEST_ANSWER = 1000  # characters
 MAX_WRAPPING = 32  # layers of outer punctuation that are peeled: more is an attack, not an answer
 _LATEX_WRAPPER = re.compile(
     r"\\(?:boxed|fbox|text|textbf|textit|textrm|mathrm|mathbf|mathit|mathsf|operatorname)[ \t]*+\{([^{}]*+)\}"
@@ -141,9 +142,12 @@ def answer_key(answer: str) -> str:
     """The canonical form by which answers are compared; empty when nothing of substance is left.
 
     Kept, because they carry meaning: sign, decimal point, percent, currency and units. Dropped: case, spacing,
-    outer punctuation, thousands separators, LaTeX wrappers, option decoration. 3.0 is 3 and .5 is 0.5.
+    outer punctuation, thousands separators, LaTeX wrappers, option decoration. 3.0 is 3 and .5 is 0.5. What is
+    longer than any answer is compared as it stands, but for case and spacing.
     """
-    key = answer
+    key = " ".join(answer.split())
+    if len(key) > LONGEST_ANSWER:
+        return key.casefold() if any(map(str.isalnum, key)) else ""
     for _ in range(MAX_WRAPPING):  # peeling one layer can bare the next
         key, before = _simplify(key), key
         if key == before:

@@ -15,7 +15,7 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, Self
 
@@ -239,10 +239,9 @@ class Shards:
         key = pa.schema([self.schema.field(name) for name in ("group_id", "group_index", "role", "sample_index")])
         where: dict[int, str] = {}
         seen: set[str] = set()
-        previous: tuple[str | None, int] = (None, -1)
         ascending, last_index, highest = True, -1, -1
         for file in self.files:
-            previous = (None, -1)  # a group lives in one file
+            previous: tuple[str | None, int] = (None, -1)  # a group lives in one file
             for batch in read_batches(file, key):
                 for group, index, role, sample in zip(*(column.to_pylist() for column in batch.columns), strict=True):
                     if group is None or index is None or sample is None or role not in (PROPOSER, SOLVER):
@@ -268,15 +267,11 @@ class Shards:
         """Tables of `size` whole groups each (the last may have fewer), from group `first` up to `last`."""
         last = self.group_count if last is None else last
         pending: list[pa.Table] = []
-        count = 0
-        for position, group in enumerate(self._whole_groups()):
-            if not first <= position < last:
-                continue
+        for group in islice(self._whole_groups(), first, last):
             pending.append(group)
-            count += 1
-            if count == size:
+            if len(pending) == size:
                 yield pa.concat_tables(pending).combine_chunks()
-                pending, count = [], 0
+                pending = []
         if pending:
             yield pa.concat_tables(pending).combine_chunks()
 

@@ -188,6 +188,13 @@ def test_parsing_is_total(text: str) -> None:
     assert question is None or question.strip() == question != ""
 
 
+def test_what_is_longer_than_any_answer_is_compared_as_it_stands() -> None:
+    long = "(" * 1000 + "Word " * 200000 + ")" * 1000
+    assert answer_key(long) == answer_key(long.upper()) == answer_key(answer_key(long)) != answer_key(long[1:-1])
+    assert answer_key("... " * 1000) == ""
+    assert answer_key(" " * 10**6 + "(5)") == "5"
+
+
 @pytest.mark.parametrize(
     "bait", [*'(*$"<.', " ", "\n", "<answer>", "<think>", "1,", ",111", "step ", "<step ", "- ", "'\"", "1."]
 )
