@@ -67,11 +67,13 @@ class PromptBuilder:
             self.processor = AutoProcessor.from_pretrained(model.path, trust_remote_code=False)
         except Exception as error:
             raise EngineError(f"{model.ref.name}: its processor cannot be loaded ({error})") from error
-        own = self.processor.image_processor.size
-        self._size = {
-            "shortest_edge": pixels.min_pixels or own["shortest_edge"],
-            "longest_edge": pixels.max_pixels or own["longest_edge"],
-        }
+        self._images_kwargs: dict[str, Any] = {}
+        if pixels != Pixels():
+            own = self.processor.image_processor.size
+            self._images_kwargs["size"] = {
+                "shortest_edge": pixels.min_pixels or own["shortest_edge"],
+                "longest_edge": pixels.max_pixels or own["longest_edge"],
+            }
         self._special = re.compile("|".join(map(re.escape, model.special_tokens)))
 
     def chat_text(self, prompt: str, images: int = 1) -> str:
@@ -94,7 +96,7 @@ class PromptBuilder:
         return self.processor(
             text=[self.chat_text(prompt, len(images))],
             images=list(images) or None,
-            images_kwargs={"size": self._size},
+            images_kwargs=self._images_kwargs,
             return_mm_token_type_ids=True,
             return_tensors="pt",
         )
