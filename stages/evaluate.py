@@ -17,7 +17,7 @@ from stages.contract import BENCHMARK, BENCHMARK_OPTIONAL, EVALUATED, SOLVER, Me
 from stages.errors import DataError
 from stages.models import DEFAULT_MODEL, locate_model
 from stages.parsing import answer_key, parse_completion
-from stages.policy import check_model, open_policy
+from stages.policy import open_policy
 from stages.progress import SILENT, Progress
 from stages.prompts import with_question
 from stages.result import Result
@@ -45,7 +45,6 @@ def evaluate(
     """
     start = open_policy(policy)
     checkpoint = locate_model(model, start.state.model if start.state else ModelRef(DEFAULT_MODEL))
-    check_model(start, checkpoint.ref)
     benchmark = shards.Rows(inputs, BENCHMARK, BENCHMARK_OPTIONAL)
     params = settings.resolve(SOLVER, checkpoint)
     output = shards.output_path(out, "eval", inputs, part)

@@ -99,8 +99,8 @@ def locate_model(name: str | None, recorded: ModelRef) -> Model:
 def find_model(name: str, revision: str | None = None, expected_sha256: str | None = None) -> Model:
     """The model called `name`: a Hugging Face directory, or a hub id, downloaded if need be.
 
-    Raises UsageError when there is no such model, EngineError for a folder that holds no model, DataError when
-    it is not the model with the fingerprint `expected_sha256`.
+    Raises UsageError when a path names no folder, EngineError for a folder that holds no model and for a hub id that
+    cannot be had, DataError when it is not the model with the fingerprint `expected_sha256`.
     """
     path = Path(name)
     if path.is_dir():

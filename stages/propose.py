@@ -15,7 +15,7 @@ from stages.contract import PROPOSER, TRAJECTORY, Metadata, ModelRef, group_id, 
 from stages.errors import DataError, UsageError
 from stages.models import DEFAULT_MODEL, locate_model
 from stages.parsing import parse_question
-from stages.policy import check_model, open_policy
+from stages.policy import open_policy
 from stages.pool import Pool, draw, open_pool
 from stages.progress import SILENT, Progress
 from stages.result import Result
@@ -44,7 +44,6 @@ def propose(
     """
     start = open_policy(policy)
     checkpoint = locate_model(model, start.state.model if start.state else ModelRef(DEFAULT_MODEL))
-    check_model(start, checkpoint.ref)
     pool = open_pool(pool_path)
     params = settings.resolve(PROPOSER, checkpoint)
     output = shards.output_path(out, "questions", [], part)

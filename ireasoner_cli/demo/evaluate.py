@@ -17,6 +17,7 @@ import torch
 from ireasoner_cli.demo import world
 from ireasoner_cli.demo.checker import check_completion
 from ireasoner_cli.demo.pretrain import Collator, read_prompt
+from stages.models import VISION_TOKENS
 from stages.parsing import parse_completion, parse_question
 from stages.vlm import prepare_transformers
 
@@ -34,8 +35,7 @@ class Speaker:
         self.tokenizer = processor.tokenizer
         self.tokenizer.padding_side = "left"
         self.model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
-        names = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
-        self.never = self.tokenizer.convert_tokens_to_ids(list(names))
+        self.never = self.tokenizer.convert_tokens_to_ids(list(VISION_TOKENS))
 
     def say(self, turns: Sequence[tuple[world.Chart, str]], sample: bool, batch: int = 256) -> list[str]:
         """What the model says to each (chart, user text), greedily or sampled at temperature 1."""

@@ -18,7 +18,7 @@ POOL_IMAGES = 512
 BENCHMARK_QUESTIONS = 300
 
 
-def lay_out(folder: Path, model: Path = MODEL) -> bool:
+def lay_out(folder: Path) -> bool:
     """Fills `folder`, all or nothing; False when it was laid out before, and is left as it is.
 
     Raises UsageError when something else is in the way.
@@ -32,7 +32,7 @@ def lay_out(folder: Path, model: Path = MODEL) -> bool:
     try:
         unfinished.mkdir(parents=True)
         world.write_pool(unfinished / "pool", POOL_IMAGES)
-        shutil.copytree(model, unfinished / "model")
+        shutil.copytree(MODEL, unfinished / "model")
         rows = [{**row, "image": {"bytes": row["image"]}} for row in world.benchmark(BENCHMARK_QUESTIONS)]
         schema = pa.schema([*BENCHMARK, ("type", pa.string())])
         shards.write_table(unfinished / "benchmark.parquet", pa.Table.from_pylist(rows, schema))
