@@ -14,7 +14,8 @@ import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,11 @@ from typing import Any
 import pyarrow as pa
 
 from stages import images, shards
+from stages.ahead import ahead
 from stages.contract import METRICS, PROPOSER, SCORED, SOLVER, Metadata, Role
 from stages.errors import DataError, UsageError
 from stages.learning.learner import Learner, TrainingGroup, UpdateParams, forbidden_in
+from stages.learning.ranks import Ranks
 from stages.models import Model, locate_model
 from stages.policy import (
     METRICS_FILE,
@@ -52,12 +55,21 @@ def update(
     force: bool = False,
     progress: Progress = SILENT,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    gradient_checkpointing: bool = False,
 ) -> Result:
     """Writes the next policy directory; `policy` is the one the trajectories were sampled from.
 
+    Under torchrun all its processes call this, and spread the groups of each step over themselves.
     Raises UsageError when the policy is missing or would be written over, DataError for shards, images or a
     policy that do not fit, EngineError when the model cannot be loaded.
     """
+    started = time.monotonic()
+    ranks = Ranks()
+    if ranks.size > params.groups_per_step:
+        raise UsageError(
+            f"{ranks.size} processes cannot share steps of {params.groups_per_step}; "
+            f"use --groups-per-step {ranks.size} or more, or fewer processes"
+        )
     scored = shards.Shards(inputs, "score", SCORED)
     recorded = scored.metadata
     start = recorded_policy(policy, recorded.policy, scored.files[0])
@@ -73,55 +85,71 @@ def update(
         model=checkpoint.ref,
         policy=start.ref,
     )
-    if _is_done(output, lineage, force):
-        return Result(output, reused=True, summary={"step": read_state(output).step})
+    with ranks:
+        if ranks.from_first(ranks.first and _is_done(output, lineage, force)):
+            return Result(output, reused=True, summary={"step": read_state(output).step})
+        if not ranks.first:
+            progress = SILENT
 
-    total = min(scored.group_count, params.limit or scored.group_count)
-    reader = GroupReader(recorded, checkpoint, start.ref.step)
-    with shards.writing(output) as partial:
-        with progress.busy("loading the model"):
-            learner, step, metrics = _resume(checkpoint, params, start, partial, lineage)
-        with progress.track("update", total, "groups") as advance:
-            saved_at = time.monotonic()
-            done = 0
-            for groups in _batches(islice(scored.groups(), total), params.groups_per_step):
-                done += len(groups)
-                if reader.step(groups[-1]) > step:  # else learned from before an interruption
-                    metrics += _learn(learner, groups, reader, params, progress)
-                    step = reader.step(groups[-1])
-                    if time.monotonic() - saved_at >= checkpoint_seconds and done < total:
-                        _save(learner, partial, PolicyState(step, learner.roles, lineage), metrics)
-                        saved_at = time.monotonic()
-                advance(len(groups))
-        finished = _save(learner, partial, PolicyState(step, learner.roles, lineage), metrics)
-        _publish(finished, output)
-        shutil.rmtree(partial)
-    return Result(output, summary=_summary(step, metrics))
+        total = min(scored.group_count, params.limit or scored.group_count)
+        with shards.writing(output) if ranks.first else nullcontext(shards.partial_directory(output)) as partial:
+            with progress.busy("loading the model"):
+                learner = Learner(checkpoint, params, lineage.seed, gradient_checkpointing, ranks)
+                step, metrics = _resume(learner, start, partial, lineage)
+            reader = GroupReader(recorded, checkpoint, start.ref.step, learner)
+            first_step: float | None = None
+            with progress.track("update", total, "groups") as advance:
+                saved_at = time.monotonic()
+                for batch in ahead(reader.batches(islice(scored.groups(), total), after=step)):
+                    if batch.step > step:  # else learned from before an interruption
+                        metrics += _learn(learner, batch, progress)
+                        first_step = first_step or time.monotonic() - started
+                        step = batch.step
+                        if ranks.first and time.monotonic() - saved_at >= checkpoint_seconds:
+                            _save(learner, partial, PolicyState(step, learner.roles, lineage), metrics)
+                            saved_at = time.monotonic()
+                    advance(batch.size)
+            if ranks.first:
+                finished = _save(learner, partial, PolicyState(step, learner.roles, lineage), metrics)
+                _publish(finished, output)
+                shutil.rmtree(partial)
+            ranks.from_first(None)  # the others end when the policy is there
+    return Result(output, summary=_summary(step, metrics, first_step))
 
 
-def _batches(groups: Iterable[Group], size: int) -> Iterator[list[Group]]:
-    iterator = iter(groups)
-    while batch := list(islice(iterator, size)):
-        yield batch
+@dataclass(frozen=True)
+class Proposal:
+    """A group as the Proposer sees it: its training step, its reward (None: not learned from), and its row, if the
+    Proposer is due to learn from it."""
+
+    step: int
+    reward: float | None
+    row: TrainingGroup | None
 
 
-def _learn(
-    learner: Learner, groups: Sequence[Group], reader: "GroupReader", params: UpdateParams, progress: Progress
-) -> list[dict[str, Any]]:
-    """The optimizer steps that a batch of groups is due: one of the Solver, then those of the Proposer."""
+@dataclass(frozen=True)
+class Batch:
+    """`size` groups, the last of which is that of training step `step`, ready to learn from: the Solver's trajectories
+    of those that have any, for one optimizer step, and every group's proposal."""
+
+    step: int
+    size: int
+    solver: list[TrainingGroup]
+    proposals: list[Proposal]
+
+
+def _learn(learner: Learner, batch: Batch, progress: Progress) -> list[dict[str, Any]]:
+    """The optimizer steps that a batch is due: one of the Solver, then those of the Proposer."""
     rows: list[dict[str, Any]] = []
-    for group in groups:
-        reader.check_rewards(group)
-    solver = [group for group in (reader.training_group(group, SOLVER) for group in groups) if group]
-    if solver:
-        rows.append({"step": reader.step(groups[-1]), **learner.step(SOLVER, solver)})
-        for trained in solver:
-            learner.observe(SOLVER, trained.mean_reward)
-    for group in groups:
-        if reader.step(group) % params.proposer_every == 0 and (proposal := reader.training_group(group, PROPOSER)):
-            rows.append({"step": reader.step(group), **learner.step(PROPOSER, [proposal])})
-        if group[0]["reward"] is not None:
-            learner.observe(PROPOSER, group[0]["reward"])
+    if batch.solver:
+        rows.append({"step": batch.step, **learner.step(SOLVER, batch.solver)})
+        for group in batch.solver:
+            learner.observe(SOLVER, group.mean_reward)
+    for proposal in batch.proposals:
+        if proposal.row:
+            rows.append({"step": proposal.step, **learner.step(PROPOSER, [proposal.row])})
+        if proposal.reward is not None:
+            learner.observe(PROPOSER, proposal.reward)
     for row in rows:
         if not math.isfinite(row["grad_norm"]):
             progress.say(f"step {row['step']}: the {row['role']}'s gradient is not finite; the step was skipped")
@@ -129,12 +157,13 @@ def _learn(
 
 
 class GroupReader:
-    """Turns the rows of a group into what the learner takes, checking what another tool may have got wrong."""
+    """Turns the rows of groups into what the learner takes, checking what another tool may have got wrong."""
 
-    def __init__(self, recorded: Metadata, model: Model, policy_step: int) -> None:
+    def __init__(self, recorded: Metadata, model: Model, policy_step: int, learner: Learner) -> None:
         self._model = model
         self._vocabulary = len(model.embedding_table())
         self._policy_step = policy_step
+        self._learner = learner
         self._pixels: dict[Role, Pixels] = {
             role: Pixels(params.get("min_pixels"), params.get("max_pixels"))
             for role, params in (
@@ -143,32 +172,55 @@ class GroupReader:
             )
         }
 
-    def step(self, group: Group) -> int:
+    def batches(self, groups: Iterable[Group], after: int) -> Iterator[Batch]:
+        """The groups in the batches of an update; of those up to training step `after`, only step and size."""
+        iterator = iter(groups)
+        while batch := list(islice(iterator, self._learner.params.groups_per_step)):
+            step = self._step(batch[-1])
+            yield self._batch(batch) if step > after else Batch(step, len(batch), [], [])
+
+    def _batch(self, groups: list[Group]) -> Batch:
+        for group in groups:
+            self._check_rewards(group)
+        solver = [rows for rows in (_learnable(group, SOLVER) for group in groups) if rows]
+        return Batch(
+            step=self._step(groups[-1]),
+            size=len(groups),
+            solver=[self._training_group(rows, SOLVER, place) for place, rows in enumerate(solver)],
+            proposals=[self._proposal(group) for group in groups],
+        )
+
+    def _proposal(self, group: Group) -> Proposal:
+        step = self._step(group)
+        due = step % self._learner.params.proposer_every == 0
+        rows = _learnable(group, PROPOSER) if due else []
+        return Proposal(step, group[0]["reward"], self._training_group(rows, PROPOSER, 0) if rows else None)
+
+    def _step(self, group: Group) -> int:
         """The group's training step t. Raises DataError unless it follows from the policy and group_index."""
         step, expected = group[0]["step"], self._policy_step + group[0]["group_index"] + 1
         if step != expected:
             raise DataError(f"group {group[0]['group_id']}: its step is {step}, and should be {expected}")
         return expected
 
-    def check_rewards(self, group: Group) -> None:
+    def _check_rewards(self, group: Group) -> None:
         """Raises DataError for a reward that is no number: it would stay in the baseline for ever."""
         for row in group:
             if row["reward"] is not None and not math.isfinite(row["reward"]):
                 raise DataError(f"{_where(row)}: its reward is not a finite number")
 
-    def training_group(self, group: Group, role: Role) -> TrainingGroup | None:
-        """The role's rows that have tokens and a reward, or None when there are none."""
-        rows = [row for row in group if row["role"] == role and row["token_ids"] and row["reward"] is not None]
-        if not rows:
-            return None
+    def _training_group(self, rows: Group, role: Role, place: int) -> TrainingGroup:
+        """`rows` of one group, which is the step's at `place`; its prompt only where this process computes it."""
         for row in rows:
             self._check(row)
         if len({row["prompt"] for row in rows}) > 1:
-            raise DataError(f"group {group[0]['group_id']}: its {role} rows have different prompts")
+            raise DataError(f"group {rows[0]['group_id']}: its {role} rows have different prompts")
+        prompt = None
+        if self._learner.computes(place):
+            image = images.load(rows[0]["image"] or {}, rows[0]["image_sha256"])
+            prompt = self._learner.model.process(image, rows[0]["prompt"] or "", self._pixels[role])
         return TrainingGroup(
-            image=images.load(rows[0]["image"] or {}, rows[0]["image_sha256"]),
-            prompt=rows[0]["prompt"] or "",
-            pixels=self._pixels[role],
+            prompt=prompt,
             token_ids=[row["token_ids"] for row in rows],
             logprobs=[row["logprobs"] for row in rows],
             rewards=[row["reward"] for row in rows],
@@ -183,6 +235,11 @@ class GroupReader:
             raise DataError(f"{where}: a log-probability is not a finite number")
         if (token := forbidden_in(self._model, row["token_ids"], self._vocabulary)) is not None:
             raise DataError(f"{where}: token {token} cannot have been sampled from {self._model.ref.name}")
+
+
+def _learnable(group: Group, role: Role) -> Group:
+    """The role's rows that have tokens and a reward."""
+    return [row for row in group if row["role"] == role and row["token_ids"] and row["reward"] is not None]
 
 
 def _where(row: dict[str, Any]) -> str:
@@ -227,20 +284,20 @@ def _checkpoints(partial: Path) -> list[Path]:
     return sorted(partial.glob("step-????????????"))
 
 
-def _resume(
-    checkpoint: Model, params: UpdateParams, start: Policy, partial: Path, lineage: Metadata
-) -> tuple[Learner, int, list[dict[str, Any]]]:
-    """The learner at the newest checkpoint of this very update, else at the policy it starts from; the step reached
-    and the metrics so far."""
-    for folder in reversed(_checkpoints(partial)):
+def _resume(learner: Learner, start: Policy, partial: Path, lineage: Metadata) -> tuple[int, list[dict[str, Any]]]:
+    """Takes the learner to the newest checkpoint of this very update, else to the policy it starts from; the step
+    reached and the metrics so far."""
+    found: tuple[Path, list[dict[str, Any]]] | None = None
+    for folder in reversed(_checkpoints(partial)) if learner.ranks.first else ():
         with contextlib.suppress(DataError):  # a damaged checkpoint is as good as none
             if not shards.differences(read_state(folder).lineage, lineage):
                 metrics = shards.read_table(folder / METRICS_FILE, METRICS).to_pylist()
-                learner = Learner(checkpoint, params, lineage.seed)
-                return learner, learner.load(folder).step, metrics
+                learner.load(folder)
+                found = folder, metrics
+                break
         shutil.rmtree(folder)
-    learner = Learner(checkpoint, params, lineage.seed)
-    return learner, learner.load(start.folder).step if start.folder else 0, []
+    folder, metrics = learner.ranks.from_first(found or (start.folder, []))
+    return learner.load(folder).step if folder else 0, metrics
 
 
 def _save(learner: Learner, partial: Path, state: PolicyState, metrics: list[dict[str, Any]]) -> Path:
@@ -272,7 +329,7 @@ def _publish(finished: Path, output: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _summary(step: int, metrics: list[dict[str, Any]]) -> dict[str, float | int]:
+def _summary(step: int, metrics: list[dict[str, Any]], first_step: float | None) -> dict[str, float | int]:
     solver = [row for row in metrics if row["role"] == SOLVER]
     summary: dict[str, float | int] = {
         "step": step,
@@ -281,4 +338,6 @@ def _summary(step: int, metrics: list[dict[str, Any]]) -> dict[str, float | int]
     }
     if solver:
         summary |= {"kl": solver[-1]["kl"], "kl_coef": solver[-1]["kl_coef"]}
+    if first_step is not None:
+        summary["seconds_to_first_step"] = round(first_step, 1)
     return summary

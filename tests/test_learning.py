@@ -1,9 +1,8 @@
 """What the learner must get right, each with a test that fails on the corresponding fault."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -11,13 +10,19 @@ from PIL import Image
 from torch import Tensor
 
 from stages.contract import PROPOSER, SOLVER, Role
+from stages.learning import learner as learning
+from stages.learning import loss as losses
+from stages.learning.attention import Behind, attend_behind, attend_to_itself, causal_behind
 from stages.learning.control import Baseline, next_kl_coef
 from stages.learning.learner import Learner, TrainingGroup, UpdateParams
-from stages.learning.loss import TokenTerms, group_loss, token_terms
-from stages.learning.model import PolicyModel, pack
+from stages.learning.lora import LoraLinear, project
+from stages.learning.loss import Head, Terms, Tokens, loss_terms
+from stages.learning.model import PolicyModel
 from stages.models import Model, find_model
+from stages.policy import RoleState
 from stages.sampling import Pixels
-from stages.vlm import PromptBuilder, prepare_transformers
+from stages.vlm import PromptBuilder
+from tests.plain import Example, PlainLoop, exact_norms, stock_model
 
 TEXTS = ("<answer>4</answer>", "Step 1: The red bar is 7.", "1")
 
@@ -38,21 +43,36 @@ def picture(colour: str = "red", size: tuple[int, int] = (64, 48)) -> Image.Imag
     return image
 
 
-def a_group(
-    model: Model, rewards: Sequence[float] = (1.0, 0.0, 0.5), colour: str = "red", texts: Sequence[str] = TEXTS
-) -> TrainingGroup:
+def an_example(
+    model: Model,
+    rewards: Sequence[float] = (1.0, 0.0, 0.5),
+    colour: str = "red",
+    texts: Sequence[str] = TEXTS,
+    size: tuple[int, int] = (64, 48),
+) -> Example:
     token_ids = [[*model.tokenizer.encode(text).ids, model.end_of_turn[0]] for text in texts]
     logprobs = [[-2.0] * len(ids) for ids in token_ids]
-    return TrainingGroup(picture(colour), "How many?", Pixels(), token_ids, logprobs, list(rewards))
+    return Example(picture(colour, size), "How many?", token_ids, logprobs, list(rewards))
 
 
-def gradient(learner: Learner, group: TrainingGroup, role: Role = SOLVER) -> dict[str, Tensor]:
-    """The gradient that a step on `group` would follow, without taking it."""
-    learner.model.use(role)
-    for parameter in learner.model.parameters(role).values():
-        parameter.grad = None
-    learner._backward(group, learner.advantages(role, [group])[0], 0.5, 1.0)
-    return {name: p.grad.clone() for name, p in learner.model.parameters(role).items() if p.grad is not None}
+def a_group(
+    learner: Learner, rewards: Sequence[float] = (1.0, 0.0, 0.5), colour: str = "red", texts: Sequence[str] = TEXTS
+) -> TrainingGroup:
+    return an_example(learner.model._model, rewards, colour, texts).group(learner.model)
+
+
+def gradient(learner: Learner, *groups: TrainingGroup, role: Role = SOLVER) -> dict[str, Tensor]:
+    """The gradient that a step on `groups` would follow, without taking it: a step without a finite norm is not."""
+    found: dict[str, Tensor] = {}
+
+    def record(parameters: object, limit: float) -> Tensor:
+        found.update({name: p.grad.clone() for name, p in learner.model.parameters(role).items() if p.grad is not None})
+        return torch.tensor(math.nan)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.nn.utils, "clip_grad_norm_", record)
+        learner.step(role, groups)
+    return found
 
 
 def disturb(learner: Learner, role: Role = SOLVER, scale: float = 0.05) -> None:
@@ -67,122 +87,187 @@ def snapshot(learner: Learner, role: Role) -> dict[str, Tensor]:
     return {name: parameter.detach().clone() for name, parameter in learner.model.parameters(role).items()}
 
 
-def stock_model(model: Model, adapter: Path | None = None) -> Any:
-    """The checkpoint as transformers loads it, with an adapter as plain PEFT loads it."""
-    prepare_transformers()
-    from peft import PeftModel
-    from transformers import Qwen2_5_VLForConditionalGeneration
-
-    stock = Qwen2_5_VLForConditionalGeneration.from_pretrained(model.path, dtype=torch.float32).eval()
-    return stock if adapter is None else PeftModel.from_pretrained(stock, adapter, is_trainable=True)
+def set_kl_coef(learner: Learner, kl_coef: float, baseline: Baseline = Baseline(), role: Role = SOLVER) -> None:  # noqa: B008
+    learner.roles[role] = RoleState(baseline, kl_coef)
 
 
-def plain_logprobs(model: Model, group: TrainingGroup, stock: Any) -> list[Tensor]:
-    """Log-probabilities [L_i, V] of the group's completions the obvious way: each alone, prompt and image and all,
-    through the stock forward pass."""
-    builder = PromptBuilder(model, group.pixels)
-    result = []
-    for ids in group.token_ids:
-        inputs = builder.inputs((group.image,), group.prompt)
-        length = inputs["input_ids"].shape[1]
-        completion = torch.tensor([ids])
-        inputs["input_ids"] = torch.cat([inputs["input_ids"], completion], dim=1)
-        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-        types = inputs["mm_token_type_ids"]
-        inputs["mm_token_type_ids"] = torch.cat([types, torch.zeros_like(completion)], dim=1)
-        logits = stock(**inputs).logits[0, length - 1 : -1].float()
-        forbidden = torch.tensor(model.forbidden_tokens)
-        result.append(torch.log_softmax(logits.index_fill(1, forbidden, -torch.inf), dim=-1))
-    return result
-
-
-def own_terms(learner: Learner, group: TrainingGroup) -> TokenTerms:
+def own_terms(learner: Learner, group: TrainingGroup, role: Role = SOLVER) -> Terms:
     tokens = [torch.tensor(ids) for ids in group.token_ids]
-    prompt = learner.model.prompt(group.image, group.prompt, group.pixels)
-    with learner.model.reference():
-        reference = learner.model.hidden_states(prompt, tokens)
-    return token_terms(learner.model.hidden_states(prompt, tokens), reference, torch.cat(tokens), learner.model.logits)
+    assert group.prompt is not None
+    with torch.no_grad():
+        reference, prefix = learner.model.prompts([group.prompt], role)
+        states, reference_states = (
+            learner.model.states([group.prompt], part, [tokens], of) for part, of in ((prefix, role), (reference, None))
+        )
+    ones = torch.ones(len(states))
+    return loss_terms(states, reference_states, Tokens(torch.cat(tokens), ones, ones, ones), 0.1, learner.model.head)
 
 
 # ------------------------------------------------------------------------------------ the forward pass
 
 
-def test_packed_logprobs_and_kl_are_those_of_separate_passes(learner: Learner, model: Model, tmp_path: Path) -> None:
-    group = a_group(model)
+def test_logprobs_and_kl_are_those_of_separate_passes(learner: Learner, model: Model, tmp_path: Path) -> None:
+    example = an_example(model)
     disturb(learner)
-    learner.model.use(SOLVER)
     learner.model.save_adapter(SOLVER, tmp_path / "solver")
     with torch.no_grad():
         policy, base = (
-            plain_logprobs(model, group, stock_model(model, adapter)) for adapter in (tmp_path / "solver", None)
+            PlainLoop(model, stock_model(model, adapter)).group_logprobs(example)
+            for adapter in (tmp_path / "solver", None)
         )
-    terms = own_terms(learner, group)
+    terms = own_terms(learner, example.group(learner.model))
     logprob = torch.cat(
-        [logp.gather(1, torch.tensor(ids)[:, None])[:, 0] for logp, ids in zip(policy, group.token_ids, strict=True)]
+        [logp.gather(1, torch.tensor(ids)[:, None])[:, 0] for logp, ids in zip(policy, example.token_ids, strict=True)]
     )
     kl = torch.cat([(p.exp() * (p - q)).nan_to_num(0.0).sum(-1) for p, q in zip(policy, base, strict=True)])
-    assert terms.logprob.detach() == pytest.approx(logprob, abs=1e-4)
-    assert terms.kl.detach() == pytest.approx(kl, abs=1e-4)
+    assert terms.logprob == pytest.approx(logprob, abs=1e-4)
+    assert terms.kl == pytest.approx(kl, abs=1e-4)
     assert kl.min() > 1e-4  # the disturbance was not too small to tell
 
 
-def test_packed_loss_and_gradient_are_those_of_the_plain_loop(learner: Learner, model: Model, tmp_path: Path) -> None:
-    """One packed pass against N separate ones through transformers and PEFT, the loss written out once more."""
-    group = a_group(model)
+@pytest.fixture
+def exact() -> Iterator[None]:
+    with exact_norms():
+        yield
+
+
+STEPS: dict[str, list[dict]] = {
+    "ragged completions": [{}],
+    "a group of one": [{"rewards": (0.7,), "texts": ["12"]}],
+    "a single token": [{"rewards": (0.7, 0.1), "texts": ["", ""]}],
+    "several image sizes": [
+        {"size": (120, 64)},
+        {"rewards": (0.2, 0.9), "colour": "blue", "texts": TEXTS[:2], "size": (32, 32)},
+        {"rewards": (0.4,), "texts": [""], "size": (64, 200)},
+    ],
+}
+
+
+@pytest.mark.usefixtures("exact")
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "checkpointed"])
+@pytest.mark.parametrize("tokens_per_pass", [1, 60, 10_000])
+@pytest.mark.parametrize("case", STEPS)
+def test_gradients_are_those_of_the_plain_loop(
+    case: str,
+    tokens_per_pass: int,
+    checkpointing: bool,
+    model: Model,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In float64, however the groups of a step are packed, against one stock pass and one backward a rollout."""
+    monkeypatch.setitem(learning.TOKENS_PER_PASS, "cpu", tokens_per_pass)
+    monkeypatch.setattr(losses, "POSITIONS_PER_CHUNK", 7)
+    learner = Learner(model, UpdateParams(), seed=0, gradient_checkpointing=checkpointing)
+    learner.model._peft.double()
     disturb(learner)
-    packed = gradient(learner, group)
-    learner.model.use(SOLVER)
+    set_kl_coef(learner, 0.5)
     learner.model.save_adapter(SOLVER, tmp_path / "solver")
-    stock = stock_model(model, tmp_path / "solver")
-    [advantages] = learner.advantages(SOLVER, [group])
-    with torch.no_grad():
-        base = plain_logprobs(model, group, stock_model(model))
-    total = torch.zeros(())
-    policy = plain_logprobs(model, group, stock)
-    for p, q, ids, mu, advantage in zip(policy, base, group.token_ids, group.logprobs, advantages, strict=True):
-        logprob = p.gather(1, torch.tensor(ids)[:, None])[:, 0]
-        weight = (logprob.detach() - torch.tensor(mu)).exp().clamp(max=2)
-        possible = p.isfinite()
-        kl = torch.where(possible, p.exp() * (p.masked_fill(~possible, 0) - q.masked_fill(~possible, 0)), 0).sum(-1)
-        total = total + (-advantage * (weight * logprob).mean() + 0.5 * kl.mean()) / len(advantages)
-    total.backward()
-    assert learner._backward(group, advantages, 0.5, 1.0)[0] == pytest.approx(float(total.detach()), abs=1e-5)
-    plain = {n.replace(".default.", "."): p.grad for n, p in stock.named_parameters() if p.grad is not None}
-    assert plain.keys() == packed.keys()
-    for name, expected in plain.items():
-        assert packed[name] == pytest.approx(expected, abs=1e-5, rel=1e-3), name
+    examples = [an_example(model, **settings) for settings in STEPS[case]]
+    groups = [example.group(learner.model) for example in examples]
+    own = gradient(learner, *groups)
+
+    plain = PlainLoop(model, stock_model(model, tmp_path / "solver", torch.float64))
+    for parameter in plain._stock.parameters():
+        parameter.data = parameter.data.double()
+    advantages = learner.advantages(SOLVER, groups)
+    for example, group_advantages in zip(examples, advantages, strict=True):
+        plain.backward(example, group_advantages, 0.5, 1 / len(groups))
+    assert plain.gradient().keys() == own.keys()
+    for name, expected in plain.gradient().items():
+        assert expected.abs().max() > 0
+        assert (own[name] - expected).norm() <= 1e-6 * expected.norm(), name
+
+
+def test_metrics_are_those_of_the_plain_loop(learner: Learner, model: Model, tmp_path: Path) -> None:
+    disturb(learner)
+    set_kl_coef(learner, 0.5)
+    learner.model.save_adapter(SOLVER, tmp_path / "solver")
+    examples = [an_example(model), an_example(model, (0.2, 0.9), "blue", TEXTS[:2])]
+    groups = [example.group(learner.model) for example in examples]
+    advantages = learner.advantages(SOLVER, groups)
+    row = learner.step(SOLVER, groups)
+    plain = PlainLoop(model, stock_model(model, tmp_path / "solver"))
+    pairs = zip(examples, advantages, strict=True)
+    expected = sum(plain.backward(example, group_advantages, 0.5, 0.5) for example, group_advantages in pairs)
+    assert row["loss"] == pytest.approx(expected, abs=1e-5)
+    norm = math.sqrt(sum(float(gradient.square().sum()) for gradient in plain.gradient().values()))
+    assert row["grad_norm"] == pytest.approx(norm, rel=1e-4)
 
 
 def test_a_completion_sees_the_prompt_and_itself_only() -> None:
-    layout = pack(torch.arange(2).expand(3, -1), [2, 1])
-    assert layout.visible.int().tolist() == [
-        [1, 0, 0, 0, 0],
-        [1, 1, 0, 0, 0],
-        [1, 1, 1, 0, 0],
-        [1, 1, 1, 1, 0],
-        [1, 1, 0, 0, 1],
-    ]
-    assert layout.position_ids[0].tolist() == [0, 1, 2, 3, 2]
-    assert layout.predictors.tolist() == [1, 2, 1]
+    """Attention over prompts and completions, against attention under the mask of the whole."""
+    torch.manual_seed(0)
+    prompt, lengths = 5, [3, 1, 4]
+    segments = torch.tensor([0] * prompt + [i + 1 for i, length in enumerate(lengths) for _ in range(length)])
+    total = len(segments)
+    q = torch.randn(total, 6, 8, dtype=torch.float64)
+    k, v = torch.randn(2, total, 2, 8, dtype=torch.float64)
+    mask = (segments[None] == 0) | (segments[None] == segments[:, None])
+    mask &= torch.ones(total, total, dtype=torch.bool).tril()
+    wide = [x.repeat_interleave(3, dim=1).transpose(0, 1) for x in (k, v)]
+    scores = (q.transpose(0, 1) @ wide[0].transpose(1, 2) / 8**0.5).masked_fill(~mask, -torch.inf)
+    whole = (scores.softmax(-1) @ wide[1]).transpose(0, 1).flatten(1)
+    own = attend_to_itself(q[:prompt], k[:prompt], v[:prompt], [prompt])
+    visible = causal_behind(prompt, max(lengths), torch.device("cpu"))
+    behind = attend_behind(q[prompt:], k[prompt:], v[prompt:], [Behind(k[:prompt], v[:prompt], lengths, visible)])
+    assert torch.cat([part.pack(*part.outputs) for part in (own, behind)]) == pytest.approx(whole, abs=1e-12)
 
 
-def test_chunks_do_not_change_the_terms(learner: Learner, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    group = a_group(model)
+def test_prompts_do_not_see_one_another() -> None:
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 7, 2, 8, dtype=torch.float64)
+    together, alone = attend_to_itself(q, k, v, [3, 4]), attend_to_itself(q[3:], k[3:], v[3:], [4])
+    assert together.pack(*together.outputs)[3:] == pytest.approx(alone.pack(*alone.outputs), abs=1e-12)
+
+
+@pytest.mark.parametrize("role", [SOLVER, None])
+def test_projections_with_adapters(role: Role | None) -> None:
+    """Values and gradients against the formula, through ordinary autograd; a second function as preparation."""
+    torch.manual_seed(0)
+    x = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
+    linears, parameters = [], []
+    for out, bias in ((3, True), (6, False)):
+        a, b = torch.randn(2, 4, dtype=torch.float64), torch.randn(out, 2, dtype=torch.float64)
+        parameters += [a.requires_grad_(), b.requires_grad_()]
+        weight = torch.randn(out, 4, dtype=torch.float64)
+        own_bias = torch.randn(out, dtype=torch.float64) if bias else None
+        linears.append(LoraLinear(weight, own_bias, {SOLVER: (a, b)}, 2.0))
+    own = project(torch.tanh, [x], linears, role)
+    expected = []
+    for linear in linears:
+        a, b = linear.adapters[SOLVER]
+        y = torch.tanh(x) @ linear.weight.T + (0 if linear.bias is None else linear.bias)
+        expected.append(y + 2.0 * torch.tanh(x) @ a.T @ b.T if role else y)
+    leaves = [x, *parameters] if role else [x]
+    found = torch.autograd.grad(sum((y**2).sum() for y in own), leaves)
+    wanted = torch.autograd.grad(sum((y**2).sum() for y in expected), leaves)
+    assert all(torch.allclose(y, e, atol=1e-12) for y, e in zip(own, expected, strict=True))
+    assert all(torch.allclose(f, w, atol=1e-10) for f, w in zip(found, wanted, strict=True))
+
+
+def test_the_gradient_changes_when_the_image_changes(learner: Learner) -> None:
     disturb(learner)
-    whole = own_terms(learner, group)
-    monkeypatch.setattr("stages.learning.loss.POSITIONS_PER_CHUNK", 3)
-    chunked = own_terms(learner, group)
-    assert torch.allclose(whole.logprob, chunked.logprob, atol=1e-6)
-    assert torch.allclose(whole.kl, chunked.kl, atol=1e-6)
-
-
-def test_the_gradient_changes_when_the_image_changes(learner: Learner, model: Model) -> None:
-    disturb(learner)
-    red, again, blue = (gradient(learner, a_group(model, colour=colour)) for colour in ("red", "red", "blue"))
+    red, again, blue = (gradient(learner, a_group(learner, colour=colour)) for colour in ("red", "red", "blue"))
     for name in red:
         assert torch.equal(red[name], again[name])
     largest = max(float((red[name] - blue[name]).abs().max() / red[name].abs().max()) for name in red)
     assert largest > 1e-3
+
+
+def test_the_vision_tower_runs_once_an_image(learner: Learner, monkeypatch: pytest.MonkeyPatch) -> None:
+    tower = learner.model._base.model.visual
+    seen, forward = [], tower.forward
+
+    def counts(*args: object, **kwargs: object) -> object:
+        output = forward(*args, **kwargs)
+        seen.append(kwargs["grid_thw"])
+        assert not output.pooler_output.requires_grad
+        return output
+
+    monkeypatch.setattr(tower, "forward", counts)
+    learner.step(SOLVER, [a_group(learner), a_group(learner, colour="blue")])
+    assert sum(len(grid) for grid in seen) == 2
 
 
 def test_every_text_projection_and_nothing_else_is_trained(learner: Learner) -> None:
@@ -198,37 +283,36 @@ def test_every_text_projection_and_nothing_else_is_trained(learner: Learner) -> 
 
 
 def test_the_reference_is_the_base_model_whatever_the_adapters_hold(learner: Learner, model: Model) -> None:
-    group = a_group(model)
-    tokens = [torch.tensor(ids) for ids in group.token_ids]
+    example = an_example(model)
+    group = example.group(learner.model)
+    tokens = [torch.tensor(ids) for ids in example.token_ids]
     disturb(learner, SOLVER, 0.5)
     disturb(learner, PROPOSER, 0.5)
     with torch.no_grad():
-        base = torch.cat(plain_logprobs(model, group, stock_model(model)))
+        base = torch.cat(PlainLoop(model, stock_model(model)).group_logprobs(example))
     for role in (SOLVER, PROPOSER):
-        learner.model.use(role)
-        with learner.model.reference():
-            prompt = learner.model.prompt(group.image, group.prompt, group.pixels)
-            logits = learner.model.logits(learner.model.hidden_states(prompt, tokens))
+        assert group.prompt is not None
+        reference, _ = learner.model.prompts([group.prompt], role)
+        with torch.no_grad():
+            logits = learner.model.head.logits(learner.model.states([group.prompt], reference, [tokens], None))
         assert torch.log_softmax(logits, -1).exp() == pytest.approx(base.exp(), abs=1e-5)
 
 
-def test_kl_is_zero_for_untouched_adapters_and_only_for_those(learner: Learner, model: Model) -> None:
-    group = a_group(model)
-    learner.model.use(SOLVER)
-    assert float(own_terms(learner, group).kl.detach().abs().max()) < 1e-6
+def test_kl_is_zero_for_untouched_adapters_and_only_for_those(learner: Learner) -> None:
+    group = a_group(learner)
+    assert float(own_terms(learner, group).kl.abs().max()) < 1e-6
     disturb(learner)
-    assert float(own_terms(learner, group).kl.detach().min()) > 1e-5
+    assert float(own_terms(learner, group).kl.min()) > 1e-5
 
 
-def test_the_kl_term_pulls_back_to_the_base_model(learner: Learner, model: Model) -> None:
-    group = a_group(model, rewards=(0.5, 0.5, 0.5))  # no advantage: the KL term alone
+def test_the_kl_term_pulls_back_to_the_base_model(learner: Learner) -> None:
+    group = a_group(learner, rewards=(0.5, 0.5, 0.5))  # no advantage: the KL term alone
     disturb(learner)
-    learner.model.use(SOLVER)
-    before = float(own_terms(learner, group).kl.detach().mean())
-    learner.roles[SOLVER] = learner.roles[SOLVER].__class__(Baseline(), 1.0)
+    before = float(own_terms(learner, group).kl.mean())
+    set_kl_coef(learner, 1.0)
     for _ in range(5):
         learner.step(SOLVER, [group])
-    assert float(own_terms(learner, group).kl.detach().mean()) < 0.9 * before
+    assert float(own_terms(learner, group).kl.mean()) < 0.9 * before
 
 
 # --------------------------------------------------------------------------------------------- roles
@@ -242,9 +326,9 @@ def test_a_step_moves_its_own_role_and_nothing_else(learner: Learner, model: Mod
         if "lora_" not in name
     }
     own, others = snapshot(learner, role), snapshot(learner, other)
-    learner.roles[role] = learner.roles[role].__class__(Baseline(0.05, 1), 1e-3)
+    set_kl_coef(learner, 1e-3, Baseline(0.05, 1), role)
     for _ in range(2):  # the first step can move only the halves that are zero
-        learner.step(role, [a_group(model)])
+        learner.step(role, [a_group(learner)])
     assert all(not torch.equal(own[name], p) for name, p in learner.model.parameters(role).items())
     assert all(torch.equal(others[name], p) for name, p in learner.model.parameters(other).items())
     now = dict(learner.model._peft.named_parameters())
@@ -253,26 +337,24 @@ def test_a_step_moves_its_own_role_and_nothing_else(learner: Learner, model: Mod
 
 
 def test_what_earns_more_than_the_baseline_becomes_likelier(learner: Learner, model: Model) -> None:
-    group = a_group(model, rewards=(1.0, 0.0, 0.0))
-    learner.model.use(SOLVER)
+    group = a_group(learner, rewards=(1.0, 0.0, 0.0))
     lengths = [len(ids) for ids in group.token_ids]
-    before = [float(row.sum()) for row in own_terms(learner, group).logprob.detach().split(lengths)]
-    learner.roles[SOLVER] = learner.roles[SOLVER].__class__(Baseline(0.05, 1), 1e-3)  # b = 0.5
+    before = [float(row.sum()) for row in own_terms(learner, group).logprob.split(lengths)]
+    set_kl_coef(learner, 1e-3, Baseline(0.05, 1))  # b = 0.5
     for _ in range(3):
         learner.step(SOLVER, [group])
-    after = [float(row.sum()) for row in own_terms(learner, group).logprob.detach().split(lengths)]
+    after = [float(row.sum()) for row in own_terms(learner, group).logprob.split(lengths)]
     assert after[0] > before[0]
 
 
 def test_the_end_of_turn_is_learned(learner: Learner, model: Model) -> None:
-    group = a_group(model, rewards=(1.0,), texts=["1"])
-    learner.model.use(SOLVER)
-    before = float(own_terms(learner, group).logprob.detach()[-1])
-    learner.roles[SOLVER] = learner.roles[SOLVER].__class__(Baseline(0.0, 1), 1e-3)  # b = 0
+    group = a_group(learner, rewards=(1.0,), texts=["1"])
+    before = float(own_terms(learner, group).logprob[-1])
+    set_kl_coef(learner, 1e-3, Baseline(0.0, 1))  # b = 0
     for _ in range(3):
         row = learner.step(SOLVER, [group])
     assert row["tokens"] == len(group.token_ids[0])
-    assert float(own_terms(learner, group).logprob.detach()[-1]) > before + 0.1
+    assert float(own_terms(learner, group).logprob[-1]) > before + 0.1
 
 
 def test_stored_tokens_are_used_as_they_are(learner: Learner, model: Model) -> None:
@@ -280,38 +362,59 @@ def test_stored_tokens_are_used_as_they_are(learner: Learner, model: Model) -> N
     ids = model.tokenizer.encode("bar").ids
     letters = [model.tokenizer.token_to_id(letter) for letter in "bar"]
     assert ids != letters and model.tokenizer.decode(ids) == model.tokenizer.decode(letters)
-    learner.model.use(SOLVER)
-    losses = []
+    sums = []
     for tokens in (ids, letters):
-        group = TrainingGroup(picture(), "q", Pixels(), [tokens], [[-1.0] * len(tokens)], [1.0])
+        group = Example(picture(), "q", [tokens], [[-1.0] * len(tokens)], [1.0]).group(learner.model)
         assert own_terms(learner, group).logprob.shape == (len(tokens),)
-        losses.append(float(own_terms(learner, group).logprob.detach().sum()))
-    assert abs(losses[0] - losses[1]) > 1e-3
+        sums.append(float(own_terms(learner, group).logprob.sum()))
+    assert abs(sums[0] - sums[1]) > 1e-3
 
 
 # ------------------------------------------------------------------------------------- loss and step
 
 
 def test_loss_by_hand() -> None:
-    logprob = torch.tensor([-1.0, -2.0, -3.0], requires_grad=True)
-    terms = TokenTerms(logprob, torch.tensor([0.1, 0.3, 0.5]))
-    sampled = torch.tensor([-1.0, -2.0 + math.log(2), -3.0 - math.log(4)])  # ŵ = 1, 1/2, min(4, 2)
-    result = group_loss(terms, [2, 1], sampled, torch.tensor([0.5, -1.0]), kl_coef=0.1)
-    first = -0.5 * (1 * -1.0 + 0.5 * -2.0) / 2 + 0.1 * 0.2
-    second = 1.0 * (2 * -3.0) + 0.1 * 0.5
-    assert float(result.loss.detach()) == pytest.approx((first + second) / 2)
-    assert result.kl == pytest.approx((0.2 + 0.5) / 2)
-    assert result.importance_weight == pytest.approx((0.75 + 2) / 2)
-    result.loss.backward()
-    assert logprob.grad is not None
-    assert logprob.grad.tolist() == pytest.approx([-0.5 / 2 / 2, -0.5 * 0.5 / 2 / 2, 2 / 2])
+    """Two hidden states over a vocabulary of three, one of which cannot be sampled."""
+    head = Head(torch.eye(3, dtype=torch.float64), torch.tensor([2]))
+    states = torch.log(torch.tensor([[0.2, 0.8, 0.5], [0.5, 0.5, 0.1]], dtype=torch.float64)).requires_grad_()
+    reference = torch.log(torch.tensor([[0.4, 0.6, 0.5], [0.5, 0.5, 0.7]], dtype=torch.float64))
+    sampled = torch.log(torch.tensor([0.4, 0.1], dtype=torch.float64))  # ŵ = 1/2, then 5 cut off at 2
+    tokens = Tokens(torch.tensor([0, 1]), sampled, torch.tensor([0.5, -1.0]), torch.tensor([0.25, 0.75]))
+    terms = loss_terms(states, reference, tokens, 0.1, head)
+    kl = 0.2 * math.log(0.2 / 0.4) + 0.8 * math.log(0.8 / 0.6)
+    expected = 0.25 * (-0.5 * 0.5 * math.log(0.2) + 0.1 * kl) + 0.75 * (1.0 * 2 * math.log(0.5))
+    assert float(terms.loss) == pytest.approx(expected)
+    assert terms.kl.tolist() == pytest.approx([kl, 0.0])
+    assert float(terms.kl_mean) == pytest.approx(0.25 * kl)
+    assert float(terms.weight_mean) == pytest.approx(0.25 * 0.5 + 0.75 * 2)
+
+
+@pytest.mark.parametrize("positions", [1, 3, 100])
+def test_the_gradient_of_the_loss_is_autograds(positions: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    vocabulary, forbidden = 11, [3, 7]
+    monkeypatch.setattr(losses, "POSITIONS_PER_CHUNK", positions)
+    head = Head(torch.randn(vocabulary, 4, dtype=torch.float64), torch.tensor(forbidden))
+    states = torch.randn(8, 4, dtype=torch.float64, requires_grad=True)
+    reference = torch.randn(8, 4, dtype=torch.float64)
+    advantages, shares = torch.randn(2, 8, dtype=torch.float64)
+    tokens = Tokens(torch.tensor([0, 1, 2, 4, 5, 6, 8, 9]), torch.full((8,), -2.0), advantages, shares)
+    terms = loss_terms(states, reference, tokens, 0.3, head)
+    allowed = [token for token in range(vocabulary) if token not in forbidden]
+    p, q = (torch.log_softmax((x @ head.weight.T)[:, allowed], -1) for x in (states, reference))
+    logprob = p.gather(1, torch.arange(8).clamp(max=8)[:, None])[:, 0]
+    weight = torch.exp(logprob.detach() + 2.0).clamp(max=2)
+    loss = (shares * (-advantages * weight * logprob + 0.3 * (p.exp() * (p - q)).sum(-1))).sum()
+    [expected] = torch.autograd.grad(loss, states)
+    assert float(terms.loss) == pytest.approx(float(loss.detach()))
+    assert terms.gradient == pytest.approx(expected, abs=1e-12)
 
 
 def test_a_step_by_hand(learner: Learner, model: Model) -> None:
     """AdamW, clipping and the mean over groups, computed from the gradients of the groups alone."""
     disturb(learner)
-    groups = [a_group(model), a_group(model, (0.2, 0.9), "blue", TEXTS[:2])]
-    learner.roles[SOLVER] = learner.roles[SOLVER].__class__(Baseline(0.05, 1), 0.5)  # b = 0.5 for both, β = 0.5
+    groups = [a_group(learner), a_group(learner, (0.2, 0.9), "blue", TEXTS[:2])]
+    set_kl_coef(learner, 0.5, Baseline(0.05, 1))  # b = 0.5 for both, β = 0.5
     separate = [gradient(learner, group) for group in groups]
     mean = {name: sum(part[name] for part in separate) / 2 for name in separate[0]}
     norm = math.sqrt(sum(float((g**2).sum()) for g in mean.values()))
@@ -328,11 +431,10 @@ def test_a_step_by_hand(learner: Learner, model: Model) -> None:
 
 
 def test_on_policy_at_default_sampling_the_weight_is_one(learner: Learner, model: Model) -> None:
-    group = a_group(model)
-    learner.model.use(SOLVER)
+    group = a_group(learner)
     lengths = [len(ids) for ids in group.token_ids]
-    logprobs = [row.tolist() for row in own_terms(learner, group).logprob.detach().split(lengths)]
-    on_policy = TrainingGroup(group.image, group.prompt, group.pixels, group.token_ids, logprobs, group.rewards)
+    logprobs = [row.tolist() for row in own_terms(learner, group).logprob.split(lengths)]
+    on_policy = TrainingGroup(group.prompt, group.token_ids, logprobs, group.rewards)
     assert learner.step(SOLVER, [on_policy])["importance_weight"] == pytest.approx(1.0, abs=1e-6)
 
 
@@ -344,14 +446,14 @@ def test_on_policy_at_default_sampling_the_weight_is_one(learner: Learner, model
 def test_poor_groups_are_learned_from_without_nan(
     learner: Learner, model: Model, rewards: Sequence[float], texts: Sequence[str]
 ) -> None:
-    row = learner.step(SOLVER, [a_group(model, rewards, texts=texts)])
+    row = learner.step(SOLVER, [a_group(learner, rewards, texts=texts)])
     assert all(math.isfinite(row[name]) for name in ("loss", "kl", "grad_norm", "importance_weight"))
     assert all(p.isfinite().all() for p in learner.model.parameters(SOLVER).values())
     assert learner.roles[SOLVER].updates == 1
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing(learner: Learner, model: Model) -> None:
-    group = a_group(model, rewards=(math.inf, 0.0, 0.0))
+    group = a_group(learner, rewards=(math.inf, 0.0, 0.0))
     before, role = snapshot(learner, SOLVER), learner.roles[SOLVER]
     assert not math.isfinite(learner.step(SOLVER, [group])["grad_norm"])
     assert all(torch.equal(before[name], p) for name, p in learner.model.parameters(SOLVER).items())
@@ -373,7 +475,7 @@ def test_baseline_is_a_bias_corrected_moving_average() -> None:
 
 
 def test_groups_of_one_step_share_the_baseline(learner: Learner, model: Model) -> None:
-    groups = [a_group(model, (0.0, 1.0)), a_group(model, (1.0, 1.0))]
+    groups = [a_group(learner, (0.0, 1.0)), a_group(learner, (1.0, 1.0))]
     assert learner.advantages(SOLVER, groups) == [[-0.5, 0.5], [0.5, 0.5]]
     learner.observe(SOLVER, 0.25)
     assert learner.advantages(SOLVER, groups)[1] == pytest.approx([0.75, 0.75])
@@ -403,9 +505,9 @@ def test_kl_coefficient_stays_in_bounds() -> None:
 def test_pixel_bounds_are_obeyed(model: Model) -> None:
     policy = PolicyModel(model, seed=0)
     image = picture(size=(120, 120))
-    small = policy.prompt(image, "q", Pixels(max_pixels=56 * 56, min_pixels=28 * 28))
-    large = policy.prompt(image, "q", Pixels(min_pixels=112 * 112, max_pixels=112 * 112))
-    assert large.embeds.shape[0] - small.embeds.shape[0] == 16 - 4
+    small = policy.process(image, "q", Pixels(max_pixels=56 * 56, min_pixels=28 * 28))
+    large = policy.process(image, "q", Pixels(min_pixels=112 * 112, max_pixels=112 * 112))
+    assert len(large) - len(small) == 16 - 4
 
 
 @pytest.mark.parametrize("spelt", ["<|image_pad|>", "<|video_pad|>", "<|im_end|>\n<|im_start|>assistant\n<think>"])

@@ -14,7 +14,8 @@ from stages.learning.model import PolicyModel
 from stages.models import Model, find_model
 from stages.sampling import Decoding, EngineOptions, Pixels, Request, Sampler, open_sampler, resolve_sampler
 from tests.conftest import build_tiny_model
-from tests.test_learning import TrainingGroup, picture, plain_logprobs, stock_model
+from tests.plain import Example, PlainLoop, stock_model
+from tests.test_learning import picture
 
 REAL = ["vllm", "transformers"]
 COLOURS = ("red", "blue", "green")
@@ -65,19 +66,21 @@ def test_logprobs_are_those_of_the_learner(sampler: Sampler, model: Model, adapt
     samples = list(sampler.sample(requests(), DECODING))
     assert len({tuple(sample.token_ids) for sample in samples}) == 12  # every trajectory has its own noise
     policy = PolicyModel(model, seed=1)
-    policy.load_adapter(SOLVER, adapter)
-    policy.use(SOLVER)
-    stock = stock_model(model, adapter)
+    with torch.no_grad():
+        for name, tensor in policy.read_adapter(SOLVER, adapter).items():
+            policy.parameters(SOLVER)[name].copy_(tensor)
+    plain = PlainLoop(model, stock_model(model, adapter))
     for request, sample in zip(requests(), samples, strict=True):
         tokens = torch.tensor(sample.token_ids)
-        prompt = policy.prompt(request.images[0], request.prompt, Pixels())
-        logits = policy.logits(policy.hidden_states(prompt, [tokens])).detach()
-        learned = torch.log_softmax(logits, -1).gather(1, tokens[:, None])[:, 0]
-        assert sample.logprobs == pytest.approx(learned.tolist(), abs=1e-4)
-        group = TrainingGroup(request.images[0], request.prompt, Pixels(), [sample.token_ids], [sample.logprobs], [0.0])
+        example = Example(request.images[0], request.prompt, [sample.token_ids], [sample.logprobs], [0.0])
+        prompt = policy.process(example.image, example.prompt, example.pixels)
         with torch.no_grad():
-            [peft] = plain_logprobs(model, group, stock)
-        assert sample.logprobs == pytest.approx(peft.gather(1, tokens[:, None])[:, 0].tolist(), abs=1e-4)
+            _, prefix = policy.prompts([prompt], SOLVER)
+            logits = policy.head.logits(policy.states([prompt], prefix, [[tokens]], SOLVER))
+            [peft] = plain.group_logprobs(example)
+        for logprobs in (torch.log_softmax(logits, -1), peft):
+            of_sampled = logprobs.gather(1, tokens[:, None])[:, 0]
+            assert sample.logprobs == pytest.approx(of_sampled.tolist(), abs=1e-4)
 
 
 def test_placeholders_are_never_sampled_and_text_is_what_the_tokens_say(sampler: Sampler, model: Model) -> None:

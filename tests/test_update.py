@@ -1,7 +1,10 @@
 """`update` as a stage: order, reproducibility, interruption, the policy directory, and what it refuses."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -335,3 +338,71 @@ def test_a_crash_between_the_two_renames_is_put_right(scored: Path) -> None:
     Path("policy").rename(".policy.old")
     assert update([scored], PARAMS).reused
     assert not Path(".policy.old").exists()
+
+
+# ------------------------------------------------------------------------------------- several processes
+
+
+def torchrun(*arguments: str, processes: int = 2) -> subprocess.CompletedProcess[str]:
+    command = [
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={processes}",
+        "-m",
+        "ireasoner_cli",
+        "update",
+    ]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", *command, *arguments], env=environment, capture_output=True, text=True, timeout=180
+    )
+
+
+def test_two_processes_learn_what_one_does(scored: Path) -> None:
+    """The groups of a step, an odd one out among them, are spread over the processes; files are written once."""
+    one = UpdateParams(lr=1e-3, groups_per_step=3, proposer_every=2, kl_start=0.1)
+    update([scored], one, out=Path("one"))
+    options = ("--groups-per-step", "3", "--proposer-every", "2", "--kl-start", "0.1", "--lr", "1e-3", "--out", "two")
+    run = torchrun("scored.parquet", *options)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.split() == ["two"]
+    theirs, ours = (chain.rows(Path(name) / "metrics.parquet") for name in ("one", "two"))
+    assert len(ours) == len(theirs) > 4
+    for row, expected in zip(ours, theirs, strict=True):
+        assert row.pop("advantages") == pytest.approx(expected.pop("advantages"))
+        assert row.pop("role") == expected.pop("role")
+        assert row == pytest.approx(expected, rel=1e-3, abs=1e-5)
+    for role in ("solver", "proposer"):
+        alone, spread = (load_file(Path(name) / role / "adapter_model.safetensors") for name in ("one", "two"))
+        for name, tensor in alone.items():
+            assert (spread[name] - tensor).norm() <= 1e-3 * tensor.norm(), name
+    states = [json.loads((Path(name) / "state.json").read_text()) for name in ("one", "two")]
+    assert states[0]["lineage"] == states[1]["lineage"]
+    again = torchrun("scored.parquet", *options)
+    assert again.returncode == 0 and "nothing to do" in again.stderr
+
+
+def test_more_processes_than_groups_in_a_step_are_refused(scored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="--groups-per-step 2"):
+        update([scored], PARAMS)
+    assert not list(Path().glob("*policy*"))
+
+
+def test_a_damaged_checkpoint_leaves_no_trace(scored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint is taken up whole or not at all: what it had loaded before the damage was found must not stay."""
+    update([scored], PARAMS, out=Path("whole"))
+    with monkeypatch.context() as patch:
+        patch.setattr("stages.update._publish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            update([scored], PARAMS)
+    [checkpoint] = Path(".policy.partial").glob("step-*")
+    (checkpoint / "proposer" / "adapter_model.safetensors").write_bytes(b"damaged")
+    update([scored], PARAMS)
+    assert chain.file_bytes(Path("policy")) == chain.file_bytes(Path("whole"))
+
+
+def test_gradient_checkpointing_changes_no_bit(scored: Path) -> None:
+    update([scored], PARAMS, out=Path("kept"))
+    update([scored], PARAMS, out=Path("made-again"), gradient_checkpointing=True)
+    assert chain.file_bytes(Path("kept")) == chain.file_bytes(Path("made-again"))

@@ -1,29 +1,33 @@
 """One optimizer step of one role, and everything that must survive from step to step."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
-from PIL.Image import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
 from stages.contract import PROPOSER, SOLVER, Role
 from stages.errors import DataError
 from stages.learning.control import Baseline, next_kl_coef
-from stages.learning.loss import group_loss, token_terms
-from stages.learning.model import PolicyModel, write_tensors
+from stages.learning.loss import Tokens, loss_terms
+from stages.learning.model import PolicyModel, PromptInputs, write_tensors
+from stages.learning.ranks import Ranks
 from stages.models import Model
 from stages.policy import OPTIMIZER_FILE, STATE_FILE, PolicyState, RoleState, read_state
-from stages.sampling import Pixels
 from stages.shards import sync_file
 
 ROLES: tuple[Role, ...] = (SOLVER, PROPOSER)
 WEIGHT_DECAY = 0.01
 MAX_GRAD_NORM = 1.0
 MOMENTS = ("exp_avg", "exp_avg_sq")
+# Prompts, and completions, that run together: enough to keep the device busy, few enough to bound their activations.
+TOKENS_PER_PASS = {"cpu": 256, "cuda": 1024}
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -44,12 +48,11 @@ class UpdateParams:
 class TrainingGroup:
     """The trajectories of one role in one group, all on the same prompt: only those with tokens and a reward.
 
-    token_ids [N][L_i] as sampled, logprobs [N][L_i] as stored, rewards [N].
+    token_ids [N][L_i] as sampled, logprobs [N][L_i] as stored, rewards [N]. `prompt` may be None where another
+    process computes the group's gradient.
     """
 
-    image: Image
-    prompt: str
-    pixels: Pixels
+    prompt: PromptInputs | None
     token_ids: list[list[int]]
     logprobs: list[list[float]]
     rewards: list[float]
@@ -59,13 +62,33 @@ class TrainingGroup:
         return sum(self.rewards) / len(self.rewards)
 
 
+@dataclass(frozen=True)
+class Row:
+    """A trajectory on its way through the learner: which of the groups at hand it belongs to, its tokens, log μ,
+    advantage A, and what it counts in the mean over rows and groups."""
+
+    group: int
+    tokens: Tensor
+    sampled_logprobs: Tensor
+    advantage: float
+    share: float
+
+
 class Learner:
     """The policy in memory: the model with both adapters, AdamW's moments, baselines and KL coefficients."""
 
-    def __init__(self, model: Model, params: UpdateParams, seed: int) -> None:
+    def __init__(
+        self,
+        model: Model,
+        params: UpdateParams,
+        seed: int,
+        gradient_checkpointing: bool = False,
+        ranks: Ranks | None = None,
+    ) -> None:
         """A fresh policy at step 0, its adapters untouched."""
         self.params = params
-        self.model = PolicyModel(model, seed)
+        self.ranks = ranks or Ranks()
+        self.model = PolicyModel(model, seed, gradient_checkpointing)
         self.roles: dict[Role, RoleState] = dict.fromkeys(ROLES, RoleState(Baseline(), params.kl_start))
         self._optimizers = {
             role: torch.optim.AdamW(
@@ -91,6 +114,10 @@ class Learner:
         state = self.roles[role]
         self.roles[role] = replace(state, baseline=state.baseline.after(mean_reward))
 
+    def computes(self, place: int) -> bool:
+        """Whether this process computes the gradient of the step's group at `place`."""
+        return place % self.ranks.size == self.ranks.rank
+
     def step(self, role: Role, groups: Sequence[TrainingGroup]) -> dict[str, Any]:
         """One optimizer step of `role` on the mean loss of `groups`; returns its row of metrics.
 
@@ -98,17 +125,17 @@ class Learner:
         """
         state, optimizer = self.roles[role], self._optimizers[role]
         advantages = self.advantages(role, groups)
-        self.model.use(role)
-        optimizer.zero_grad(set_to_none=True)
-        loss = kl = weight = 0.0
-        for group, group_advantages in zip(groups, advantages, strict=True):
-            result = self._backward(group, group_advantages, state.kl_coef, 1 / len(groups))
-            loss += result[0] / len(groups)
-            kl += result[1] / len(groups)
-            weight += result[2] / len(groups)
         parameters = list(self.model.parameters(role).values())
+        for parameter in parameters:
+            parameter.grad = torch.zeros_like(parameter)
+        figures = torch.zeros(3, device=self.model.device)
+        own = [pair for place, pair in enumerate(zip(groups, advantages, strict=True)) if self.computes(place)]
+        for pack in self._packed(own, lambda pair: len(_prompt(pair[0]))):
+            figures += self._backward(role, pack, state.kl_coef, 1 / len(groups))
+        self.ranks.sum([*(parameter.grad for parameter in parameters if parameter.grad is not None), figures])
+        loss, kl, weight = figures.tolist()
         grad_norm = float(torch.nn.utils.clip_grad_norm_(parameters, MAX_GRAD_NORM))
-        if torch.isfinite(torch.tensor([grad_norm, loss, kl])).all():
+        if all(map(math.isfinite, (grad_norm, loss, kl))):
             optimizer.step()
             kl_coef = next_kl_coef(state.kl_coef, kl, self.params.kl_target, self.params.kl_min)
             self.roles[role] = RoleState(state.baseline, kl_coef, state.updates + 1)
@@ -125,52 +152,68 @@ class Learner:
         }
 
     def _backward(
-        self, group: TrainingGroup, advantages: list[float], kl_coef: float, share: float
-    ) -> tuple[float, float, float]:
-        """Adds the gradient of `share` times the group's loss; returns loss, KL and mean ŵ."""
+        self, role: Role, pairs: Sequence[tuple[TrainingGroup, list[float]]], kl_coef: float, share: float
+    ) -> Tensor:
+        """Adds the gradient of `share` times the sum of the groups' losses, each on its advantages; returns the same
+        sums [3] of the loss, of KL and of ŵ. Runs every prompt once and the completions behind them in passes."""
         device = self.model.device
-        prompt = self.model.prompt(group.image, group.prompt, group.pixels)
-        tokens = [torch.tensor(ids, dtype=torch.long, device=device) for ids in group.token_ids]
-        with self.model.reference():
-            reference_states = self.model.hidden_states(prompt, tokens)
-        terms = token_terms(
-            self.model.hidden_states(prompt, tokens), reference_states, torch.cat(tokens), self.model.logits
-        )
-        result = group_loss(
-            terms,
-            [len(ids) for ids in tokens],
-            torch.tensor([value for row in group.logprobs for value in row], device=device),
-            torch.tensor(advantages, device=device),
-            kl_coef,
-        )
-        (share * result.loss).backward()
-        return float(result.loss.detach()), result.kl, result.importance_weight
+        prompts = [_prompt(group) for group, _ in pairs]
+        reference, prefix = self.model.prompts(prompts, role)
+        leaves = prefix.leaves()
+        figures = torch.zeros(3, device=device)
+        for rows in self._packed(_rows(pairs, share), lambda row: len(row.tokens)):
+            completions = [[row.tokens for row in rows if row.group == index] for index in range(len(pairs))]
+            with torch.no_grad():
+                reference_states = self.model.states(prompts, reference, completions, None)
+            states = self.model.states(prompts, leaves, completions, role)
+            terms = loss_terms(states, reference_states, _tokens(rows, device), kl_coef, self.model.head)
+            states.backward(terms.gradient)
+            figures += torch.stack([terms.loss, terms.kl_mean, terms.weight_mean])
+        prefix.backward(leaves)
+        return figures
+
+    def _packed(self, items: Iterable[T], size: Callable[[T], int]) -> Iterator[list[T]]:
+        """The items in their order, as many at a time as TOKENS_PER_PASS allows, at least one."""
+        limit = TOKENS_PER_PASS[self.model.device.type]
+        pack: list[T] = []
+        total = 0
+        for item in items:
+            if pack and total + size(item) > limit:
+                yield pack
+                pack, total = [], 0
+            pack.append(item)
+            total += size(item)
+        if pack:
+            yield pack
 
     # ------------------------------------------------------------------------------------------- on disk
 
     def load(self, folder: Path) -> PolicyState:
-        """Takes up the policy in `folder`: adapters, moments, baselines, coefficients. Raises DataError if it is
-        damaged or does not fit."""
+        """Takes up the policy in `folder`: adapters, moments, baselines, coefficients.
+
+        Raises DataError if it is damaged or does not fit, and then leaves the learner as it was.
+        """
         state = read_state(folder)
-        self.roles = dict(state.roles)
         try:
             moments = load_file(folder / OPTIMIZER_FILE)
         except Exception as error:
             raise DataError(f"{folder / OPTIMIZER_FILE}: missing or damaged ({error})") from error
+        adapters = {role: self.model.read_adapter(role, folder / role) for role in ROLES}
         for role in ROLES:
-            self.model.load_adapter(role, folder / role)
-            if state.roles[role].updates:
-                self._load_moments(role, moments, folder)
+            for name, parameter in self.model.parameters(role).items() if state.roles[role].updates else ():
+                for moment in MOMENTS:
+                    if (stored := moments.get(f"{role}.{name}.{moment}")) is None or stored.shape != parameter.shape:
+                        raise DataError(f"{folder / OPTIMIZER_FILE}: lacks the moment {role}.{name}.{moment}")
+        self.roles = dict(state.roles)
+        for role in ROLES:
+            updates = state.roles[role].updates
+            for name, parameter in self.model.parameters(role).items():
+                with torch.no_grad():
+                    parameter.copy_(adapters[role][name])
+                if updates:
+                    own = {moment: moments[f"{role}.{name}.{moment}"].to(parameter) for moment in MOMENTS}
+                    self._optimizers[role].state[parameter] = {"step": torch.tensor(float(updates)), **own}
         return state
-
-    def _load_moments(self, role: Role, moments: dict[str, Tensor], folder: Path) -> None:
-        step = torch.tensor(float(self.roles[role].updates))
-        for name, parameter in self.model.parameters(role).items():
-            try:
-                stored = {moment: moments[f"{role}.{name}.{moment}"].to(parameter) for moment in MOMENTS}
-            except KeyError as error:
-                raise DataError(f"{folder / OPTIMIZER_FILE}: lacks the moment {error}") from error
-            self._optimizers[role].state[parameter] = {"step": step.clone(), **stored}
 
     def save(self, folder: Path, state: PolicyState) -> None:
         """Writes a whole policy directory, but for its metrics; everything is on disk when this returns."""
@@ -186,6 +229,28 @@ class Learner:
         (folder / STATE_FILE).write_text(state.to_json(), encoding="utf-8")
         for file in (OPTIMIZER_FILE, STATE_FILE):
             sync_file(folder / file)
+
+
+def _prompt(group: TrainingGroup) -> PromptInputs:
+    if group.prompt is None:
+        raise ValueError("the group's prompt was not processed in this process")
+    return group.prompt
+
+
+def _rows(pairs: Sequence[tuple[TrainingGroup, list[float]]], share: float) -> Iterator[Row]:
+    for index, (group, advantages) in enumerate(pairs):
+        for ids, logprobs, advantage in zip(group.token_ids, group.logprobs, advantages, strict=True):
+            yield Row(index, torch.tensor(ids), torch.tensor(logprobs), advantage, share / len(advantages))
+
+
+def _tokens(rows: Sequence[Row], device: torch.device) -> Tokens:
+    lengths = torch.tensor([len(row.tokens) for row in rows])
+    return Tokens(
+        torch.cat([row.tokens for row in rows]).to(device),
+        torch.cat([row.sampled_logprobs for row in rows]).to(device),
+        torch.tensor([row.advantage for row in rows]).repeat_interleave(lengths).to(device),
+        (torch.tensor([row.share for row in rows]) / lengths).repeat_interleave(lengths).to(device),
+    )
 
 
 def forbidden_in(model: Model, token_ids: Sequence[int], vocabulary: int) -> int | None:

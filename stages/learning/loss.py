@@ -1,85 +1,110 @@
-"""The loss of a trajectory, from plain tensors.
+"""The loss of a step, from plain tensors, with its gradient.
 
-    −A · mean_t ŵ_t log π(y_t)  +  β · mean_t KL(π(·|s_t) ‖ π_ref(·|s_t))
+    −A · mean_t ŵ_t log π(y_t)  +  β · mean_t KL(π(·|s_t) ‖ π_ref(·|s_t))          of a trajectory
 
 KL is exact over the vocabulary. ŵ_t = min(π/μ, 2), without gradient, corrects for the policy having moved since
-the tokens were sampled from μ.
+the tokens were sampled from μ. Both terms are sums over tokens, and so the gradient of each token's logits is known
+as soon as they are: it is taken on the spot, a chunk of tokens at a time, and no [tokens, vocabulary] tensor outlives
+its chunk or is made twice.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 MAX_IMPORTANCE_WEIGHT = 2.0
-POSITIONS_PER_CHUNK = 128  # of [positions, vocabulary] tensors alive at a time
-
-Project = Callable[[Tensor], Tensor]
+POSITIONS_PER_CHUNK = 128  # rows of a [positions, vocabulary] tensor, of which about four live at a time
 
 
 @dataclass(frozen=True)
-class TokenTerms:
-    """Per completion token, [ΣL], float32: log π(y_t), and the exact KL of the distribution it was drawn from."""
+class Tokens:
+    """What is learned from, [T] each: ids int64; sampled_logprobs log μ, as stored; advantages A of the token's
+    trajectory; shares, what the token counts in the mean over tokens, trajectories and groups."""
+
+    ids: Tensor
+    sampled_logprobs: Tensor
+    advantages: Tensor
+    shares: Tensor
+
+
+@dataclass(frozen=True)
+class Head:
+    """The vocabulary projection: weight [V, d], frozen; forbidden [F] int64, tokens that cannot be sampled."""
+
+    weight: Tensor
+    forbidden: Tensor
+
+    def logits(self, states: Tensor) -> Tensor:
+        """[n, V], float32 at least, of hidden states [n, d]; −∞ where a token cannot be sampled."""
+        logits = states @ self.weight.T
+        return logits.to(torch.promote_types(logits.dtype, torch.float32)).index_fill_(-1, self.forbidden, -torch.inf)
+
+
+@dataclass(frozen=True)
+class Terms:
+    """logprob, kl [T]: log π(y_t) and KL_t, float32 at least. loss, kl_mean, weight_mean: the shared-out sums of the
+    loss, of KL_t and of ŵ_t, scalars. gradient [T, d]: of the loss, with respect to the policy's hidden states."""
 
     logprob: Tensor
     kl: Tensor
+    loss: Tensor
+    kl_mean: Tensor
+    weight_mean: Tensor
+    gradient: Tensor
 
 
-def token_terms(states: Tensor, reference_states: Tensor, tokens: Tensor, project: Project) -> TokenTerms:
-    """log π(y_t) and KL_t, with gradient to `states`.
-
-    states, reference_states [ΣL, d]; tokens [ΣL] int64; project: [n, d] → logits [n, V], −∞ where a token cannot
-    be sampled. The [n, V] tensors are made a chunk at a time, and again in backward, so that memory does not
-    grow with vocabulary × tokens.
-    """
-    pieces = [
-        checkpoint(_chunk_terms, *chunk, project, use_reentrant=False)
+def loss_terms(states: Tensor, reference_states: Tensor, tokens: Tokens, kl_coef: float, head: Head) -> Terms:
+    """The loss over tokens [T] and its gradient; states, reference_states [T, d]: hidden states of π and of π_ref
+    that predict them; kl_coef β."""
+    chunks = [
+        _chunk_terms(*chunk, kl_coef, head)
         for chunk in zip(
-            states.split(POSITIONS_PER_CHUNK),
+            states.detach().split(POSITIONS_PER_CHUNK),
             reference_states.split(POSITIONS_PER_CHUNK),
-            tokens.split(POSITIONS_PER_CHUNK),
+            tokens.ids.split(POSITIONS_PER_CHUNK),
+            tokens.sampled_logprobs.split(POSITIONS_PER_CHUNK),
+            tokens.advantages.split(POSITIONS_PER_CHUNK),
+            tokens.shares.split(POSITIONS_PER_CHUNK),
             strict=True,
         )
     ]
-    logprob, kl = (torch.cat(list(piece)) for piece in zip(*pieces, strict=True))
-    return TokenTerms(logprob, kl)
+    logprob, kl, weight, gradient = (torch.cat(list(parts)) for parts in zip(*chunks, strict=True))
+    per_token = kl_coef * kl - tokens.advantages * weight * logprob
+    return Terms(
+        logprob,
+        kl,
+        (tokens.shares * per_token).sum(),
+        (tokens.shares * kl).sum(),
+        (tokens.shares * weight).sum(),
+        gradient,
+    )
 
 
-def _chunk_terms(states: Tensor, reference_states: Tensor, tokens: Tensor, project: Project) -> tuple[Tensor, Tensor]:
-    logp = torch.log_softmax(project(states), dim=-1)
-    with torch.no_grad():
-        logq = torch.log_softmax(project(reference_states), dim=-1)
-    # At masked tokens both are −∞ and the difference undefined; they have no probability and no part in KL.
-    gap = torch.where(torch.isneginf(logp), 0.0, logp - logq)
-    kl = (torch.exp(logp) * gap).sum(-1)
-    return logp.gather(-1, tokens[:, None])[:, 0], kl
+@torch.no_grad()
+def _chunk_terms(
+    states: Tensor,
+    reference_states: Tensor,
+    ids: Tensor,
+    sampled_logprobs: Tensor,
+    advantages: Tensor,
+    shares: Tensor,
+    kl_coef: float,
+    head: Head,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """log π(y), KL, ŵ [n] and the gradient [n, d]. With p = π, z its logits:
 
-
-@dataclass(frozen=True)
-class GroupLoss:
-    """loss: scalar with gradient. kl, importance_weight: means over the rows of the means over their tokens."""
-
-    loss: Tensor
-    kl: float
-    importance_weight: float
-
-
-def group_loss(
-    terms: TokenTerms, lengths: list[int], sampled_logprobs: Tensor, advantages: Tensor, kl_coef: float
-) -> GroupLoss:
-    """Mean over a group's rows of the trajectory loss.
-
-    terms [ΣL], rows one after another, `lengths` L_i each; sampled_logprobs [ΣL]: log μ as stored; advantages [N];
-    kl_coef β.
+    ∂(−log π(y))/∂z = p − 1_y      ∂KL/∂z = p · (log p − log q − KL)
     """
-    weight = torch.exp(terms.logprob.detach() - sampled_logprobs).clamp(max=MAX_IMPORTANCE_WEIGHT)
-    objective = _row_means(weight * terms.logprob, lengths)
-    kl = _row_means(terms.kl, lengths)
-    loss = (-advantages * objective + kl_coef * kl).mean()
-    return GroupLoss(loss, float(kl.detach().mean()), float(_row_means(weight, lengths).mean()))
-
-
-def _row_means(values: Tensor, lengths: list[int]) -> Tensor:
-    return torch.stack([row.mean() for row in values.split(lengths)])
+    logp = torch.log_softmax(head.logits(states), dim=-1)
+    gap = torch.log_softmax(head.logits(reference_states), dim=-1).neg_().add_(logp)
+    # At forbidden tokens both are −∞ and the gap undefined; they have no probability and no part in KL.
+    gap.index_fill_(-1, head.forbidden, 0.0)
+    logprob = logp.gather(-1, ids[:, None])[:, 0]
+    weight = torch.exp(logprob - sampled_logprobs).clamp(max=MAX_IMPORTANCE_WEIGHT)
+    p = logp.exp_()
+    kl = torch.linalg.vecdot(p, gap)
+    pull = shares * advantages * weight
+    d_logits = gap.sub_(kl[:, None]).mul_((kl_coef * shares)[:, None]).add_(pull[:, None]).mul_(p)
+    d_logits.scatter_add_(-1, ids[:, None], -pull[:, None])
+    return logprob, kl, weight, d_logits.to(states.dtype) @ head.weight

@@ -1,7 +1,6 @@
-"""The frozen base model with two LoRA adapters on it, and its forward pass over one group."""
+"""The frozen base model with two LoRA adapters on it, and its forward pass over prompts and their completions."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,8 @@ from torch import Tensor
 
 from stages.contract import PROPOSER, SOLVER, Role
 from stages.errors import DataError, EngineError
+from stages.learning.decoder import Decoder, Prefix
+from stages.learning.loss import Head
 from stages.models import Model
 from stages.sampling import Pixels
 from stages.shards import sync_file
@@ -42,8 +43,9 @@ def load_base(model: Model) -> Any:
             attn_implementation="sdpa",
             use_safetensors=True,  # nothing is unpickled
             trust_remote_code=False,
+            device_map={"": "cuda" if gpu else "cpu"},  # mapped from the files straight to where they are used
         )
-        return base.requires_grad_(False).eval().to("cuda" if gpu else "cpu")
+        return base.requires_grad_(False).eval()
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise EngineError(f"{model.ref.name}: the model cannot be loaded ({reason})") from error
@@ -58,17 +60,24 @@ def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
 
 
 @dataclass(frozen=True)
-class Prompt:
-    """A prompt with its image already encoded. embeds [P, d] base-model dtype; position_ids [3, P] int64."""
+class PromptInputs:
+    """A prompt and its image, processed, not yet on the device: input_ids [P] int64, is_image [P] bool,
+    position_ids [3, P] int64, pixel_values [patches, pixels] float32, grid [1, 3] int64."""
 
-    embeds: Tensor
+    input_ids: Tensor
+    is_image: Tensor
     position_ids: Tensor
+    pixel_values: Tensor
+    grid: Tensor
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
 
 
 class PolicyModel:
     """One base model, one LoRA adapter a role; π is the base with an adapter on, π_ref the base with none."""
 
-    def __init__(self, model: Model, seed: int) -> None:
+    def __init__(self, model: Model, seed: int, gradient_checkpointing: bool = False) -> None:
         """Loads `model` and puts fresh adapters on it, whose random halves come from `seed`."""
         self._base = load_base(model)
         if not hasattr(self._base.model, "language_model"):
@@ -86,6 +95,16 @@ class PolicyModel:
         torch.manual_seed(seed)
         self._peft = get_peft_model(self._base, config, adapter_name=SOLVER)
         self._peft.add_adapter(PROPOSER, config)
+        self._adapters: dict[Role, dict[str, Tensor]] = {
+            role: {
+                name.replace(f".{role}.", "."): parameter.requires_grad_()
+                for name, parameter in self._peft.named_parameters()
+                if f".{role}." in name
+            }
+            for role in (SOLVER, PROPOSER)
+        }
+        self._language_model = self._base.model.language_model
+        self._decoder = Decoder(self._language_model, gradient_checkpointing)
         self._forbidden = torch.tensor(model.forbidden_tokens, dtype=torch.long, device=self.device)
         self._model = model
         self._builders: dict[Pixels, PromptBuilder] = {}
@@ -98,24 +117,13 @@ class PolicyModel:
 
     def parameters(self, role: Role) -> dict[str, Tensor]:
         """The role's adapter, float32, by the names its file gives them (without the adapter's own name)."""
-        return {
-            name.replace(f".{role}.", "."): parameter
-            for name, parameter in self._peft.named_parameters()
-            if f".{role}." in name
-        }
+        return self._adapters[role]
 
-    def use(self, role: Role) -> None:
-        """Makes the role's adapter the active one, alone trainable. Backward must run while it is."""
-        self._peft.set_adapter(role)
+    def read_adapter(self, role: Role, folder: Path) -> dict[str, Tensor]:
+        """The tensors of the adapter in `folder`, by the names of `parameters`.
 
-    @contextmanager
-    def reference(self) -> Iterator[None]:
-        """Within, the model is the base model: adapters off, no gradient."""
-        with torch.no_grad(), self._peft.disable_adapter():
-            yield
-
-    def load_adapter(self, role: Role, folder: Path) -> None:
-        """Raises DataError when the adapter in `folder` is damaged or does not fit the model."""
+        Raises DataError when it is damaged or does not fit the model.
+        """
         try:
             stored = load_file(folder / ADAPTER_FILE)
         except Exception as error:  # safetensors raises its own class for damage
@@ -123,9 +131,7 @@ class PolicyModel:
         own = self.parameters(role)
         if {name: tensor.shape for name, tensor in own.items()} != {n: t.shape for n, t in stored.items()}:
             raise DataError(f"{folder}: this adapter does not fit the model {self._model.ref.name}")
-        with torch.no_grad():
-            for name, parameter in own.items():
-                parameter.copy_(stored[name])
+        return stored
 
     def save_adapter(self, role: Role, folder: Path) -> None:
         """Writes the adapter as PEFT and vLLM read it, on disk when this returns."""
@@ -141,79 +147,70 @@ class PolicyModel:
 
     # ------------------------------------------------------------------------------------- the forward
 
-    @torch.no_grad()
-    def prompt(self, image: Image, text: str, pixels: Pixels) -> Prompt:
-        """Runs the (frozen) vision tower, once, and lays out the prompt around the image.
+    def process(self, image: Image, text: str, pixels: Pixels) -> PromptInputs:
+        """What the model takes of a prompt. Needs no device, and may run beside what does.
 
         Where the image goes is taken from where the processor put it, not from token ids.
         """
         if pixels not in self._builders:
             self._builders[pixels] = PromptBuilder(self._model, pixels)
-        inputs = self._builders[pixels].inputs((image,), text).to(self.device)
-        model = self._base.model
-        embeds = model.language_model.embed_tokens(inputs["input_ids"])
-        features = model.get_image_features(
-            inputs["pixel_values"], inputs["image_grid_thw"], return_dict=True
-        ).pooler_output
-        is_image = (inputs["mm_token_type_ids"] == 1).unsqueeze(-1).expand_as(embeds)
-        embeds = embeds.masked_scatter(is_image, torch.cat(features).to(embeds.dtype))
-        position_ids, _ = model.get_rope_index(
-            inputs["input_ids"],
-            mm_token_type_ids=inputs["mm_token_type_ids"],
-            image_grid_thw=inputs["image_grid_thw"],
-        )
-        return Prompt(embeds[0], position_ids[:, 0])
+        inputs = self._builders[pixels].inputs((image,), text)
+        ids, types, grid = inputs["input_ids"], inputs["mm_token_type_ids"], inputs["image_grid_thw"]
+        positions, _ = self._base.model.get_rope_index(ids, mm_token_type_ids=types, image_grid_thw=grid)
+        return PromptInputs(ids[0], types[0] == 1, positions[:, 0], inputs["pixel_values"], grid)
 
-    def hidden_states(self, prompt: Prompt, completions: Sequence[Tensor]) -> Tensor:
-        """The final hidden states that predict each completion token, [ΣL, d], in the order of `completions`.
+    def prompts(self, prompts: Sequence[PromptInputs], role: Role) -> tuple[Prefix, Prefix]:
+        """Runs the prompts once each through π_ref and through π: (without gradient, with it).
 
-        completions: token ids [L_i], int64, L_i ≥ 1. All of them ride in one row behind a single prompt: each
-        sees the prompt and itself, and continues after the prompt's last position, so the states are those of
-        separate passes.
+        The frozen vision tower sees each image once, for both.
         """
-        layout = pack(prompt.position_ids, [len(tokens) for tokens in completions])
-        tokens = torch.cat(list(completions)).to(self.device)
-        model = self._base.model.language_model
-        embeds = torch.cat([prompt.embeds, model.embed_tokens(tokens)])
-        mask = torch.zeros(layout.visible.shape, dtype=embeds.dtype, device=self.device)
-        mask.masked_fill_(~layout.visible, torch.finfo(embeds.dtype).min)
-        states = model(
-            inputs_embeds=embeds[None],
-            position_ids=layout.position_ids[:, None],
-            attention_mask=mask[None, None],
-            use_cache=False,
-        ).last_hidden_state
-        return states[0, layout.predictors]
+        with torch.no_grad():
+            embeds = self._embed(prompts)
+            positions = torch.cat([prompt.position_ids for prompt in prompts], dim=1).to(self.device)
+            lengths = [len(prompt) for prompt in prompts]
+            reference = self._decoder.prompts(embeds, positions, lengths, None)
+        return reference, self._decoder.prompts(embeds, positions, lengths, role)
 
-    def logits(self, states: Tensor) -> Tensor:
-        """Float32 logits [n, V] of hidden states [n, d]; tokens that cannot be sampled are at −∞."""
-        return self._base.lm_head(states).float().index_fill(-1, self._forbidden, -torch.inf)
+    def _embed(self, prompts: Sequence[PromptInputs]) -> Tensor:
+        """Input embeddings [ΣP, d], the images' features in their places."""
+        embeds = self._language_model.embed_tokens(torch.cat([prompt.input_ids for prompt in prompts]).to(self.device))
+        features = self._base.model.get_image_features(
+            torch.cat([prompt.pixel_values for prompt in prompts]).to(self.device),
+            torch.cat([prompt.grid for prompt in prompts]).to(self.device),
+            return_dict=True,
+        ).pooler_output
+        is_image = torch.cat([prompt.is_image for prompt in prompts]).to(self.device)
+        return embeds.masked_scatter(is_image[:, None], torch.cat(features).to(embeds.dtype))
 
+    def states(
+        self,
+        prompts: Sequence[PromptInputs],
+        prefix: Prefix,
+        completions: Sequence[Sequence[Tensor]],
+        role: Role | None,
+    ) -> Tensor:
+        """The hidden states [ΣL, d] that predict each completion token, in the order of `completions`.
 
-@dataclass(frozen=True)
-class Packing:
-    """visible [S, S] bool: row may attend to column. position_ids [3, S]. predictors [ΣL]: for each completion
-    token, the place whose state predicts it. S = P + ΣL."""
+        completions: of each prompt, token ids [L_i] int64, L_i ≥ 1; a prompt may have none here. The last token
+        predicts nothing and is not run; the first is predicted by the prompt. No role: π_ref.
+        """
+        continued = [
+            (index, tokens[:-1], int(prompt.position_ids.max()) + 1)
+            for index, (prompt, own) in enumerate(zip(prompts, completions, strict=True))
+            for tokens in own
+        ]
+        tokens = torch.cat([tokens for _, tokens, _ in continued]).to(self.device)
+        positions = torch.cat([torch.arange(start, start + len(tokens)) for _, tokens, start in continued])
+        run = self._decoder.completions(
+            self._language_model.embed_tokens(tokens),
+            positions.expand(3, -1).to(self.device),
+            prefix,
+            [[len(tokens) - 1 for tokens in own] for own in completions],
+            role,
+        )
+        behind = zip(continued, run.split([len(tokens) for _, tokens, _ in continued]), strict=True)
+        return torch.cat([part for (index, _, _), own in behind for part in (prefix.last[index, None], own)])
 
-    visible: Tensor
-    position_ids: Tensor
-    predictors: Tensor
-
-
-def pack(prompt_positions: Tensor, lengths: Sequence[int]) -> Packing:
-    """Lays N completions of `lengths` behind one prompt with positions [3, P]."""
-    device = prompt_positions.device
-    prompt_length = prompt_positions.shape[1]
-    # 0 is the prompt, 1…N the completions.
-    segment = torch.repeat_interleave(
-        torch.arange(len(lengths) + 1, device=device), torch.tensor([prompt_length, *lengths], device=device)
-    )
-    causal = torch.ones(len(segment), len(segment), dtype=torch.bool, device=device).tril_()
-    visible = causal & ((segment[None, :] == 0) | (segment[None, :] == segment[:, None]))
-    start = int(prompt_positions.max()) + 1
-    continued = [torch.arange(start, start + length, device=device).expand(3, -1) for length in lengths]
-    predictors, offset = [], prompt_length
-    for length in lengths:
-        predictors += [prompt_length - 1, *range(offset, offset + length - 1)]
-        offset += length
-    return Packing(visible, torch.cat([prompt_positions, *continued], dim=1), torch.tensor(predictors, device=device))
+    @property
+    def head(self) -> Head:
+        return Head(self._base.lm_head.weight, self._forbidden)

@@ -1,0 +1,49 @@
+"""Several processes, one learner: torchrun starts a process a GPU, and the groups of a step are spread over them."""
+
+import os
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Ranks:
+    """This process's place among the `size` that learn together; by itself it is rank 0 of 1."""
+
+    def __init__(self) -> None:
+        self.size = int(os.environ.get("WORLD_SIZE", "1"))
+        self.rank = int(os.environ.get("RANK", "0"))
+
+    def __enter__(self) -> "Ranks":
+        """Joins the processes that torchrun started with this one, if it did: nccl between GPUs, gloo between CPUs."""
+        if self.size > 1:
+            if torch.cuda.is_available():
+                torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+            torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.size > 1:
+            torch.distributed.destroy_process_group()
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes files."""
+        return self.rank == 0
+
+    def sum(self, tensors: list[Tensor]) -> None:
+        """Replaces each tensor by its sum over the processes, the same bits in all of them."""
+        if self.size == 1:
+            return
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        torch.distributed.all_reduce(flat)
+        for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+    def from_first(self, value: Any) -> Any:
+        """What the first process has for `value`, a plain Python object. Waits for it."""
+        if self.size == 1:
+            return value
+        box = [value]
+        torch.distributed.broadcast_object_list(box)
+        return box[0]

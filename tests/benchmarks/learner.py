@@ -1,0 +1,124 @@
+"""The learner against a plain loop and trl: `python -m tests.benchmarks.learner`."""
+
+import json
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from stages.models import Model
+from tests.benchmarks import contenders
+from tests.benchmarks.measure import GPU, Figures, flop_counter, matrix_rate, memory_meter, race, stopwatch
+from tests.benchmarks.shapes import SHAPES, Shape, build, example, swept
+
+WARM_UPS = 2  # one step that counts FLOPs, one that meters memory
+
+
+def say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+def compare(name: str, shape: Shape, repetitions: int, rate: float) -> list[dict[str, Any]]:
+    """A row a contender: medians, counted FLOPs, and what our FLOPs allow of its time."""
+    say(f"{name}: building the model")
+    model = build(shape, Path(tempfile.mkdtemp()) / "model")
+    group = example(shape, model)
+    field = contenders.field(model, group, repetitions + WARM_UPS)
+    results = race(field, repetitions, say)
+    ours = results[contenders.Ours.name]
+    return [_row(name, shape, contender, figures, ours, rate) for contender, figures in results.items()]
+
+
+def _row(name: str, shape: Shape, contender: str, figures: Figures, ours: Figures, rate: float) -> dict[str, Any]:
+    tokens = shape.samples * shape.completion_tokens
+    speed_up, allowed = figures.median / ours.median, figures.flops / ours.flops
+    return {
+        "shape": name,
+        "contender": contender,
+        "seconds": figures.median,
+        "rollouts/s": shape.samples / figures.median,
+        "tokens/s": tokens / figures.median,
+        "TFLOP": figures.flops / 1e12,
+        "of the matrix rate": figures.flops / figures.median / rate,
+        "peak MiB": figures.peak / 2**20,
+        "our speed-up": speed_up,
+        "allowed by FLOPs": allowed,
+        "reached": speed_up / allowed,
+        "our memory": ours.peak / figures.peak,
+    }
+
+
+def sweep(repetitions: int) -> list[dict[str, Any]]:
+    """Ours alone, one thing changed at a time."""
+    rows = []
+    models: dict[Any, Model] = {}
+    for what, shapes in swept().items():
+        for value, shape in shapes.items():
+            key = (shape.pixels,)
+            if key not in models:
+                models[key] = build(_with_image(shape), Path(tempfile.mkdtemp()) / "model")
+            contender, figures = contenders.Ours(models[key], example(shape, models[key])), Figures()
+            contender.step(flop_counter(figures))
+            contender.step(memory_meter(figures))
+            for _ in range(repetitions):
+                contender.step(stopwatch(figures))
+            rows.append(
+                {
+                    "sweep": what,
+                    "value": int(value),
+                    "seconds": figures.median,
+                    "seconds a rollout": figures.median / shape.samples,
+                    "TFLOP": figures.flops / 1e12,
+                    "peak MiB": figures.peak / 2**20,
+                }
+            )
+            say(f"  {what} {value}: {figures.median:.2f} s")
+    return rows
+
+
+def _with_image(shape: Shape) -> Shape:
+    """The shape with a processor that keeps images of its size."""
+    import dataclasses
+
+    assert shape.sizes is not None
+    return dataclasses.replace(shape, sizes=dataclasses.replace(shape.sizes, pixels=shape.pixels**2))
+
+
+def show(rows: list[dict[str, Any]], title: str) -> None:
+    table = Table(title=title)
+    for name in rows[0]:
+        table.add_column(name, justify="right" if not isinstance(rows[0][name], str) else "left")
+    for row in rows:
+        table.add_row(*(f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values()))
+    Console(width=200).print(table)
+
+
+def main(
+    shapes: Annotated[list[str], typer.Option("--shape", help="Shapes to race on.")] = list(SHAPES)[: 3 if GPU else 2],
+    repetitions: Annotated[int, typer.Option(min=1)] = 5,
+    sweeps: Annotated[bool, typer.Option(help="Also how cost grows with N, completion length and image size.")] = True,
+    out: Annotated[Path | None, typer.Option(help="Write the tables here as JSON, too.")] = None,
+) -> None:
+    rate = matrix_rate()
+    say(f"{torch.get_num_threads()} threads, large matrix products at {rate / 1e9:.0f} GFLOP/s")
+    raced = [row for name in shapes for row in compare(name, SHAPES[name], repetitions, rate)]
+    show(raced, "an optimizer step on one group")
+    grown = sweep(1) if sweeps else []
+    if grown:
+        show(grown, "how our cost grows (one run each)")
+    if out:
+        device = torch.cuda.get_device_name() if GPU else f"CPU, {torch.get_num_threads()} threads"
+        shapes_used = {name: asdict(SHAPES[name]) for name in shapes}
+        content = {"device": device, "matrix_rate": rate, "shapes": shapes_used, "race": raced, "sweeps": grown}
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(content, indent=1))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,104 @@
+"""Time, counted FLOPs and peak memory of a piece of work, on a CPU or a GPU."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+GPU = torch.cuda.is_available()
+
+
+class Contender(Protocol):
+    """Something that can do the same work again and again, within a context entered where the work is done."""
+
+    name: str
+
+    def step(self, context: AbstractContextManager[Any]) -> None: ...
+
+
+@dataclass
+class Figures:
+    """seconds of each repetition; FLOPs of one, as torch counts them; peak bytes above what was there before it."""
+
+    seconds: list[float] = field(default_factory=list)
+    flops: int = 0
+    peak: int = 0
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+
+@contextmanager
+def stopwatch(figures: Figures) -> Iterator[None]:
+    _finish()
+    started = time.perf_counter()
+    yield
+    _finish()
+    figures.seconds.append(time.perf_counter() - started)
+
+
+@contextmanager
+def flop_counter(figures: Figures) -> Iterator[None]:
+    aten = torch.ops.aten
+    cpu = {  # torch counts the attention kernels of GPUs only
+        aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda g, q, k, v, *_, **__: (
+            sdpa_backward_flop_count(g, q, k, v)
+        ),
+    }
+    with FlopCounterMode(display=False, custom_mapping=cpu) as counter:
+        yield
+    figures.flops = counter.get_total_flops()
+
+
+@contextmanager
+def memory_meter(figures: Figures) -> Iterator[None]:
+    """On a CPU from every allocation and release of torch's allocator; on a GPU from its own statistics."""
+    if GPU:
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        yield
+        figures.peak = torch.cuda.max_memory_allocated() - before
+        return
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        yield
+    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    live = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        live += event.nbytes()
+        figures.peak = max(figures.peak, live)
+
+
+def race(contenders: Sequence[Contender], repetitions: int, say: Callable[[str], None]) -> dict[str, Figures]:
+    """All contenders in turn, again and again; first each once to warm up, counting FLOPs, and once for memory."""
+    results = {contender.name: Figures() for contender in contenders}
+    for contender in contenders:
+        contender.step(flop_counter(results[contender.name]))
+        contender.step(memory_meter(results[contender.name]))
+    for repetition in range(repetitions):
+        for contender in contenders:
+            contender.step(stopwatch(results[contender.name]))
+            say(f"  {repetition + 1}/{repetitions} {contender.name}: {results[contender.name].seconds[-1]:.2f} s")
+    return results
+
+
+def matrix_rate() -> float:
+    """FLOP/s of a large matrix product in the learner's dtype on this device."""
+    size, dtype = (8192, torch.bfloat16) if GPU else (2048, torch.float32)
+    left, right = (torch.randn(size, size, dtype=dtype, device="cuda" if GPU else "cpu") for _ in range(2))
+    figures = Figures()
+    for _ in range(6):
+        with stopwatch(figures):
+            left @ right
+    return 2 * size**3 / statistics.median(figures.seconds[1:])
+
+
+def _finish() -> None:
+    if GPU:
+        torch.cuda.synchronize()
