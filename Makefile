@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed-$(HARDWARE)
 # Where the CPU build of torch lives when the package index at hand does not have it.
 PYTORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: install test demo picture lint types clean
+.PHONY: install test demo picture bench lint types clean
 
 install: $(STAMP)
 
@@ -34,6 +34,12 @@ demo: $(STAMP)
 # The README's picture, from the demo as it was last run.
 picture: demo
 	$(BIN)/python -m ireasoner_cli.demo.summary demo docs/demo.svg
+
+# The learner against a plain loop and trl, rollout against bare vLLM, score against a plain loop: 20 minutes on two cores.
+bench: $(STAMP)
+	$(BIN)/pip install -q -e '.[$(HARDWARE),dev,bench]'
+	$(BIN)/python -m tests.benchmarks.learner --out build/bench/learner.json
+	$(BIN)/python -m tests.benchmarks.stages --out build/bench/stages.json
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

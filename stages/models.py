@@ -204,7 +204,8 @@ class EmbeddingTable:
         """Embeddings [n, width], float32, of `token_ids` [n]."""
         rows = self._rows[np.asarray(token_ids, dtype=np.int64)]
         if self._bfloat16:
-            return (rows.astype(np.uint32) << 16).view(np.float32)
+            wide = rows.astype(np.uint32)
+            return np.left_shift(wide, 16, out=wide).view(np.float32)
         return rows.astype(np.float32)
 
 

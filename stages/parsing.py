@@ -6,6 +6,7 @@ Model text is untrusted: every function is total, and takes time linear in the l
 import re
 import unicodedata
 from dataclasses import dataclass
+from functools import lru_cache
 
 _TAG = re.compile(r"<[ \t]*+(/?)[ \t]*+(think|answer|question)[ \t]*+>", re.IGNORECASE)
 
@@ -148,6 +149,11 @@ def answer_key(answer: str) -> str:
     key = " ".join(answer.split())
     if len(key) > LONGEST_ANSWER:
         return key.casefold() if any(map(str.isalnum, key)) else ""
+    return _canonical(key)
+
+
+@lru_cache(maxsize=4096)  # the same answers come again and again
+def _canonical(key: str) -> str:
     for _ in range(MAX_WRAPPING):  # peeling one layer can bare the next
         key, before = _simplify(key), key
         if key == before:

@@ -9,6 +9,7 @@ from itertools import groupby
 from pathlib import Path
 
 from stages import images, shards
+from stages.ahead import ahead
 from stages.contract import SOLVER, TRAJECTORY, Metadata, trajectory_seed
 from stages.models import locate_model
 from stages.policy import check_model, recorded_policy
@@ -17,6 +18,8 @@ from stages.prompts import with_question
 from stages.result import Result
 from stages.sampled import Row, SamplingSettings, sample_columns, with_samples
 from stages.sampling import Request
+
+READ_AHEAD = 64  # trajectories whose images are decoded while others are sampled
 
 
 def rollout(
@@ -62,7 +65,9 @@ def rollout(
             sampler = settings.open(checkpoint, start.adapter(SOLVER))
         resumed = min(first + rollouts.done, last)
         rows = with_samples(
-            sampler, settings.decoding, _trajectories(questions.groups(resumed, last), params.prompt, samples)
+            sampler,
+            settings.decoding,
+            ahead(_trajectories(questions.groups(resumed, last), params.prompt, samples), depth=READ_AHEAD),
         )
         with progress.track("rollout", last - first, "groups") as advance:
             advance(resumed - first)

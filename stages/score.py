@@ -7,13 +7,15 @@ with the model's own token embeddings, and adds the columns that `update` learns
 the embedding table, never the model.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+from scipy import sparse
 
 from stages import shards
 from stages.contract import PROPOSER, SCORE_COLUMNS, SCORED, TRAJECTORY, UNREADABLE, Metadata
@@ -25,11 +27,11 @@ from stages.rewards.answer import answer_reward
 from stages.rewards.consensus import NO_ANSWER, Consensus, consensus
 from stages.rewards.proposer import proposer_reward
 from stages.rewards.schedule import step_weight
-from stages.rewards.step import step_reward, unit
+from stages.rewards.step import compared_steps, step_reward, step_similarity
 
 GROUPS_PER_BLOCK = 256
 TOKENS_PER_STEP = 64
-STEPS_PER_GATHER = 128  # bounds the [tokens, width] array in memory
+STEPS_AT_ONCE = 512  # bounds the [steps, width] and [tokens, width] arrays in memory
 
 
 @dataclass(frozen=True)
@@ -123,12 +125,17 @@ def score_block(block: pa.Table, params: ScoreParams, embedder: "StepEmbedder", 
     step_counts = np.array([len(completion.steps) for completion in parsed], dtype=np.int64)
     rollout = np.repeat(np.arange(len(parsed)), step_counts)
     position = np.arange(len(rollout)) - np.repeat(np.cumsum(step_counts) - step_counts, step_counts)
+    texts_of_steps = [step for completion in parsed for step in completion.steps]
+    similarity = np.full(len(rollout), np.nan)
+    compared, prototype = compared_steps(rollout, position, group, agreement.dominant)
+    for span in _spans(prototype, STEPS_AT_ONCE):
+        embedding = embedder.embed([texts_of_steps[step] for step in compared[span]])
+        similarity[compared[span]] = step_similarity(embedding, prototype[span] - prototype[span.start])
     steps = step_reward(
-        embedder.embed([step for completion in parsed for step in completion.steps]),
+        similarity,
         rollout,
         position,
         group,
-        agreement.dominant,
         agreement.size,
         agreement.dominant_size,
         decay=0.0 if params.no_decay else params.decay,
@@ -155,7 +162,7 @@ def score_block(block: pa.Table, params: ScoreParams, embedder: "StepEmbedder", 
             "dominant": solver(agreement.dominant.tolist(), pa.bool_()),
             "density": solver(steps.density[group], pa.float64()),
             "step_similarity": solver(
-                _similarity_lists(steps.similarity, step_counts, agreement.dominant), pa.list_(pa.float64())
+                _similarity_lists(similarity, step_counts, agreement.dominant), pa.list_(pa.float64())
             ),
             "r_answer": solver(r_answer, pa.float64()),
             "r_step": solver(steps.reward, pa.float64()),
@@ -176,6 +183,16 @@ def _number_keys(parsed: Sequence[Completion]) -> np.ndarray:
         ],
         dtype=np.int64,
     )
+
+
+def _spans(prototype: np.ndarray, size: int) -> Iterator[slice]:
+    """Spans of about `size` steps, none of which parts the steps of one prototype."""
+    starts = np.flatnonzero(np.diff(prototype, prepend=-1, append=-1))  # the end is one more
+    first = 0
+    while first < len(prototype):
+        last = int(starts[max(np.searchsorted(starts, first + size, "right") - 1, np.searchsorted(starts, first) + 1)])
+        yield slice(first, last)
+        first = last
 
 
 def _step_weights(t: np.ndarray, params: ScoreParams) -> np.ndarray:
@@ -211,8 +228,8 @@ def _similarity_lists(
 
 
 class StepEmbedder:
-    """e: the mean of the model's input embeddings over a step's first 64 tokens, divided by its norm (so the
-    sum, divided by its norm, is the same)."""
+    """e but for its length: the sum of the model's input embeddings over a step's first 64 tokens, which points where
+    their mean does."""
 
     def __init__(self, model: Model) -> None:
         self._table = model.embedding_table()
@@ -222,17 +239,19 @@ class StepEmbedder:
         self._tokenizer.no_padding()
 
     def embed(self, steps: Sequence[str]) -> np.ndarray:
-        """Unit embeddings [S, width], float64; zero for a step without tokens."""
+        """[S, width], float32; zero for a step without tokens."""
         distinct = {step: index for index, step in enumerate(dict.fromkeys(steps))}
         encodings = self._tokenizer.encode_batch_fast(list(distinct), add_special_tokens=False)
-        sums = np.zeros((len(encodings), self._table.width))
-        for start in range(0, len(encodings), STEPS_PER_GATHER):
-            tokens = [encoding.ids[:TOKENS_PER_STEP] for encoding in encodings[start : start + STEPS_PER_GATHER]]
-            lengths = [len(ids) for ids in tokens]
-            rows = self._table.rows([token for ids in tokens for token in ids])
-            for index, step_rows in enumerate(np.split(rows, np.cumsum(lengths)[:-1])):
-                sums[start + index] = step_rows.sum(axis=0, dtype=np.float64)
-        return unit(sums)[[distinct[step] for step in steps]]
+        tokens = [encoding.ids[:TOKENS_PER_STEP] for encoding in encodings]
+        ends = np.cumsum([0, *map(len, tokens)])
+        used = np.fromiter(chain.from_iterable(tokens), np.int64, ends[-1])
+        vocabulary, column = np.unique(used, return_inverse=True)
+        # Which tokens each step has, times the embeddings of the tokens there are; sums are in the order of the tokens.
+        counts = sparse.csr_array(
+            (np.ones(len(column), np.float32), column, ends), shape=(len(tokens), len(vocabulary))
+        )
+        sums = counts @ self._table.rows(vocabulary)
+        return sums[[distinct[step] for step in steps]]
 
 
 class Tally:

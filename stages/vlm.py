@@ -4,6 +4,7 @@ and for the learner, so that what is sampled from is what is learned from."""
 import importlib.util
 import re
 import sys
+from functools import lru_cache
 from typing import Any
 
 from PIL.Image import Image
@@ -75,8 +76,10 @@ class PromptBuilder:
                 "longest_edge": pixels.max_pixels or own["longest_edge"],
             }
         self._special = re.compile("|".join(map(re.escape, model.special_tokens)))
+        # The N requests of a group come one after another with the same prompt.
+        self.chat_text = lru_cache(maxsize=16)(self._chat_text)
 
-    def chat_text(self, prompt: str, images: int = 1) -> str:
+    def _chat_text(self, prompt: str, images: int = 1) -> str:
         """The conversation so far as the model reads it: the images and the user's text, then the assistant's turn.
 
         A special token spelt out in the text is set apart into plain text: a question must not be able to end the

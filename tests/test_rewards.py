@@ -6,13 +6,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.rewards.answer import answer_reward
-from stages.rewards.consensus import NO_ANSWER, consensus
+from stages.rewards.consensus import NO_ANSWER, Consensus, consensus
 from stages.rewards.proposer import proposer_reward
 from stages.rewards.schedule import step_weight
-from stages.rewards.step import step_reward, unit
+from stages.rewards.step import StepReward, compared_steps, step_reward, step_similarity
 from tests import oracle
 
 KEYS = st.lists(st.integers(NO_ANSWER, 3), min_size=1, max_size=8)
+
+
+def rewarded(
+    embedding: np.ndarray,
+    rollout: np.ndarray,
+    position: np.ndarray,
+    group: np.ndarray,
+    agreement: Consensus,
+    decay: float = 0.15,
+    density_exponent: float = 0.7,
+) -> tuple[np.ndarray, StepReward]:
+    """Similarities and step rewards of rollouts whose steps [S] have these embeddings [S, d]."""
+    similarity = np.full(len(embedding), np.nan)
+    compared, prototype = compared_steps(rollout, position, group, agreement.dominant)
+    similarity[compared] = step_similarity(embedding[compared], prototype)
+    sizes = agreement.size, agreement.dominant_size
+    return similarity, step_reward(similarity, rollout, position, group, *sizes, decay, density_exponent)
 
 
 def of_one_group(keys: list[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -41,14 +58,12 @@ def test_all_rewards_equal_a_plain_reading_of_the_formulas(
     key = np.array([NO_ANSWER if rollout.key is None else ord(rollout.key) for rollout in rollouts])
     agreement = consensus(group, key, len(batch))
     steps = [(place, j, e) for place, rollout in enumerate(rollouts) for j, e in enumerate(rollout.steps)]
-    result = step_reward(
-        unit(np.array([e for _, _, e in steps]).reshape(-1, 3)),
+    _, result = rewarded(
+        np.array([e for _, _, e in steps]).reshape(-1, 3),
         np.array([place for place, _, _ in steps], dtype=np.int64),
         np.array([j for _, j, _ in steps], dtype=np.int64),
         group,
-        agreement.dominant,
-        agreement.size,
-        agreement.dominant_size,
+        agreement,
         decay=0.0 if no_decay else 0.15,
         density_exponent=0.0 if no_density else 0.7,
     )
@@ -98,11 +113,8 @@ def test_a_group_without_rollouts_has_no_entropy() -> None:
 
 def test_rollouts_that_agree_in_full_earn_full_reward() -> None:
     agreement = consensus(*of_one_group([0] * 5), 1)
-    same = unit(np.ones((10, 4)))
     rollout, position = np.repeat(np.arange(5), 2), np.tile([0, 1], 5)
-    result = step_reward(
-        same, rollout, position, np.zeros(5, dtype=int), agreement.dominant, agreement.size, agreement.dominant_size
-    )
+    _, result = rewarded(np.ones((10, 4)), rollout, position, np.zeros(5, dtype=int), agreement)
     assert result.reward == pytest.approx(np.ones(5))
     assert answer_reward(agreement.prob, np.zeros(5)) == pytest.approx(np.ones(5))
 
@@ -110,11 +122,8 @@ def test_rollouts_that_agree_in_full_earn_full_reward() -> None:
 def test_steps_that_cancel_out_are_worth_half_and_never_nan() -> None:
     agreement = consensus(*of_one_group([0, 0]), 1)
     opposite = np.array([[1.0, 0.0], [-1.0, 0.0]])
-    result = step_reward(
-        opposite, np.array([0, 1]), np.array([0, 0]), np.zeros(2, dtype=int),
-        agreement.dominant, agreement.size, agreement.dominant_size,
-    )  # fmt: skip
-    assert result.similarity.tolist() == [0, 0] and result.reward.tolist() == [0.5, 0.5]
+    similarity, result = rewarded(opposite, np.array([0, 1]), np.array([0, 0]), np.zeros(2, dtype=int), agreement)
+    assert similarity.tolist() == [0, 0] and result.reward.tolist() == [0.5, 0.5]
 
 
 def test_schedule() -> None:

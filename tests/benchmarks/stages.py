@@ -1,0 +1,195 @@
+"""`rollout` against bare vLLM, `score` against a plain loop: `python -m tests.benchmarks.stages`."""
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any
+from unittest import mock
+
+import typer
+
+from ireasoner_cli import demo
+from stages.contract import SOLVER
+from stages.models import find_model
+from stages.rollout import rollout
+from stages.sampled import SamplingSettings
+from stages.sampling import Decoding
+from tests import chain
+from tests.benchmarks.learner import say, show
+from tests.benchmarks.plain_score import PlainScorer, questions
+from tests.benchmarks.rollouts import write_embeddings, write_rollouts
+from tests.conftest import build_tiny_model, draw
+
+SAMPLES = 5
+MAX_TOKENS = 256
+CHECKPOINT = Path(demo.__file__).parent / "model"
+
+
+def timed(work: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+# ------------------------------------------------------------------------------------------------ rollout
+
+
+def race_rollout(groups: int, repetitions: int) -> list[dict[str, Any]]:
+    """Tokens a second of the stage, files and all, and of bare `LLM.generate` on the same engine and requests."""
+    folder = Path(tempfile.mkdtemp())
+    os.chdir(folder)
+    shutil.copytree(CHECKPOINT, "model")
+    for index in range(groups):
+        draw(Path("pool") / f"{index}.png", index, (112, 112))
+    written = [chain.group(index, f"pool/{index}.png", []) for index in range(groups)]
+    asked = chain.write_shard(Path("questions.parquet"), written, "propose")
+    model = find_model("model")
+    settings = SamplingSettings(max_tokens=MAX_TOKENS, sampler="vllm")
+    sampler = settings.open(model, None)
+    requests: list[Any] = []
+    real_sample = type(sampler).sample
+
+    def keep(self: Any, source: Any, decoding: Decoding) -> Any:
+        requests.extend(source := list(source))
+        return real_sample(self, source, decoding)
+
+    with mock.patch.object(SamplingSettings, "open", lambda *_: sampler):
+        with mock.patch.object(type(sampler), "sample", keep):
+            rollout([asked], settings, SAMPLES, out=Path("first.parquet"))
+        tokens = sum(len(row["token_ids"]) for row in chain.rows(Path("first.parquet")) if row["role"] == SOLVER)
+        times: dict[str, list[float]] = {"ireasoner rollout": [], "bare vLLM": []}
+        for repetition in range(repetitions):
+            times["bare vLLM"].append(timed(lambda: _bare(sampler, requests)))
+            times["ireasoner rollout"].append(
+                timed(lambda: rollout([asked], settings, SAMPLES, out=Path("again.parquet"), force=True))
+            )
+            say(f"  {repetition + 1}/{repetitions} " + ", ".join(f"{n}: {t[-1]:.2f} s" for n, t in times.items()))
+    bare = statistics.median(times["bare vLLM"])
+    return [
+        {
+            "contender": name,
+            "rollouts": len(requests),
+            "seconds": statistics.median(seconds),
+            "tokens/s": tokens / statistics.median(seconds),
+            "of bare vLLM": bare / statistics.median(seconds),
+        }
+        for name, seconds in times.items()
+    ]
+
+
+def _bare(sampler: Any, requests: list[Any]) -> None:
+    """The same requests, all at once, their images decoded and their prompts rendered beforehand."""
+    from vllm import SamplingParams
+
+    params = [
+        SamplingParams(
+            temperature=1.0,
+            max_tokens=MAX_TOKENS,
+            seed=request.seed,
+            logprobs=0,
+            detokenize=False,
+            logit_bias=dict.fromkeys(sampler._forbidden, float("-inf")),
+        )
+        for request in requests
+    ]
+    texts = {request.prompt: sampler._prompts.chat_text(request.prompt) for request in requests}
+    prompts = [
+        {"prompt": texts[request.prompt], "multi_modal_data": {"image": list(request.images)}} for request in requests
+    ]
+    sampler._llm.generate(prompts, params, use_tqdm=False)
+
+
+# -------------------------------------------------------------------------------------------------- score
+
+
+def race_score(groups: int, repetitions: int) -> list[dict[str, Any]]:
+    """Questions a second of the stage, files and all, and of a plain loop over some of them, from memory."""
+    folder = Path(tempfile.mkdtemp())
+    os.chdir(folder)
+    build_tiny_model(Path("model"))
+    write_embeddings(Path("model"))
+    shard = write_rollouts(Path("rollouts.parquet"), "model", groups, SAMPLES)
+    plain = PlainScorer(find_model("model"))
+    some = list(islice(questions(shard), 200))
+    rates: dict[str, list[float]] = {"ireasoner score": [], "plain loop": []}
+    peak = 0.0
+    for repetition in range(repetitions):
+        rates["plain loop"].append(len(some) / timed(lambda: [plain.question(texts) for texts in some]))
+        seconds, peak = _score(shard)
+        rates["ireasoner score"].append(groups / seconds)
+        say(f"  {repetition + 1}/{repetitions} " + ", ".join(f"{n}: {r[-1]:.0f}/s" for n, r in rates.items()))
+    base = statistics.median(rates["plain loop"])
+    return [
+        {
+            "contender": name,
+            "rollouts": groups * SAMPLES if "score" in name else len(some) * SAMPLES,
+            "questions/s": statistics.median(own),
+            "of the plain loop": statistics.median(own) / base,
+            "peak MiB": peak if "score" in name else "",
+        }
+        for name, own in rates.items()
+    ]
+
+
+def grow_score(sizes: list[int]) -> list[dict[str, Any]]:
+    """How time and memory grow with the number of questions; in the folder that `race_score` left."""
+    rows = []
+    for groups in sizes:
+        seconds, peak = _score(write_rollouts(Path("grown.parquet"), "model", groups, SAMPLES))
+        rows.append(
+            {"rollouts": groups * SAMPLES, "seconds": seconds, "questions/s": groups / seconds, "peak MiB": peak}
+        )
+        say(f"  {groups * SAMPLES} rollouts: {seconds:.1f} s, {peak:.0f} MiB")
+    return rows
+
+
+SCORE = """
+import sys, time
+from pathlib import Path
+from stages.score import ScoreParams, score
+started = time.perf_counter()
+score([Path(sys.argv[1])], ScoreParams(no_warmup=True), out=Path("scored.parquet"), force=True)
+seconds = time.perf_counter() - started
+[peak] = [line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")]
+print(seconds, int(peak) / 1024)
+"""
+
+
+def _score(shard: Path) -> tuple[float, float]:
+    """Seconds and peak resident MiB, pages of the mapped embedding table among them, in a process of its own."""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", SCORE, str(shard)]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    seconds, peak = map(float, run.stdout.split())
+    return seconds, peak
+
+
+def main(
+    repetitions: Annotated[int, typer.Option(min=1)] = 5,
+    rollout_groups: Annotated[int, typer.Option(min=1)] = 96,
+    score_groups: Annotated[int, typer.Option(min=1)] = 10_000,
+    largest: Annotated[int, typer.Option(help="Groups of the largest shard to score.")] = 200_000,
+    out: Annotated[Path | None, typer.Option(help="Write the tables here as JSON, too.")] = None,
+) -> None:
+    out = out.resolve() if out else None
+    tables = {"rollout": race_rollout(rollout_groups, repetitions)}
+    show(tables["rollout"], "rollout: the demonstration checkpoint, N = 5, at most 256 tokens")
+    tables["score"] = race_score(score_groups, repetitions)
+    show(tables["score"], "score: N = 5, 4 steps, embeddings 152,064 × 3,584")
+    tables["score sweep"] = grow_score([largest // 100, largest // 10, largest])
+    show(tables["score sweep"], "how score grows (one run each)")
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(tables, indent=1))
+
+
+if __name__ == "__main__":
+    typer.run(main)
