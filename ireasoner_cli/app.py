@@ -1,5 +1,6 @@
 """The typer app, and the one place where exceptions become messages and exit codes."""
 
+import math
 import signal
 import traceback
 from collections.abc import Callable
@@ -23,9 +24,14 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def run(**options: Any) -> None:
         try:
+            for name, value in options.items():
+                if isinstance(value, float) and not math.isfinite(value):
+                    raise typer.BadParameter(
+                        f"{value} is not a finite number", param_hint=f"--{name.replace('_', '-')}"
+                    )
             command(**options)
         except KeyboardInterrupt:
-            console.error("interrupted; run the same command again to go on from what is done")
+            console.error("interrupted; what is done is kept: run the same command again to go on from there")
             raise typer.Exit(INTERRUPTED) from None
         except (typer.Exit, typer.BadParameter):
             raise

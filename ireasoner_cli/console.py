@@ -22,8 +22,14 @@ from rich.text import Text
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
+def safe_text(text: str) -> Text:
+    """Text from a model, a file or a user, as rich may print it: no markup is read in it, and no control or escape
+    character, override of the writing direction or invisible character is left."""
+    return Text(plain(text))
+
+
 def plain(text: str) -> str:
-    """Text without control characters: names and model text may carry escape sequences for the terminal."""
+    """`safe_text` as a string."""
     return "".join(character if character.isprintable() or character == "\n" else "�" for character in text)
 
 
@@ -37,9 +43,9 @@ def result(path: Path, summary: dict[str, Any], reused: bool, as_json: bool) -> 
         print(json.dumps({"path": str(path), "reused": reused, **summary}))
         return
     figures = ", ".join(f"{name.replace('_', ' ')} {_short(value)}" for name, value in summary.items())
-    note = f"up to date, nothing to do{': ' if figures else ''}" if reused else ""
+    note = "up to date: made from the same inputs, parameters, model and policy" if reused else ""
     if note or figures:
-        stderr.print(Text(plain(note + figures), style="dim"))
+        stderr.print(Text(plain("; ".join(filter(None, (note, figures)))), style="dim"))
     print(plain(str(path)))
 
 
@@ -69,7 +75,7 @@ class TerminalProgress:
         return stderr.status(task)
 
     def say(self, message: str) -> None:
-        stderr.print(Text(plain(message)))
+        stderr.print(safe_text(message))
 
 
 class _Rate(ProgressColumn):

@@ -115,6 +115,15 @@ MaxModelLen = Annotated[
         rich_help_panel=ENGINE_PANEL,
     ),
 ]
+BatchInvariant = Annotated[
+    bool,
+    Option(
+        "--batch-invariant",
+        help="vLLM's kernels whose results do not depend on what else is in the batch, so that sharded and resumed "
+        "runs on a GPU give the same rows. Slower: fixed reduction orders, no split attention, no fused all-reduce.",
+        rich_help_panel=ENGINE_PANEL,
+    ),
+]
 
 
 def sampling(
@@ -128,6 +137,7 @@ def sampling(
     tensor_parallel: int,
     gpu_memory_utilization: float | None,
     max_model_len: int | None,
+    batch_invariant: bool,
     debug: bool,
 ) -> "SamplingSettings":
     """The sampling options as the stages take them."""
@@ -141,5 +151,5 @@ def sampling(
         prompt=prompt,
         sampler=sampler.value if sampler else None,
         pixels=Pixels(min_pixels, max_pixels),
-        engine=EngineOptions(tensor_parallel, gpu_memory_utilization, max_model_len, debug),
+        engine=EngineOptions(tensor_parallel, gpu_memory_utilization, max_model_len, debug, batch_invariant),
     )

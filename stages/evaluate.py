@@ -61,7 +61,7 @@ def evaluate(
 
     total = min(len(benchmark), limit or len(benchmark))
     first, last = (part or shards.Part()).bounds(total)
-    with shards.Output(output, EVALUATED, metadata) as evaluated:
+    with shards.Output(output, EVALUATED, metadata, force, progress) as evaluated:
         with progress.busy("loading the model"):
             sampler = settings.open(checkpoint, start.adapter(SOLVER), benchmark.most_images())
         resumed = min(first + evaluated.done, last)

@@ -2,6 +2,8 @@
 
 import hashlib
 import io
+import os
+import stat
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ from stages.errors import DataError
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 MAX_ASPECT_RATIO = 200  # the Qwen2-VL processors refuse longer strips
+MAX_PIXELS = 50_000_000  # decoding takes up to 16 bytes a pixel: 800 MB, within the 1 GiB that is promised
+MAX_BYTES = 128 << 20  # of an encoded file
 
 
 class UnreadableImage(Exception):
@@ -28,21 +32,24 @@ def sha256(data: bytes) -> str:
 def decode(data: bytes) -> Image.Image:
     """The first frame as upright 8-bit RGB, transparency over white.
 
-    Raises UnreadableImage for what is no image, is damaged, is too large to decode safely (Pillow's limit of
-    about 90 megapixels) or too long and thin for the processors.
+    Raises UnreadableImage for what is no image, is damaged, has more than MAX_PIXELS, or is too long and thin for the
+    processors.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                width, height = image.size
-                if max(width, height) >= MAX_ASPECT_RATIO * min(width, height):
-                    raise UnreadableImage(f"{UNREADABLE}: {width}×{height} is too long and thin")
-                image.load()
-                return _to_rgb(ImageOps.exif_transpose(image))
+            warnings.simplefilter("ignore")  # MAX_PIXELS is stricter than Pillow's warning
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise UnreadableImage(f"{UNREADABLE}: {width}×{height} is too many pixels to decode safely")
+            if max(width, height) >= MAX_ASPECT_RATIO * min(width, height):
+                raise UnreadableImage(f"{UNREADABLE}: {width}×{height} is too long and thin")
+            image.load()
+            ImageOps.exif_transpose(image, in_place=True)
+            return _to_rgb(image)
     except UnreadableImage:
         raise
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
         raise UnreadableImage(f"{UNREADABLE}: too many pixels to decode safely") from error
     except MemoryError as error:
         raise UnreadableImage(f"{UNREADABLE}: too large for the memory") from error
@@ -55,10 +62,27 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16-bit greys, which convert() would clip to white
         image = image.convert("I").point(lambda value: value / 257).convert("L")
     if image.has_transparency_data:
-        image = image.convert("RGBA")
+        if image.mode != "RGBA":
+            image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
+        white.alpha_composite(image)
+        image = white
     return image.convert("RGB")
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of an encoded image. Raises OSError, and ValueError for what is no ordinary file, is larger than any
+    image or has no name a system can hold."""
+    # Without blocking: opening a pipe that nobody writes to would never end.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with open(descriptor, "rb") as file:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError("not an ordinary file")
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"larger than {MAX_BYTES >> 20} MiB")
+    return data
 
 
 def read(image: dict[str, Any], expected_sha256: str | None) -> bytes:
@@ -72,14 +96,14 @@ def read(image: dict[str, Any], expected_sha256: str | None) -> bytes:
         if not path:
             raise DataError("a row has an image with neither bytes nor path")
         try:
-            data = Path(path).read_bytes()
+            data = read_file(Path(path))
         except OSError as error:
             raise DataError(
                 f"{path}: {error.strerror or error}; paths are taken from the working directory "
                 "(propose --embed-images does without them)"
             ) from error
-        except ValueError as error:  # a NUL in the name
-            raise DataError(f"{path!r}: not a path ({error})") from error
+        except ValueError as error:  # a NUL in the name, too
+            raise DataError(f"{path!r}: cannot be read as an image ({error})") from error
     if expected_sha256 and sha256(data) != expected_sha256:
         raise DataError(f"{where}: the image has changed since its question was proposed; propose again")
     return data

@@ -16,13 +16,15 @@ from tokenizers import Tokenizer
 
 from stages.contract import ModelRef
 from stages.errors import DataError, EngineError, UsageError
+from stages.untrusted import MIB, Refused, StoredTensor, check_links, read_json, tensor_headers
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-VL-7B-Instruct"
-MIB = 1 << 20
 
 # What stands for visual input in a Qwen prompt, and must never be sampled: a completion that holds one cannot
 # be scored, because the model would look for an image behind it.
 VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
+INDEX_FILE = "model.safetensors.index.json"
+LAYER_COUNTS = ("num_hidden_layers", "num_layers", "depth")
 VISION_CONFIG_KEYS = (
     "image_token_id",
     "image_token_index",
@@ -110,15 +112,38 @@ def find_model(name: str, revision: str | None = None, expected_sha256: str | No
     if not (path / "config.json").is_file():
         raise EngineError(f"{name}: not a model folder, it has no config.json")
     try:
-        json.loads((path / "config.json").read_text())
-    except ValueError as error:
-        raise EngineError(f"{name}: its config.json is not JSON ({error})") from error
+        _check_folder(path)
+    except Refused as error:
+        raise EngineError(str(error)) from error
     digest = fingerprint(path)
     if expected_sha256 and digest != expected_sha256:
         raise DataError(
             f"{name}: not the model that the input or the policy was made with (its files have other contents)"
         )
     return Model(ModelRef(name, revision, digest), path)
+
+
+def _check_folder(path: Path) -> None:
+    """Raises Refused for a folder in which a library could execute something, or that would have it read elsewhere."""
+    # The hub's cache keeps the files of a snapshot beside it, behind links.
+    cached = path.resolve().parent
+    check_links(path, cached.parent if cached.name == "snapshots" else None)
+    config = read_json(path / "config.json")
+    weights = sorted(path.glob("*.safetensors"))
+    if not weights:
+        raise Refused(f"{path}: no weights in safetensors format; others can execute code when read, and are not")
+    if (path / "adapter_config.json").exists():
+        raise Refused(f"{path}: an adapter, not a model; --policy takes policies, --model whole models")
+    if (path / INDEX_FILE).exists():
+        placed = read_json(path / INDEX_FILE).get("weight_map")
+        names = {file.name for file in weights}
+        if not isinstance(placed, dict) or not all(isinstance(v, str) and v in names for v in placed.values()):
+            raise Refused(f"{path / INDEX_FILE}: names weight files that are not in this folder")
+    tensors = sum(len(tensor_headers(file)) for file in weights)
+    for part in (config, config.get("text_config"), config.get("vision_config")):
+        for key in LAYER_COUNTS:
+            if isinstance(part, dict) and isinstance(part.get(key), int) and not 0 <= part[key] <= tensors:
+                raise Refused(f"{path / 'config.json'}: {key} is {part[key]}, and the weights hold {tensors} tensors")
 
 
 def _from_hub(name: str, revision: str | None) -> tuple[Path, str | None]:
@@ -177,46 +202,38 @@ class EmbeddingTable:
         Raises EngineError when there is none, or its file cannot be read.
         """
         for file in sorted(path.glob("*.safetensors")):
-            header, offset = _safetensors_header(file)
-            for name, entry in header.items():
+            try:
+                headers = tensor_headers(file)
+            except Refused as error:
+                raise EngineError(str(error)) from error
+            for name, tensor in headers.items():
                 if name.endswith("embed_tokens.weight"):
-                    self._map(file, entry, offset)
+                    self._map(file, tensor)
                     return
         raise EngineError(f"{path}: no tensor embed_tokens.weight in its safetensors files")
 
-    def _map(self, file: Path, entry: dict, offset: int) -> None:
+    def _map(self, file: Path, tensor: StoredTensor) -> None:
         dtypes = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
-        self._bfloat16 = entry["dtype"] == "BF16"
-        if entry["dtype"] not in dtypes:
-            raise EngineError(f"{file}: embeddings of type {entry['dtype']} are not supported")
-        rows, self.width = entry["shape"]
+        self._file, self._bfloat16 = file, tensor.dtype == "BF16"
+        if tensor.dtype not in dtypes or len(tensor.shape) != 2 or not all(tensor.shape):
+            raise EngineError(f"{file}: embeddings of {tensor.dtype} {list(tensor.shape)} are not supported")
+        self.width = tensor.shape[1]
         try:
-            self._rows = np.memmap(
-                file, dtypes[entry["dtype"]], "r", offset + entry["data_offsets"][0], (rows, self.width)
-            )
+            self._rows = np.memmap(file, dtypes[tensor.dtype], "r", tensor.start, tensor.shape)
         except (OSError, ValueError) as error:
-            raise EngineError(f"{file}: truncated or damaged ({error})") from error
+            raise EngineError(f"{file}: cannot be read ({error})") from error
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def rows(self, token_ids: np.ndarray | Sequence[int]) -> np.ndarray:
-        """Embeddings [n, width], float32, of `token_ids` [n]."""
+        """Embeddings [n, width], float32, of `token_ids` [n]. Raises EngineError for embeddings that are no numbers:
+        rewards would come out of them."""
         rows = self._rows[np.asarray(token_ids, dtype=np.int64)]
         if self._bfloat16:
             wide = rows.astype(np.uint32)
-            return np.left_shift(wide, 16, out=wide).view(np.float32)
-        return rows.astype(np.float32)
-
-
-def _safetensors_header(file: Path) -> tuple[dict[str, dict], int]:
-    try:
-        with file.open("rb") as weights:
-            length = int.from_bytes(weights.read(8), "little")
-            if length > min(100 * MIB, file.stat().st_size):
-                raise ValueError("header longer than the file")
-            header = json.loads(weights.read(length))
-            header.pop("__metadata__", None)
-            return header, 8 + length
-    except (OSError, ValueError) as error:
-        raise EngineError(f"{file}: not a safetensors file, or damaged ({error})") from error
+            rows = np.left_shift(wide, 16, out=wide).view(np.float32)
+        rows = rows.astype(np.float32, copy=False)
+        if not np.isfinite(rows).all():
+            raise EngineError(f"{self._file}: its token embeddings hold values that are not finite")
+        return rows

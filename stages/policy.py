@@ -1,14 +1,16 @@
 """The policy directory: adapters and training state, carried from one iteration to the next. Needs no torch.
 
 solver/  proposer/     PEFT adapters, loadable by PEFT and vLLM as they are
-state.json             step, per role baseline, KL coefficient and update count; model, lineage, format
+state.json             step, per role baseline, KL coefficient and update count; model, lineage, format; the
+                       SHA-256 of adapters, moments and of itself
 optimizer.safetensors  AdamW moments
 metrics.parquet        a row per optimizer step of the update that wrote it
 """
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+import re
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,31 @@ from stages import __version__
 from stages.contract import FORMAT, PROPOSER, SOLVER, InputRef, Metadata, ModelRef, PolicyRef, Role
 from stages.errors import DataError, UsageError
 from stages.learning.control import Baseline
+from stages.sealing import checked_sha256
+from stages.untrusted import Refused, check_links, read_json, tensor_headers
 
 STATE_FILE = "state.json"
 OPTIMIZER_FILE = "optimizer.safetensors"
 METRICS_FILE = "metrics.parquet"
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_FILE = "adapter_model.safetensors"
+TENSOR_FILES = (*(f"{role}/{ADAPTER_FILE}" for role in (PROPOSER, SOLVER)), OPTIMIZER_FILE)
+CONFIG_FILES = tuple(f"{role}/{ADAPTER_CONFIG}" for role in (PROPOSER, SOLVER))
+
+LORA_RANK = 16
+LORA_ALPHA = 32
+# The language model's projections only: a list of suffixes would match the vision tower's as well.
+LORA_TARGETS = r".*language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
+# What every adapter here has in its configuration, and settings of PEFT's that would load or build something else.
+ADAPTER_SETTINGS = {"peft_type": "LORA", "r": LORA_RANK, "lora_alpha": LORA_ALPHA, "target_modules": LORA_TARGETS}
+FOREIGN_SETTINGS = (
+    *("auto_mapping", "modules_to_save", "layer_replication", "rank_pattern", "alpha_pattern"),
+    *("trainable_token_indices", "target_parameters", "megatron_config", "use_dora", "lora_bias"),
+)
+
+# state.json ends with its own checksum, taken with these digits as zeros.
+OWN_SHA256 = re.compile(rb'(?<="sha256": ")[0-9a-f]{64}(?="\n}\n\Z)')
+NO_SHA256 = "0" * 64
 
 
 @dataclass(frozen=True)
@@ -39,12 +62,14 @@ class PolicyState:
     step: int
     roles: dict[Role, RoleState]
     lineage: Metadata
+    files: dict[str, str] = field(default_factory=dict)  # as read: the SHA-256 of the other files
 
     @property
     def model(self) -> ModelRef:
         return self.lineage.model
 
-    def to_json(self) -> str:
+    def to_json(self, files: dict[str, str]) -> str:
+        """`files` holds the SHA-256 of the policy's other files by name."""
         roles: dict[str, Any] = {role: asdict(state) for role, state in self.roles.items()}
         lineage = json.loads(self.lineage.to_json())
         content = {
@@ -54,19 +79,34 @@ class PolicyState:
             **roles,
             "model": lineage.pop("model"),
             "lineage": {key: lineage[key] for key in ("params", "seed", "inputs", "policy")},
+            "files": files,
+            "sha256": NO_SHA256,
         }
         return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
+def write_state(folder: Path, state: PolicyState) -> None:
+    """Writes state.json into a policy directory that has everything else."""
+    text = state.to_json({name: checked_sha256(folder / name) for name in (*CONFIG_FILES, *TENSOR_FILES)}).encode()
+    own = hashlib.sha256(text).hexdigest()
+    (folder / STATE_FILE).write_bytes(OWN_SHA256.sub(own.encode(), text))
+
+
 def read_state(folder: Path) -> PolicyState:
-    """Raises UsageError when there is no such folder, DataError when it is not a policy of this format."""
+    """Raises UsageError when there is no such folder, DataError when it is not a policy of this format, or damaged."""
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such policy directory")
     file = folder / STATE_FILE
+    if not file.exists():
+        raise DataError(f"{folder}: not a policy directory, it has no {STATE_FILE}")
     try:
-        raw: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        check_links(folder)
+        raw = read_json(file)
         if raw["format"] != FORMAT:
             raise DataError(f"{file} is of format {raw['format']!r}, and this version of ireasoner reads {FORMAT}")
+        text = file.read_bytes()
+        if hashlib.sha256(OWN_SHA256.sub(NO_SHA256.encode(), text)).hexdigest() != raw["sha256"]:
+            raise DataError(f"{file}: damaged, or changed by hand: it does not match its own checksum")
         lineage = Metadata(
             stage="update",
             params=raw["lineage"]["params"],
@@ -80,25 +120,55 @@ def read_state(folder: Path) -> PolicyState:
             role: RoleState(Baseline(**raw[role]["baseline"]), float(raw[role]["kl_coef"]), int(raw[role]["updates"]))
             for role in (SOLVER, PROPOSER)
         }
-        return PolicyState(int(raw["step"]), roles, lineage)
-    except FileNotFoundError as error:
-        raise DataError(f"{folder}: not a policy directory, it has no {STATE_FILE}") from error
+        return PolicyState(int(raw["step"]), roles, lineage, dict(raw["files"]))
+    except Refused as error:
+        raise DataError(str(error)) from error
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"{file}: damaged, or not a policy's state ({type(error).__name__}: {error})") from error
 
 
 def fingerprint(folder: Path) -> str:
-    """SHA-256 over all that makes the policy what it is; not over its metrics."""
-    adapter_files = ("adapter_config.json", "adapter_model.safetensors")
-    adapters = [f"{role}/{name}" for role in (PROPOSER, SOLVER) for name in adapter_files]
+    """SHA-256 over all that makes the policy what it is; not over its metrics. Raises DataError where a file is
+    missing."""
     digest = hashlib.sha256()
-    for name in [*adapters, STATE_FILE, OPTIMIZER_FILE]:
-        try:
-            with (folder / name).open("rb") as file:
-                digest.update(f"{name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-        except OSError as error:
-            raise DataError(f"{folder}: incomplete policy directory, {name} cannot be read") from error
+    for name in sorted([*CONFIG_FILES, *TENSOR_FILES, STATE_FILE]):
+        if not (folder / name).is_file():
+            raise DataError(f"{folder}: incomplete policy directory, {name} cannot be read")
+        digest.update(f"{name}\0{checked_sha256(folder / name)}\n".encode())
     return digest.hexdigest()
+
+
+def check_whole(folder: Path, state: PolicyState) -> None:
+    """Raises DataError, naming the file, unless every file is what `state` says, and an adapter or moments."""
+    try:
+        for name in (*CONFIG_FILES, *TENSOR_FILES):
+            if not (folder / name).is_file():
+                raise DataError(f"{folder}: incomplete policy directory, {name} cannot be read")
+            if checked_sha256(folder / name) != state.files.get(name):
+                raise DataError(f"{folder / name}: damaged, its contents do not match what {STATE_FILE} records")
+        for name in CONFIG_FILES:
+            _check_adapter_config(folder / name)
+        for name in TENSOR_FILES:
+            _check_tensors(folder / name)
+    except Refused as error:
+        raise DataError(str(error)) from error
+
+
+def _check_adapter_config(file: Path) -> None:
+    """PEFT would load other models, and other modules, at the word of this file."""
+    config = read_json(file)
+    for name, value in ADAPTER_SETTINGS.items():
+        if config.get(name) != value:
+            raise DataError(f"{file}: its {name} is not {value}; no adapter of this tool")
+    for name in FOREIGN_SETTINGS:
+        if config.get(name):
+            raise DataError(f"{file}: it sets {name}; no adapter of this tool")
+
+
+def _check_tensors(file: Path) -> None:
+    for name, tensor in tensor_headers(file).items():
+        if tensor.dtype != "F32" or len(tensor.shape) != 2 or LORA_RANK not in tensor.shape:
+            raise DataError(f"{file}: {name[:100]} is {tensor.dtype} {list(tensor.shape)}, no part of an adapter")
 
 
 @dataclass(frozen=True)
@@ -117,10 +187,11 @@ BASE_MODEL = Policy(None, None, PolicyRef())
 
 
 def open_policy(folder: Path | None) -> Policy:
-    """The policy in `folder`, or the base model at step 0. Raises as `read_state` and `fingerprint` do."""
+    """The policy in `folder`, or the base model at step 0. Raises as `read_state` and `check_whole` do."""
     if folder is None:
         return BASE_MODEL
     state = read_state(folder)
+    check_whole(folder, state)
     return Policy(folder, state, PolicyRef(state.step, fingerprint(folder)))
 
 

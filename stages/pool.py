@@ -13,7 +13,7 @@ import pyarrow as pa
 from stages import shards
 from stages.contract import IMAGE, UNREADABLE, InputRef
 from stages.errors import DataError, UsageError
-from stages.images import SUFFIXES
+from stages.images import SUFFIXES, read_file
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class _FolderPool:
             try:
                 if shown != path:
                     raise ValueError("its name is not valid UTF-8")
-                yield PoolImage(shown, Path(path).read_bytes())
+                yield PoolImage(shown, read_file(Path(path)))
             except (OSError, ValueError) as error:
                 reason = getattr(error, "strerror", None) or str(error)
                 yield PoolImage(shown, None, f"{UNREADABLE}: {reason}")

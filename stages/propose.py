@@ -63,7 +63,7 @@ def propose(
     _check_readable(pool, order, pool_path)
     first, last = (part or shards.Part()).bounds(len(order))
     counts = {"groups": last - first, "questions": 0, "unreadable_images": 0}
-    with shards.Output(output, TRAJECTORY, metadata) as questions:
+    with shards.Output(output, TRAJECTORY, metadata, force, progress) as questions:
         with progress.busy("loading the model"):
             sampler = settings.open(checkpoint, start.adapter(PROPOSER))
         resumed = min(first + questions.done, last)
@@ -74,7 +74,9 @@ def propose(
                 if sample:
                     row |= sample_columns(sample)
                     row["question"] = parse_question(sample.text)
-                    row["reject_reason"] = None if row["question"] else "the proposal has no question"
+                    row["reject_reason"] = row["reject_reason"] or (
+                        None if row["question"] else "the proposal has no question"
+                    )
                 counts["questions"] += row["question"] is not None
                 counts["unreadable_images"] += sample is None
                 questions.write([row])

@@ -60,7 +60,7 @@ def rollout(
     total = min(questions.group_count, limit or questions.group_count)
     first, last = (part or shards.Part()).bounds(total)
     counts = {"groups": last - first, "rollouts": 0, "truncated": 0}
-    with shards.Output(output, TRAJECTORY, metadata) as rollouts:
+    with shards.Output(output, TRAJECTORY, metadata, force, progress) as rollouts:
         with progress.busy("loading the model"):
             sampler = settings.open(checkpoint, start.adapter(SOLVER))
         resumed = min(first + rollouts.done, last)

@@ -1,5 +1,6 @@
 """What the stages that sample have in common: their settings, what they record, and rows meeting their samples."""
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ from stages.sampling import (
 )
 
 Row = dict[str, Any]
+
+NOT_FINITE = "a log-probability is not finite"
 
 
 @dataclass(frozen=True)
@@ -92,10 +95,9 @@ def with_samples(
 
 
 def sample_columns(sample: Sample) -> Row:
-    """The columns of a trajectory row that come from the sampler."""
-    return {
-        "completion": sample.text,
-        "token_ids": sample.token_ids,
-        "logprobs": sample.logprobs,
-        "finish_reason": sample.finish_reason,
-    }
+    """The columns of a trajectory row that come from the sampler. Where the engine gave a log-probability that is no
+    number, the row keeps its text but no tokens, so that it is never learned from."""
+    columns: Row = {"completion": sample.text, "finish_reason": sample.finish_reason}
+    if all(map(math.isfinite, sample.logprobs)):
+        return {**columns, "token_ids": sample.token_ids, "logprobs": sample.logprobs}
+    return {**columns, "reject_reason": NOT_FINITE}

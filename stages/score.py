@@ -87,7 +87,7 @@ def score(
     embedder = StepEmbedder(checkpoint)
     tally = Tally()
     with (
-        shards.Output(output, SCORED, metadata, chunk=GROUPS_PER_BLOCK) as scored,
+        shards.Output(output, SCORED, metadata, force, progress) as scored,
         progress.track("score", total, "groups") as advance,
     ):
         advance(min(scored.done, total))

@@ -1,23 +1,24 @@
 """Shards on disk: the one module that touches Parquet.
 
-Reading verifies page checksums, the columns and their types, that a set of parts is complete, and that groups
-are whole. Writing goes through a hidden `.NAME.partial/` beside the output: finished chunks of groups gather
-there, so that a killed stage loses at most one chunk, and the file appears by an atomic rename once all its
-bytes are on disk.
+Reading verifies checksums (of pages, and of the whole file: `sealing`), the columns and their types, that a set of
+parts is complete, that groups are whole, and that no batch can exhaust memory (`pages`). Writing goes through a hidden
+`.NAME.partial/` beside the output: finished chunks of groups gather there, so that a killed stage loses at most one
+chunk and an interrupted one nothing, and the file appears by an atomic rename once all its bytes are on disk.
 """
 
 import contextlib
 import fcntl
-import hashlib
+import heapq
 import json
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice, pairwise
+from itertools import accumulate, islice, pairwise
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -25,9 +26,19 @@ import pyarrow.parquet as pq
 
 from stages.contract import IMAGE, METADATA_KEY, PROPOSER, SOLVER, InputRef, Metadata
 from stages.errors import DataError, EngineError, UsageError
+from stages.pages import LIMIT_BYTES, rows_at_a_time
+from stages.progress import SILENT, Progress
+from stages.sealing import checked_sha256, seal
 
 PART = re.compile(r"part-([1-9]\d*)-of-([1-9]\d*)\.parquet")
-READ_ROWS = 256  # rows decoded at a time, so that memory follows the batch and not the file
+SHOWN_DIFFERENCES = 4
+# Finished groups that become one chunk file, and one row group of the output; fewer where they are large.
+GROUPS_PER_CHUNK = 64
+CHUNK_BYTES = 64 << 20
+# In the metadata of unfinished files alone: how many groups a chunk holds; how many chunks come before what was put
+# aside, and where each of its groups ends.
+GROUPS_KEY, CHUNKS_BEFORE_KEY, ENDS_KEY = b"groups", b"chunks_before", b"group_ends"
+ASIDE = "aside.parquet"
 
 
 @dataclass(frozen=True)
@@ -105,14 +116,9 @@ def _check_parts(directory: Path, names: list[str]) -> None:
         raise DataError(f"{directory}: incomplete, part {missing} of {counts[0]} is missing; run that --shard first")
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def input_refs(files: Sequence[Path]) -> tuple[InputRef, ...]:
-    return tuple(InputRef(file.name, file_sha256(file)) for file in files)
+    """What an output records of its inputs. Raises DataError for a file that does not match its own checksum."""
+    return tuple(InputRef(file.name, checked_sha256(file)) for file in files)
 
 
 # ----------------------------------------------------------------------------------------------- reading
@@ -153,8 +159,8 @@ def row_count(path: Path) -> int:
 
 
 def read_batches(path: Path, schema: pa.Schema, optional: pa.Schema | None = None) -> Iterator[pa.RecordBatch]:
-    """Batches of at most READ_ROWS rows with the columns of `schema`, cast to its types; an `optional` column
-    that the file lacks is null. Raises DataError for missing columns, wrong types or damage."""
+    """Batches of bounded size with the columns of `schema`, cast to its types; an `optional` column that the file
+    lacks is null. Raises DataError for missing columns, wrong types, damage, or rows too large for the memory."""
     with _open(path) as file:
         present = file.schema_arrow.names
         if twice := [name for name in schema.names if present.count(name) > 1]:
@@ -163,11 +169,17 @@ def read_batches(path: Path, schema: pa.Schema, optional: pa.Schema | None = Non
             raise DataError(f"{path}: lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}")
         wanted = pa.schema([*schema, *(optional or ())])
         columns = [name for name in wanted.names if name in present]
-        with _reading(path):
-            for batch in file.iter_batches(batch_size=READ_ROWS, columns=columns):
+        for group in range(file.metadata.num_row_groups):
+            for batch in _row_group_batches(path, file, group, columns):
                 yield pa.RecordBatch.from_arrays(
                     [_cast(batch, column, path) for column in wanted], schema=wanted.remove_metadata()
                 )
+
+
+def _row_group_batches(path: Path, file: Any, group: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    size = rows_at_a_time(path, file.metadata, group, columns)
+    with _reading(path):
+        yield from file.iter_batches(size, row_groups=[group], columns=columns)
 
 
 def _cast(batch: pa.RecordBatch, column: pa.Field, path: Path) -> pa.Array:
@@ -204,11 +216,10 @@ def read_rows(path: Path, column: pa.Field, rows: set[int]) -> Iterator[tuple[in
             count = file.metadata.row_group(index).num_rows
             if not rows.isdisjoint(range(first, first + count)):
                 row = first
-                with _reading(path):
-                    for batch in file.iter_batches(READ_ROWS, row_groups=[index], columns=[column.name]):
-                        values = _cast(batch, column, path)
-                        yield from ((row + i, values[i].as_py()) for i in range(len(values)) if row + i in rows)
-                        row += len(values)
+                for batch in _row_group_batches(path, file, index, [column.name]):
+                    values = _cast(batch, column, path)
+                    yield from ((row + i, values[i].as_py()) for i in range(len(values)) if row + i in rows)
+                    row += len(values)
             first += count
 
 
@@ -226,22 +237,24 @@ class Shards:
         """
         self.schema = schema
         self.files = input_files(paths)
+        self.inputs = input_refs(self.files)
         self.metadata = read_metadata(self.files[0])
         if self.metadata.stage != stage:
             raise DataError(f"{self.files[0]}: written by `{self.metadata.stage}`; this reads what `{stage}` writes")
         for file in self.files[1:]:
             if different := differences(self.metadata, read_metadata(file), ignore=("inputs",)):
                 raise DataError(f"{file} does not belong with {self.files[0]}: {different[0]}")
-        self.inputs = input_refs(self.files)
         self._ascending, self.group_count = self._check_groups()
 
     def _check_groups(self) -> tuple[bool, int]:
+        """Whether the groups of every file ascend, and how many groups there are."""
         key = pa.schema([self.schema.field(name) for name in ("group_id", "group_index", "role", "sample_index")])
         where: dict[int, str] = {}
         seen: set[str] = set()
-        ascending, last_index, highest = True, -1, -1
+        ascending, last_index = True, -1
         for file in self.files:
             previous: tuple[str | None, int] = (None, -1)  # a group lives in one file
+            highest = -1
             for batch in read_batches(file, key):
                 for group, index, role, sample in zip(*(column.to_pylist() for column in batch.columns), strict=True):
                     if group is None or index is None or sample is None or role not in (PROPOSER, SOLVER):
@@ -264,14 +277,17 @@ class Shards:
         return ascending, len(where)
 
     def tables(self, size: int, first: int = 0, last: int | None = None) -> Iterator[pa.Table]:
-        """Tables of `size` whole groups each (the last may have fewer), from group `first` up to `last`."""
+        """Tables of `size` whole groups each (fewer where they are large, and at the end), from group `first` up to
+        `last`."""
         last = self.group_count if last is None else last
         pending: list[pa.Table] = []
+        pending_bytes = 0
         for group in islice(self._whole_groups(), first, last):
             pending.append(group)
-            if len(pending) == size:
+            pending_bytes += group.nbytes
+            if len(pending) == size or pending_bytes > CHUNK_BYTES:
                 yield pa.concat_tables(pending).combine_chunks()
-                pending = []
+                pending, pending_bytes = [], 0
         if pending:
             yield pa.concat_tables(pending).combine_chunks()
 
@@ -281,12 +297,11 @@ class Shards:
             yield table.to_pylist()
 
     def _whole_groups(self) -> Iterator[pa.Table]:
-        batches = (batch for file in self.files for batch in read_batches(file, self.schema))
+        by_file = [_split_groups(file, read_batches(file, self.schema)) for file in self.files]
         if self._ascending:
-            yield from _split_groups(batches)
+            yield from heapq.merge(*by_file, key=_group_index)
         else:
-            groups = list(_split_groups(batches))
-            yield from sorted(groups, key=lambda group: group["group_index"][0].as_py())
+            yield from sorted(_within_memory(self.files, by_file), key=_group_index)
 
 
 class Rows:
@@ -317,11 +332,30 @@ class Rows:
                 yield from batch.to_pylist()
 
 
-def _split_groups(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+def _group_index(group: pa.Table) -> int:
+    return group["group_index"][0].as_py()
+
+
+def _within_memory(files: Sequence[Path], by_file: Iterable[Iterable[pa.Table]]) -> list[pa.Table]:
+    """All groups of files in which they are in no order, as long as they fit."""
+    groups: list[pa.Table] = []
+    size = 0
+    for file, some in zip(files, by_file, strict=True):
+        for group in some:
+            size += group.nbytes
+            if size > LIMIT_BYTES:
+                raise DataError(f"{file}: too large to be put in the order of group_index; sort its rows by it first")
+            groups.append(group)
+    return groups
+
+
+def _split_groups(file: Path, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
     carry: pa.Table | None = None
     for batch in batches:
         table = pa.Table.from_batches([batch])
         if carry is not None:
+            if carry.nbytes > LIMIT_BYTES:
+                raise DataError(f"{file}: a single group takes more than {LIMIT_BYTES >> 20} MiB of memory")
             table = pa.concat_tables([carry, table])
         ids = table["group_id"].combine_chunks()
         changes = pc.not_equal(ids[1:], ids[:-1]).to_numpy(zero_copy_only=False).nonzero()[0] + 1
@@ -383,23 +417,32 @@ def sync_file(path: Path) -> None:
         os.fsync(file.fileno())
 
 
+def sync_tree(folder: Path) -> None:
+    """Puts a new folder, its files and its folders on disk, so that a rename can make it visible."""
+    for entry in sorted(folder.iterdir()):
+        sync_tree(entry) if entry.is_dir() else sync_file(entry)
+    sync_directory(folder)
+
+
 def partial_directory(output: Path) -> Path:
     """Where the unfinished parts of `output` live."""
     return output.with_name(f".{output.name}.partial")
 
 
 @contextlib.contextmanager
-def writing(output: Path) -> Iterator[Path]:
+def writing(output: Path, force: bool) -> Iterator[Path]:
     """Holds the hidden partial directory of `output` for this process; yields it.
 
-    Raises UsageError when another process is writing the same output, EngineError when the place cannot be written
-    to, or no longer can.
+    Raises UsageError when another process is writing the same output, or has since it was looked for; EngineError
+    when the place cannot be written to, or no longer can.
     """
     partial = partial_directory(output)
     folder_is_new = not output.parent.exists()
     try:
         partial.mkdir(parents=True, exist_ok=True)
         lock = (partial / "lock").open("w")
+    except FileNotFoundError as error:
+        raise UsageError(f"{output}: another process has just finished writing here; run the command again") from error
     except OSError as error:
         raise EngineError(f"{output}: cannot be written ({error.strerror or error})") from error
     with lock:
@@ -408,6 +451,9 @@ def writing(output: Path) -> Iterator[Path]:
         except OSError as error:
             raise UsageError(f"{output}: another process is writing it") from error
         try:
+            # Whoever held the lock may have finished since we looked, and taken the directory away with it.
+            if not _is_at(lock, partial / "lock") or (output.exists() and not force):
+                raise UsageError(f"{output}: another process has just written it; run the command again")
             yield partial
         except OSError as error:
             raise EngineError(f"{output}: cannot be written ({error.strerror or error})") from error
@@ -419,10 +465,24 @@ def writing(output: Path) -> Iterator[Path]:
                         output.parent.rmdir()
 
 
-def is_done(output: Path, metadata: Metadata, force: bool) -> bool:
-    """Whether `output` is there and was made from the same inputs with the same parameters.
+def _is_at(file: IO[str], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
-    Raises UsageError when something else is in its place and `force` is off.
+
+def clear_leftovers(output: Path) -> None:
+    """Removes what a run that died after its last rename left beside `output`, unless somebody is at work there."""
+    if partial_directory(output).exists():
+        with contextlib.suppress(UsageError), writing(output, force=True) as partial:
+            shutil.rmtree(partial)
+
+
+def is_done(output: Path, metadata: Metadata, force: bool) -> bool:
+    """Whether `output` is there, undamaged, and was made from the same inputs with the same parameters.
+
+    Raises, when `force` is off, UsageError if something else is in its place, DataError if it is damaged.
     """
     for _, count in _parts_of_other_counts(output):
         if not force:
@@ -432,16 +492,21 @@ def is_done(output: Path, metadata: Metadata, force: bool) -> bool:
     if not output.is_file():
         raise UsageError(f"{output}: in the way, and not a file")
     try:
-        different = differences(read_metadata(output), metadata)
+        checked_sha256(output)
+        made = read_metadata(output)
     except DataError as error:
-        raise UsageError(f"{output} exists and cannot be read; use --force to replace it. {error}") from error
-    if different:
-        more = f" and {len(different) - 1} more" if len(different) > 1 else ""
-        raise UsageError(
-            f"{output} exists and was made differently ({different[0]}{more}); use --force, or another --out"
-        )
-    shutil.rmtree(partial_directory(output), ignore_errors=True)  # of a run that died after its last rename
+        raise DataError(f"{error}; it stands where the output goes, and --force replaces it") from error
+    refuse_differences(f"{output} exists and", made, metadata)
+    clear_leftovers(output)
     return True
+
+
+def refuse_differences(what: str, made: Metadata, wanted: Metadata) -> None:
+    """Raises UsageError, naming what differs, unless `what`, made as `made`, is what is wanted."""
+    if different := differences(made, wanted):
+        shown = "; ".join(different[:SHOWN_DIFFERENCES])
+        more = f"; and {len(different) - SHOWN_DIFFERENCES} more" if len(different) > SHOWN_DIFFERENCES else ""
+        raise UsageError(f"{what} was made differently ({shown}{more}); use --force to replace it, or another --out")
 
 
 def _parts_of_other_counts(output: Path) -> Iterator[tuple[Path, str]]:
@@ -456,80 +521,127 @@ def _parts_of_other_counts(output: Path) -> Iterator[tuple[Path, str]]:
 class Output:
     """A trajectory file in the making. Use as a context manager and `write` group after group.
 
-    Every `chunk` groups a chunk file is finished in the partial directory; `done` says how many groups an
-    earlier, interrupted run with the same metadata left there, for the stage to skip. Leaving the block without
-    an exception joins the chunks, one row group each, and renames the file into place; so the bytes do not
-    depend on interruptions.
+    Every GROUPS_PER_CHUNK groups, or CHUNK_BYTES, a chunk file is finished in the partial directory. Leaving the
+    block without an exception joins the chunks, one row group each, and renames the file into place; leaving it with
+    one puts aside the groups that make no whole chunk yet. `done` says how many groups an earlier run with the same
+    metadata left there, for the stage to skip; so the bytes do not depend on interruptions.
     """
 
-    def __init__(self, path: Path, schema: pa.Schema, metadata: Metadata, chunk: int = 64) -> None:
-        self.path, self.chunk, self.done = path, chunk, 0
+    def __init__(
+        self,
+        path: Path,
+        schema: pa.Schema,
+        metadata: Metadata,
+        force: bool = False,
+        progress: Progress = SILENT,
+    ) -> None:
+        """`force` gives up what an earlier run left there with other metadata, which is otherwise a UsageError."""
+        self.path, self.done = path, 0
         self.schema = schema.with_metadata({METADATA_KEY: metadata.to_json().encode(), **_image_feature(schema)})
-        self._metadata = metadata
+        self._metadata, self._force, self._progress = metadata, force, progress
         self._pending: list[pa.Table] = []
+        self._pending_bytes = 0
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
-        self._partial = self._stack.enter_context(writing(self.path))
-        self._chunks = self._usable_chunks()
-        self.done = len(self._chunks) * self.chunk
+        self._partial = self._stack.enter_context(writing(self.path, self._force))
+        try:
+            self._chunks = self._usable_chunks()
+            self._pending = self._put_aside()
+            self._pending_bytes = sum(table.nbytes for table in self._pending)
+        except BaseException:
+            self._stack.__exit__(*sys.exc_info())
+            raise
+        self.done += len(self._pending)
+        if self.done:
+            self._progress.say(
+                f"{self.path}: an interrupted run with the same inputs and parameters is taken up where it stopped"
+            )
         return self
 
     def _usable_chunks(self) -> list[Path]:
-        """The unbroken run of chunks made with the same metadata; anything else is cleared away."""
+        """The unbroken run of undamaged chunks; anything else is cleared away."""
         usable: list[Path] = []
         for file in sorted(self._partial.glob("chunk-*.parquet")):
-            with contextlib.suppress(DataError):
-                same = not differences(read_metadata(file), self._metadata)
-                if same and file.name == self._chunk_name(len(usable)):
-                    usable.append(file)
-                    continue
-            file.unlink()
+            if file.name == self._chunk_name(len(usable)) and self._is_usable(file):
+                usable.append(file)
+                self.done += int(schema_of(file).metadata[GROUPS_KEY])
+            else:
+                file.unlink()
         return usable
+
+    def _is_usable(self, file: Path) -> bool:
+        try:
+            checked_sha256(file)
+            made = read_metadata(file)
+        except DataError:
+            return False  # what is damaged is made again
+        if not self._force:
+            refuse_differences(f"what an interrupted run left in {self._partial}", made, self._metadata)
+        return not differences(made, self._metadata)
 
     @staticmethod
     def _chunk_name(index: int) -> str:
         return f"chunk-{index:08d}.parquet"
 
+    def _put_aside(self) -> list[pa.Table]:
+        """The groups after the last chunk that an interrupted run put aside, a table each."""
+        file = self._partial / ASIDE
+        if not file.exists() or not self._is_usable(file):
+            return []
+        notes = schema_of(file).metadata
+        if int(notes[CHUNKS_BEFORE_KEY]) != len(self._chunks):
+            return []  # from before the last chunk was finished
+        rows = pq.read_table(file, page_checksum_verification=True).cast(self.schema)
+        return [rows.slice(start, end - start) for start, end in pairwise([0, *json.loads(notes[ENDS_KEY])])]
+
     def write(self, group: list[dict[str, Any]] | pa.Table) -> None:
-        """Adds one group (a table may hold several, and then counts as a chunk's worth)."""
-        self._pending.append(group if isinstance(group, pa.Table) else pa.Table.from_pylist(group, self.schema))
-        if len(self._pending) == self.chunk or isinstance(group, pa.Table):
-            self._flush()
+        """Adds one group (a table may hold several, and then is a chunk by itself)."""
+        table = group if isinstance(group, pa.Table) else pa.Table.from_pylist(group, self.schema)
+        self._pending.append(table)
+        self._pending_bytes += table.nbytes
+        if isinstance(group, pa.Table):
+            self._flush(len(group["group_id"].unique()))
+        elif len(self._pending) == GROUPS_PER_CHUNK or self._pending_bytes > CHUNK_BYTES:
+            self._flush(len(self._pending))
 
-    def _flush(self) -> None:
-        if not self._pending:
-            return
+    def _flush(self, groups: int) -> None:
         target = self._partial / self._chunk_name(len(self._chunks))
-        self._write_file(target, self._pending)
+        self._write_file(target, [pa.concat_tables(self._pending)], {GROUPS_KEY: str(groups)})
         self._chunks.append(target)
-        self._pending = []
+        self._pending, self._pending_bytes = [], 0
 
-    def _write_file(self, target: Path, tables: Iterable[pa.Table]) -> None:
+    def _write_file(self, target: Path, tables: Iterable[pa.Table], more: Mapping[bytes, str] | None = None) -> None:
         unfinished = self._partial / f"{target.name}.unfinished"
-        with pq.ParquetWriter(unfinished, self.schema, compression="zstd", write_page_checksum=True) as writer:
+        schema = self.schema.with_metadata({**self.schema.metadata, **(more or {})})
+        with pq.ParquetWriter(unfinished, schema, compression="zstd", write_page_checksum=True) as writer:
             for table in tables:
-                writer.write_table(table.cast(self.schema))
+                writer.write_table(table.cast(schema))
+        seal(unfinished)
         sync_file(unfinished)
         os.replace(unfinished, target)
         sync_directory(target.parent)
 
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
         if kind is not None:
+            with contextlib.suppress(OSError):  # a full disk takes this no more than the rest
+                self._set_aside()
             self._stack.__exit__(kind, error, traceback)
             return
         with self._stack:
-            self._flush_tail()
+            if self._pending:
+                self._flush(len(self._pending))
             whole = (pq.read_table(file, page_checksum_verification=True) for file in self._chunks)
             self._write_file(self.path, whole)
-            shutil.rmtree(self._partial)
+            shutil.rmtree(self._partial, ignore_errors=True)
             for other, _ in _parts_of_other_counts(self.path):
                 other.unlink()  # is_done() has asked for --force
 
-    def _flush_tail(self) -> None:
+    def _set_aside(self) -> None:
         if self._pending:
-            self._pending = [pa.concat_tables(self._pending)]
-            self._flush()
+            ends = list(accumulate(group.num_rows for group in self._pending))
+            notes = {CHUNKS_BEFORE_KEY: str(len(self._chunks)), ENDS_KEY: json.dumps(ends)}
+            self._write_file(self._partial / ASIDE, [pa.concat_tables(self._pending)], notes)
 
 
 def _image_feature(schema: pa.Schema) -> dict[bytes, bytes]:
@@ -543,6 +655,7 @@ def write_table(path: Path, table: pa.Table) -> None:
     that itself appears by one."""
     table = table.replace_schema_metadata(_image_feature(table.schema))
     pq.write_table(table, path, compression="zstd", write_page_checksum=True)
+    seal(path)
     sync_file(path)
 
 

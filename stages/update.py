@@ -13,7 +13,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -22,7 +22,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from stages import images, shards
+from stages import images, interrupts, shards
 from stages.ahead import ahead
 from stages.contract import METRICS, PROPOSER, SCORED, SOLVER, Metadata, Role
 from stages.errors import DataError, UsageError
@@ -35,8 +35,10 @@ from stages.policy import (
     Policy,
     PolicyState,
     check_model,
+    check_whole,
     read_state,
     recorded_policy,
+    write_state,
 )
 from stages.progress import SILENT, Progress
 from stages.result import Result
@@ -92,22 +94,28 @@ def update(
             progress = SILENT
 
         total = min(scored.group_count, params.limit or scored.group_count)
-        with shards.writing(output) if ranks.first else nullcontext(shards.partial_directory(output)) as partial:
+        place = shards.writing(output, force) if ranks.first else nullcontext(shards.partial_directory(output))
+        with place as partial:
             with progress.busy("loading the model"):
                 learner = Learner(checkpoint, params, lineage.seed, gradient_checkpointing, ranks)
-                step, metrics = _resume(learner, start, partial, lineage)
+                step, metrics = _resume(learner, start, partial, lineage, force)
+            if metrics:
+                progress.say(f"{output}: an interrupted update of the same inputs is taken up at step {step}")
             reader = GroupReader(recorded, checkpoint, start.ref.step, learner)
             first_step: float | None = None
-            with progress.track("update", total, "groups") as advance:
+            with progress.track("update", total, "groups") as advance, _interruptible(progress) as interrupted:
                 saved_at = time.monotonic()
                 for batch in ahead(reader.batches(islice(scored.groups(), total), after=step)):
                     if batch.step > step:  # else learned from before an interruption
                         metrics += _learn(learner, batch, progress)
                         first_step = first_step or time.monotonic() - started
                         step = batch.step
-                        if ranks.first and time.monotonic() - saved_at >= checkpoint_seconds:
+                        stop = ranks.any(interrupted())
+                        if ranks.first and (stop or time.monotonic() - saved_at >= checkpoint_seconds):
                             _save(learner, partial, PolicyState(step, learner.roles, lineage), metrics)
                             saved_at = time.monotonic()
+                        if stop:
+                            raise KeyboardInterrupt
                     advance(batch.size)
             if ranks.first:
                 finished = _save(learner, partial, PolicyState(step, learner.roles, lineage), metrics)
@@ -115,6 +123,11 @@ def update(
                 shutil.rmtree(partial)
             ranks.from_first(None)  # the others end when the policy is there
     return Result(output, summary=_summary(step, metrics, first_step))
+
+
+def _interruptible(progress: Progress) -> contextlib.AbstractContextManager[Callable[[], bool]]:
+    """An optimizer step is finished, and kept, before an interruption takes effect."""
+    return interrupts.held_back(lambda: progress.say("stopping after this step; once more to stop at once"))
 
 
 @dataclass(frozen=True)
@@ -151,9 +164,14 @@ def _learn(learner: Learner, batch: Batch, progress: Progress) -> list[dict[str,
         if proposal.reward is not None:
             learner.observe(PROPOSER, proposal.reward)
     for row in rows:
-        if not math.isfinite(row["grad_norm"]):
+        if not _is_finite(row):
             progress.say(f"step {row['step']}: the {row['role']}'s gradient is not finite; the step was skipped")
     return rows
+
+
+def _is_finite(row: dict[str, Any]) -> bool:
+    """Whether the learner took the step of this row of metrics: it takes none on what is not finite."""
+    return all(math.isfinite(row[name]) for name in ("grad_norm", "loss", "kl"))
 
 
 class GroupReader:
@@ -262,16 +280,17 @@ def _check_place(output: Path, start: Policy) -> None:
 def _is_done(output: Path, lineage: Metadata, force: bool) -> bool:
     old = _set_aside(output)
     if old.exists() and not output.exists():
-        os.rename(old, output)  # a --force that was cut off between its two renames
+        with contextlib.suppress(UsageError), shards.writing(output, force):
+            os.rename(old, output)  # a --force that was cut off between its two renames
     if not output.exists() or force:
         return False
     try:
-        different = shards.differences(read_state(output).lineage, lineage)
-    except (DataError, UsageError) as error:
-        raise UsageError(f"{output} exists and is no readable policy; use --force to replace it. {error}") from error
-    if different:
-        raise UsageError(f"{output} exists and was made differently ({different[0]}); use --force, or another --out")
-    shutil.rmtree(shards.partial_directory(output), ignore_errors=True)  # of a run that died after its last rename
+        made = read_state(output)
+        check_whole(output, made)
+    except DataError as error:
+        raise DataError(f"{error}; it stands where the output goes, and --force replaces it") from error
+    shards.refuse_differences(f"{output} exists and", made.lineage, lineage)
+    shards.clear_leftovers(output)
     shutil.rmtree(old, ignore_errors=True)
     return True
 
@@ -284,13 +303,19 @@ def _checkpoints(partial: Path) -> list[Path]:
     return sorted(partial.glob("step-????????????"))
 
 
-def _resume(learner: Learner, start: Policy, partial: Path, lineage: Metadata) -> tuple[int, list[dict[str, Any]]]:
+def _resume(
+    learner: Learner, start: Policy, partial: Path, lineage: Metadata, force: bool
+) -> tuple[int, list[dict[str, Any]]]:
     """Takes the learner to the newest checkpoint of this very update, else to the policy it starts from; the step
-    reached and the metrics so far."""
+    reached and the metrics so far. Raises UsageError for the checkpoints of another update, which `force` gives up."""
     found: tuple[Path, list[dict[str, Any]]] | None = None
     for folder in reversed(_checkpoints(partial)) if learner.ranks.first else ():
         with contextlib.suppress(DataError):  # a damaged checkpoint is as good as none
-            if not shards.differences(read_state(folder).lineage, lineage):
+            state = read_state(folder)
+            if not force:
+                shards.refuse_differences(f"what an interrupted update left in {partial}", state.lineage, lineage)
+            if not shards.differences(state.lineage, lineage):
+                check_whole(folder, state)
                 metrics = shards.read_table(folder / METRICS_FILE, METRICS).to_pylist()
                 learner.load(folder)
                 found = folder, metrics
@@ -305,8 +330,10 @@ def _save(learner: Learner, partial: Path, state: PolicyState, metrics: list[dic
     earlier = _checkpoints(partial)
     unfinished = partial / "unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
-    learner.save(unfinished, state)
+    learner.save(unfinished)
     shards.write_table(unfinished / METRICS_FILE, pa.Table.from_pylist(metrics, METRICS))
+    write_state(unfinished, state)
+    shards.sync_tree(unfinished)
     folder = partial / f"step-{state.step:012d}"
     if folder in earlier:  # saved already, at the end of an interrupted run
         shutil.rmtree(unfinished)
@@ -335,6 +362,7 @@ def _summary(step: int, metrics: list[dict[str, Any]], first_step: float | None)
         "step": step,
         "solver_updates": len(solver),
         "proposer_updates": len(metrics) - len(solver),
+        "skipped_updates": sum(not _is_finite(row) for row in metrics),
     }
     if solver:
         summary |= {"kl": solver[-1]["kl"], "kl_coef": solver[-1]["kl_coef"]}

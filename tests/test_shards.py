@@ -18,8 +18,13 @@ def a_group(index: int) -> list[dict[str, object]]:
     return [{"group_id": group, "group_index": index, "role": "proposer", "sample_index": 0}, *solver]
 
 
-def write(path: Path, indices: range, chunk: int = 2) -> Path:
-    with shards.Output(path, TRAJECTORY, META, chunk) as output:
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "GROUPS_PER_CHUNK", 2)
+
+
+def write(path: Path, indices: range) -> Path:
+    with shards.Output(path, TRAJECTORY, META) as output:
         for index in indices:
             output.write(a_group(index))
     return path
@@ -38,32 +43,43 @@ def test_what_is_written_is_read_back_and_nothing_else_stays(tmp_path: Path) -> 
 
 def test_an_interrupted_output_is_invisible_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
     path, whole = tmp_path / "r.parquet", write(tmp_path / "whole.parquet", range(5))
-    with pytest.raises(KeyboardInterrupt), shards.Output(path, TRAJECTORY, META, 2) as output:
+    with pytest.raises(KeyboardInterrupt), shards.Output(path, TRAJECTORY, META) as output:
         for index in range(3):
             output.write(a_group(index))
         raise KeyboardInterrupt
     assert not path.exists()
-    with shards.Output(path, TRAJECTORY, META, 2) as output:
-        assert output.done == 2
+    with shards.Output(path, TRAJECTORY, META) as output:
+        assert output.done == 3  # a chunk of two, and one put aside
         for index in range(output.done, 5):
             output.write(a_group(index))
     assert path.read_bytes() == whole.read_bytes()
 
 
-def test_chunks_of_another_run_are_not_taken_up(tmp_path: Path) -> None:
+def test_what_another_run_left_is_neither_taken_up_nor_lost(tmp_path: Path) -> None:
     path = tmp_path / "r.parquet"
-    with pytest.raises(KeyboardInterrupt), shards.Output(path, TRAJECTORY, META, 1) as output:
-        output.write(a_group(0))
-        raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with pytest.raises(KeyboardInterrupt), shards.Output(path, TRAJECTORY, META) as output:
+            output.write(a_group(0))
+            raise KeyboardInterrupt
+
+    interrupted()
     other = Metadata("rollout", {"samples": 3}, 0, META.inputs, META.model, META.policy)
-    with shards.Output(path, TRAJECTORY, other, 1) as output:
+    said = r"what an interrupted run left in .* \(params.samples: 2 → 3\); use --force"
+    with pytest.raises(UsageError, match=said), shards.Output(path, TRAJECTORY, other):
+        pass
+    with shards.Output(path, TRAJECTORY, META) as output:
+        assert output.done == 1
+    path.unlink()
+    interrupted()
+    with shards.Output(path, TRAJECTORY, other, force=True) as output:
         assert output.done == 0
 
 
 def test_two_writers_of_one_output_do_not_mix(tmp_path: Path) -> None:
     path = tmp_path / "r.parquet"
     with shards.Output(path, TRAJECTORY, META) as output:
-        with pytest.raises(UsageError, match="another process"), shards.Output(path, TRAJECTORY, META):
+        with pytest.raises(UsageError, match="another process is writing"), shards.Output(path, TRAJECTORY, META):
             pass
         output.write(a_group(0))
     assert indices([path]) == [0]

@@ -23,6 +23,7 @@ def command(
     tensor_parallel: options.TensorParallel = 1,
     gpu_memory_utilization: options.GpuMemory = None,
     max_model_len: options.MaxModelLen = None,
+    batch_invariant: options.BatchInvariant = False,
     force: options.Force = False,
     json: options.Json = False,
     config: options.Config = None,
@@ -37,7 +38,7 @@ def command(
     part = options.parse_part(shard) if shard else None
     settings = options.sampling(
         max_tokens, temperature, top_p, prompt, sampler, min_pixels, max_pixels,
-        tensor_parallel, gpu_memory_utilization, max_model_len, debug,
+        tensor_parallel, gpu_memory_utilization, max_model_len, batch_invariant, debug,
     )  # fmt: skip
     from stages.evaluate import evaluate
 
@@ -47,7 +48,8 @@ def command(
     if json:
         print(jsonlib.dumps({"path": str(result.path), "reused": result.reused, **result.summary}))
     else:
-        console.stderr.print(console.plain(f"{'up to date: ' if result.reused else ''}{result.path}"), style="dim")
+        note = "up to date (made from the same inputs, parameters, model and policy): " if result.reused else ""
+        console.stderr.print(console.safe_text(f"{note}{result.path}"), style="dim")
         _print_table(result.summary)
 
 

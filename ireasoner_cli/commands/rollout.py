@@ -21,6 +21,7 @@ def command(
     tensor_parallel: options.TensorParallel = 1,
     gpu_memory_utilization: options.GpuMemory = None,
     max_model_len: options.MaxModelLen = None,
+    batch_invariant: options.BatchInvariant = False,
     force: options.Force = False,
     json: options.Json = False,
     config: options.Config = None,
@@ -35,7 +36,7 @@ def command(
     part = options.parse_part(shard) if shard else None
     settings = options.sampling(
         max_tokens, temperature, top_p, prompt, sampler, min_pixels, max_pixels,
-        tensor_parallel, gpu_memory_utilization, max_model_len, debug,
+        tensor_parallel, gpu_memory_utilization, max_model_len, batch_invariant, debug,
     )  # fmt: skip
     from stages.rollout import rollout
 

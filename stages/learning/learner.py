@@ -17,8 +17,7 @@ from stages.learning.loss import Tokens, loss_terms
 from stages.learning.model import PolicyModel, PromptInputs, write_tensors
 from stages.learning.ranks import Ranks
 from stages.models import Model
-from stages.policy import OPTIMIZER_FILE, STATE_FILE, PolicyState, RoleState, read_state
-from stages.shards import sync_file
+from stages.policy import OPTIMIZER_FILE, PolicyState, RoleState, read_state
 
 ROLES: tuple[Role, ...] = (SOLVER, PROPOSER)
 WEIGHT_DECAY = 0.01
@@ -215,8 +214,8 @@ class Learner:
                     self._optimizers[role].state[parameter] = {"step": torch.tensor(float(updates)), **own}
         return state
 
-    def save(self, folder: Path, state: PolicyState) -> None:
-        """Writes a whole policy directory, but for its metrics; everything is on disk when this returns."""
+    def save(self, folder: Path) -> None:
+        """Writes adapters and moments as a policy directory holds them."""
         folder.mkdir()
         moments: dict[str, Tensor] = {}
         for role in ROLES:
@@ -226,9 +225,6 @@ class Learner:
                 if stored:
                     moments |= {f"{role}.{name}.{moment}": stored[moment].cpu().contiguous() for moment in MOMENTS}
         write_tensors(moments, folder / OPTIMIZER_FILE)
-        (folder / STATE_FILE).write_text(state.to_json(), encoding="utf-8")
-        for file in (OPTIMIZER_FILE, STATE_FILE):
-            sync_file(folder / file)
 
 
 def _prompt(group: TrainingGroup) -> PromptInputs:

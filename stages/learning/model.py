@@ -16,15 +16,9 @@ from stages.errors import DataError, EngineError
 from stages.learning.decoder import Decoder, Prefix
 from stages.learning.loss import Head
 from stages.models import Model
+from stages.policy import ADAPTER_FILE, LORA_ALPHA, LORA_RANK, LORA_TARGETS
 from stages.sampling import Pixels
-from stages.shards import sync_file
 from stages.vlm import PromptBuilder, prepare_transformers
-
-LORA_RANK = 16
-LORA_ALPHA = 32
-# The language model's projections only: a list of suffixes would match the vision tower's as well.
-LORA_TARGETS = r".*language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
-ADAPTER_FILE = "adapter_model.safetensors"
 
 
 def load_base(model: Model) -> Any:
@@ -134,7 +128,7 @@ class PolicyModel:
         return stored
 
     def save_adapter(self, role: Role, folder: Path) -> None:
-        """Writes the adapter as PEFT and vLLM read it, on disk when this returns."""
+        """Writes the adapter as PEFT and vLLM read it."""
         folder.mkdir()
         config = self._peft.peft_config[role]
         training, config.inference_mode = config.inference_mode, True
@@ -142,8 +136,6 @@ class PolicyModel:
         config.inference_mode = training
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.parameters(role).items()}
         write_tensors(tensors, folder / ADAPTER_FILE)
-        for file in folder.iterdir():
-            sync_file(file)
 
     # ------------------------------------------------------------------------------------- the forward
 

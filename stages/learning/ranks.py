@@ -40,6 +40,12 @@ class Ranks:
         for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(part.view_as(tensor))
 
+    def any(self, here: bool) -> bool:
+        """Whether it holds in any of the processes. Waits for them."""
+        flag = torch.tensor([float(here)], device="cuda" if self.size > 1 and torch.cuda.is_available() else "cpu")
+        self.sum([flag])
+        return bool(flag)
+
     def from_first(self, value: Any) -> Any:
         """What the first process has for `value`, a plain Python object. Waits for it."""
         if self.size == 1:

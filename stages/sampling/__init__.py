@@ -63,6 +63,7 @@ class EngineOptions:
     gpu_memory_utilization: float | None = None
     max_model_len: int | None = None
     debug: bool = False
+    batch_invariant: bool = False
 
 
 class Sampler(Protocol):
@@ -93,6 +94,8 @@ def open_sampler(
 
     Raises EngineError when model, adapter or device will not do.
     """
+    if options.batch_invariant and name != "vllm":
+        raise UsageError(f"--batch-invariant is a mode of vLLM, and the sampler is {name}")
     if name == "fake":
         from stages.sampling.fake import FakeSampler
 

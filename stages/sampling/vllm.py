@@ -10,7 +10,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from stages.errors import EngineError
+from stages.errors import EngineError, UsageError
 from stages.models import Model
 from stages.sampling import Decoding, EngineOptions, Pixels, Request, Sample
 from stages.vlm import PromptBuilder, pixel_settings, prepare_transformers
@@ -36,6 +36,8 @@ class VllmSampler:
         try:
             with redirect_stdout(sys.stderr):  # stdout carries results only
                 self._start(model, adapter, pixels, options, max_images)
+        except UsageError:
+            raise
         except Exception as error:
             raise EngineError(f"{model.ref.name}: vLLM could not start ({_reason(error)})") from error
 
@@ -47,9 +49,12 @@ class VllmSampler:
         from vllm.lora.request import LoRARequest
 
         gpu = torch.cuda.is_available()
+        if options.batch_invariant and not gpu:
+            raise UsageError("--batch-invariant is for GPUs; on a CPU the rows do not depend on the batch anyway")
         settings: dict[str, Any] = {
             "model": str(model.path),
             "dtype": "bfloat16" if gpu else "float32",
+            "load_format": "safetensors",  # nothing is unpickled
             "logprobs_mode": "processed_logprobs",
             "limit_mm_per_prompt": {"image": max_images, "video": 0},
             "mm_processor_kwargs": pixel_settings(pixels) or None,
@@ -138,6 +143,8 @@ def _prepare_environment(options: EngineOptions) -> None:
     }
     for name, value in quiet.items():
         os.environ.setdefault(name, value)
+    if options.batch_invariant:
+        os.environ["VLLM_BATCH_INVARIANT"] = "1"
     if not options.debug:
         warnings.simplefilter("ignore")
         logging.getLogger("vllm").setLevel(logging.ERROR)  # until vLLM sets up its own logging

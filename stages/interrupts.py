@@ -1,0 +1,44 @@
+"""Ctrl-C and SIGTERM at a moment of our choosing."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def held_back(notice: Callable[[], None]) -> Iterator[Callable[[], bool]]:
+    """Within, the first interruption only calls `notice`, and the function this yields says that there was one; the
+    next does what it did before. For work that must not stop halfway, such as an optimizer step.
+
+    Signals reach the main thread alone: in any other this changes nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before: dict[signal.Signals, Any] = {number: signal.getsignal(number) for number in SIGNALS}
+    asked = False
+
+    def hold(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
+        _restore(before)
+        notice()
+
+    for number, handler in before.items():
+        if callable(handler):  # not where interruptions are ignored, or simply end the process
+            signal.signal(number, hold)
+    try:
+        yield lambda: asked
+    finally:
+        _restore(before)
+
+
+def _restore(handlers: dict[signal.Signals, Any]) -> None:
+    for number, handler in handlers.items():
+        if callable(handler):
+            signal.signal(number, handler)
