@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from ireasoner_cli import console
-from ireasoner_cli.commands import demo, evaluate, propose, rollout, score, update
+from ireasoner_cli.commands import demo, evaluate, propose, rollout, score, update, verify
 
 INTERRUPTED = 130
 ENGINE_FAILURE = 4
@@ -69,6 +69,7 @@ for name, command in (
     ("score", score.command),
     ("update", update.command),
     ("eval", evaluate.command),
+    ("verify", verify.command),
     ("demo", demo.command),
 ):
     app.command(name)(guarded(command))

@@ -89,6 +89,9 @@ EVALUATED = pa.schema(
     ]
 )
 
+# What a stage's output holds, where that is Parquet.
+SCHEMAS = {"propose": TRAJECTORY, "rollout": TRAJECTORY, "score": SCORED, "eval": EVALUATED}
+
 METRICS = pa.schema(
     [
         ("step", pa.int64()),

@@ -1,0 +1,67 @@
+"""What the contract promises of rows, beyond their types: checked by `verify`, one group at a time."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from stages.contract import SOLVER, Metadata, group_id, trajectory_seed
+from stages.parsing import parse_question
+
+Row = dict[str, Any]
+SHARED = ("group_index", "image_sha256", "question")  # by a group's rows
+ROUNDING = 1e-6
+
+
+def broken_promises(group: list[Row], metadata: Metadata) -> Iterator[str]:
+    """What is wrong with the rows of one group, the proposer's first, of a shard with this metadata."""
+    step = metadata.policy.step + group[0]["group_index"] + 1
+    solvers = [row for row in group if row["role"] == SOLVER]
+    if [row["sample_index"] for row in solvers] != list(range(len(solvers))):
+        yield "its sample_index has gaps"
+    if metadata.stage != "propose" and group[0]["reject_reason"] is None:
+        samples = metadata.stage_params("rollout").get("samples", len(solvers))
+        if len(solvers) != (samples if group[0]["question"] else 0):
+            yield f"it has {len(solvers)} rollouts, and {samples} were asked for"
+    if _is_ours(metadata) and group[0]["group_id"] != group_id(metadata.seed, step, group[0]["image_sha256"]):
+        yield "its group_id does not follow from seed, step and image"
+    for row in group:
+        for problem in _broken_row(row, group[0], metadata, step):
+            yield f"{row['role']} {row['sample_index']}: {problem}"
+
+
+def _is_ours(metadata: Metadata) -> bool:
+    """Whether a stage of this tool proposed; questions from elsewhere have ids and seeds of their own."""
+    return bool(metadata.stage_params("propose"))
+
+
+def _broken_row(row: Row, proposal: Row, metadata: Metadata, step: int) -> Iterator[str]:
+    for name in SHARED:
+        if row[name] != proposal[name]:
+            yield f"its {name} is not its group's"
+    token_ids, logprobs = row["token_ids"], row["logprobs"]
+    if (token_ids is None) != (logprobs is None) or len(token_ids or ()) != len(logprobs or ()):
+        yield "it has not one log-probability for each token"
+    if not all(value is not None and -math.inf < value < ROUNDING for value in logprobs or ()):
+        yield "a log-probability is not finite, or above zero"
+    if row["finish_reason"] not in (None, "stop", "length"):
+        yield f"its finish_reason is {row['finish_reason']!r}"
+    if _is_ours(metadata):
+        if row["seed"] != trajectory_seed(row["group_id"], row["role"], row["sample_index"]):
+            yield "its seed does not follow from group_id, role and sample_index"
+        if row is proposal and row["completion"] is not None and row["question"] != parse_question(row["completion"]):
+            yield "its question is not the one in its completion"
+    if metadata.stage == "score":
+        yield from _broken_scores(row, step)
+
+
+def _broken_scores(row: Row, step: int) -> Iterator[str]:
+    if row["step"] != step:
+        yield f"its step is {row['step']}, and should be {step}"
+    for name, highest in (("answer_prob", 1.0), ("entropy", math.inf), ("density", 1.0), ("reward", math.inf)):
+        value = row[name]
+        if value is not None and not (0.0 <= value < highest + ROUNDING):
+            yield f"its {name} is {value}"
+    if (row["answer"] is None) != (row["answer_key"] is None):
+        yield "it has an answer without a key, or a key without an answer"
+    if row["role"] == SOLVER and row["reward"] is None:
+        yield "it has no reward"

@@ -1,0 +1,1 @@
+"""Long runs by command (`make campaign-…`), and their small versions that the tests run from the same code."""
