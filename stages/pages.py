@@ -63,15 +63,17 @@ def rows_at_a_time(path: Path, metadata: Any, group: int, columns: Iterable[str]
     """
     wanted = set(columns)
     row_group = metadata.row_group(group)
-    with path.open("rb") as file:
-        try:
+    try:
+        with path.open("rb") as file:
             found = [
                 _walk(file.fileno(), row_group.column(leaf), metadata.schema.column(leaf))
                 for leaf in range(row_group.num_columns)
                 if row_group.column(leaf).path_in_schema.split(".")[0] in wanted
             ]
-        except (Malformed, IndexError, struct.error, RecursionError) as error:
-            raise DataError(f"{path}: not a Parquet file, or damaged (a page header cannot be read)") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except (Malformed, IndexError, struct.error, OverflowError, MemoryError) as error:
+        raise DataError(f"{path}: not a Parquet file, or damaged (a page header cannot be read)") from error
     rows = READ_ROWS
     while (need := sum(column.bytes_of(rows, row_group.num_rows) for column in found)) > BATCH_BYTES and rows > 1:
         rows //= 4

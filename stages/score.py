@@ -31,6 +31,7 @@ from stages.rewards.step import compared_steps, step_reward, step_similarity
 
 GROUPS_PER_BLOCK = 256
 TOKENS_PER_STEP = 64
+LONGEST_STEP = 10_000  # characters: no 64 tokens need more, and tokenising a megabyte takes a second
 STEPS_AT_ONCE = 512  # bounds the [steps, width] and [tokens, width] arrays in memory
 
 
@@ -241,7 +242,8 @@ class StepEmbedder:
     def embed(self, steps: Sequence[str]) -> np.ndarray:
         """[S, width], float32; zero for a step without tokens."""
         distinct = {step: index for index, step in enumerate(dict.fromkeys(steps))}
-        encodings = self._tokenizer.encode_batch_fast(list(distinct), add_special_tokens=False)
+        beginnings = [step[:LONGEST_STEP] for step in distinct]
+        encodings = self._tokenizer.encode_batch_fast(beginnings, add_special_tokens=False)
         tokens = [encoding.ids[:TOKENS_PER_STEP] for encoding in encodings]
         ends = np.cumsum([0, *map(len, tokens)])
         used = np.fromiter(chain.from_iterable(tokens), np.int64, ends[-1])

@@ -440,12 +440,10 @@ def writing(output: Path, force: bool) -> Iterator[Path]:
     folder_is_new = not output.parent.exists()
     try:
         partial.mkdir(parents=True, exist_ok=True)
-        lock = (partial / "lock").open("w")
-    except FileNotFoundError as error:
-        raise UsageError(f"{output}: another process has just finished writing here; run the command again") from error
+        descriptor = os.open(partial / "lock", os.O_CREAT | os.O_RDWR)
     except OSError as error:
         raise EngineError(f"{output}: cannot be written ({error.strerror or error})") from error
-    with lock:
+    with open(descriptor) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
