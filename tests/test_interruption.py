@@ -1,0 +1,196 @@
+"""Killed, interrupted, and two at a time: nothing is torn, nothing is lost, and somebody says so."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages import interrupts, shards
+from stages.contract import TRAJECTORY
+from stages.errors import UsageError
+from stages.learning.learner import Learner, UpdateParams
+from stages.propose import propose
+from stages.rollout import rollout
+from stages.score import ScoreParams, score
+from stages.update import update
+from tests import chain
+from tests.chain import fake
+from tests.test_shards import META, a_group
+
+PARAMS = UpdateParams(lr=1e-3)
+
+
+def test_killed_at_random_moments_every_stage_ends_as_if_it_had_not_been() -> None:
+    """The campaign that `make campaign-kill` runs at length."""
+    command = [sys.executable, "-m", "tests.campaigns.kill", "--kills", "20", "--groups", "8"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [result["output"].split(".")[0] for result in results] == [
+        "questions", "rollouts", "scored", "policy", "eval"
+    ]  # fmt: skip
+    for result in results:
+        assert result["kills"] == 20 and result["runs_to_the_end"] > 3
+        assert result["torn"] == result["different"] == result["failed"] == 0
+
+
+@pytest.fixture
+def scored(workdir: Path) -> Path:
+    propose(Path("pool"), fake(max_tokens=128), 8, model="model")
+    rollout([Path("questions.parquet")], fake())
+    return score([Path("rollouts.parquet")], ScoreParams(no_warmup=True)).path
+
+
+class Listener:
+    """A Progress that remembers what was said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        from stages.progress import SILENT
+
+        return getattr(SILENT, name)
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+
+@pytest.fixture
+def sigterm_interrupts() -> Any:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_interrupted_update_keeps_the_step_it_is_in(
+    scored: Path, monkeypatch: pytest.MonkeyPatch, sigterm_interrupts: None, number: int
+) -> None:
+    update([scored], PARAMS, out=Path("whole"))
+    step, taken = Learner.step, 0
+
+    def interrupted(self: Learner, *arguments: Any) -> dict[str, Any]:
+        nonlocal taken
+        taken += 1
+        if taken == 3:
+            signal.raise_signal(number)
+        return step(self, *arguments)
+
+    monkeypatch.setattr(Learner, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        update([scored], PARAMS, out=Path("again"))
+    assert taken == 3 and not Path("again").exists()
+    listener = Listener()
+    update([scored], PARAMS, out=Path("again"), progress=listener)
+    assert any("taken up at step" in said for said in listener.said)
+    assert taken == len(chain.rows(Path("whole/metrics.parquet")))  # no step was taken twice
+    assert chain.file_bytes(Path("again")) == chain.file_bytes(Path("whole"))
+
+
+def test_the_second_interruption_does_not_wait(sigterm_interrupts: None) -> None:
+    notices: list[str] = []
+    with pytest.raises(KeyboardInterrupt), interrupts.held_back(lambda: notices.append("stopping")) as asked:
+        assert not asked()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert asked() and notices == ["stopping"]
+        os.kill(os.getpid(), signal.SIGINT)
+    with interrupts.held_back(lambda: None) as asked:
+        assert not asked()
+
+
+def test_interruptions_are_the_main_threads_business() -> None:
+    def elsewhere() -> None:
+        with interrupts.held_back(lambda: None) as asked:
+            answers.append(asked())
+
+    answers: list[bool] = []
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert answers == [False]
+
+
+def test_an_update_left_by_others_is_not_given_up_without_force(scored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = Learner.step
+
+    def dies(self: Learner, *arguments: Any) -> dict[str, Any]:
+        if self.roles["solver"].updates == 2:
+            raise KeyboardInterrupt
+        return step(self, *arguments)
+
+    monkeypatch.setattr(Learner, "step", dies)
+    with pytest.raises(KeyboardInterrupt):
+        update([scored], PARAMS, checkpoint_seconds=0)
+    monkeypatch.setattr(Learner, "step", step)
+    other = UpdateParams(lr=2e-3)
+    with pytest.raises(UsageError, match=r"interrupted update left .* \(params.lr: 0.001 → 0.002\); use --force"):
+        update([scored], other)
+    assert list(Path(".policy.partial").glob("step-*"))
+    update([scored], other, force=True)
+    assert not Path(".policy.partial").exists()
+
+
+def test_groups_put_aside_are_taken_up_and_said_so(tmp_path: Path) -> None:
+    def write(stop: int | None = None) -> list[str]:
+        listener = Listener()
+        with shards.Output(tmp_path / "r.parquet", TRAJECTORY, META, progress=listener) as output:
+            for index in range(output.done, 5):
+                if index == stop:
+                    raise KeyboardInterrupt
+                output.write(a_group(index))
+        return listener.said
+
+    for stop in (1, 3, 4):
+        with pytest.raises(KeyboardInterrupt):
+            write(stop)
+    [said] = write()
+    assert "taken up where it stopped" in said
+    whole = [row for index in range(5) for row in a_group(index)]
+    assert [row["group_index"] for row in chain.rows(tmp_path / "r.parquet")] == [row["group_index"] for row in whole]
+
+
+def test_a_writer_that_comes_too_late_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "r.parquet"
+    assert not shards.is_done(path, META, force=False)
+    with shards.Output(path, TRAJECTORY, META) as output:  # another process, meanwhile
+        output.write(a_group(0))
+    before = path.read_bytes()
+    with pytest.raises(UsageError, match="another process has just written it"), shards.Output(path, TRAJECTORY, META):
+        pass
+    assert path.read_bytes() == before and [entry.name for entry in tmp_path.iterdir()] == ["r.parquet"]
+
+
+def test_finding_an_output_done_takes_nothing_from_who_is_replacing_it(tmp_path: Path) -> None:
+    path = tmp_path / "r.parquet"
+    with shards.Output(path, TRAJECTORY, META) as output:
+        output.write(a_group(0))
+    with shards.Output(path, TRAJECTORY, META, force=True) as output:
+        assert shards.is_done(path, META, force=False)
+        output.write(a_group(1))
+    assert chain.rows(path)[0]["group_index"] == 1
+
+
+def test_two_processes_one_output(workdir: Path) -> None:
+    command = ["-m", "ireasoner_cli", "propose", "--images", "pool", "--model", "model", "--sampler", "fake"]
+    start: Callable[[], subprocess.Popen[str]] = lambda: subprocess.Popen(  # noqa: E731
+        [sys.executable, *command, "--groups", "3000"], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    both = [start(), start()]
+    outputs = [process.communicate(timeout=120) for process in both]
+    codes = sorted(process.returncode for process in both)
+    assert codes in ([0, 2], [0, 0])  # 0 twice where one had ended before the other looked
+    for (_, stderr), process in zip(outputs, both, strict=True):
+        said = "another process" if process.returncode else ""
+        assert said in stderr and "Traceback" not in stderr
+    assert len(chain.rows(Path("questions.parquet"))) == 3000
