@@ -139,11 +139,23 @@ def _check_folder(path: Path) -> None:
         names = {file.name for file in weights}
         if not isinstance(placed, dict) or not all(isinstance(v, str) and v in names for v in placed.values()):
             raise Refused(f"{path / INDEX_FILE}: names weight files that are not in this folder")
-    tensors = sum(len(tensor_headers(file)) for file in weights)
+    tensors = [tensor for file in weights for tensor in tensor_headers(file).values()]
+    longest = max((length for tensor in tensors for length in tensor.shape), default=0)
     for part in (config, config.get("text_config"), config.get("vision_config")):
-        for key in LAYER_COUNTS:
-            if isinstance(part, dict) and isinstance(part.get(key), int) and not 0 <= part[key] <= tensors:
-                raise Refused(f"{path / 'config.json'}: {key} is {part[key]}, and the weights hold {tensors} tensors")
+        if isinstance(part, dict):
+            _check_sizes(part, path / "config.json", len(tensors), longest)
+
+
+def _check_sizes(config: dict[str, object], file: Path, tensors: int, longest: int) -> None:
+    """A model is laid out as its configuration says before its weights are found not to fit: absurd sizes would take
+    all memory first."""
+    sizes = {key: value for key, value in config.items() if isinstance(value, int)}
+    heads = sizes.get("num_attention_heads", 1) * sizes.get("head_dim", 1)
+    for key, value in [*sizes.items(), ("num_attention_heads × head_dim", heads)]:
+        if key in LAYER_COUNTS and not 0 <= value <= tensors:
+            raise Refused(f"{file}: {key} is {value}, and the weights hold {tensors} tensors")
+        if key.endswith(("_size", "_dim", "_heads", "_channels")) and not 0 <= value <= longest:
+            raise Refused(f"{file}: {key} is {value}, and no tensor of the weights is longer than {longest}")
 
 
 def _from_hub(name: str, revision: str | None) -> tuple[Path, str | None]:
