@@ -9,7 +9,13 @@ STAMP := $(VENV)/.installed-$(HARDWARE)
 # Where the CPU build of torch lives when the package index at hand does not have it.
 PYTORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: install test demo picture bench lint types clean
+# How long the campaigns run; the tests run small ones from the same code.
+KILLS ?= 200
+ITERATIONS ?= 500
+ROWS ?= 10000
+SECONDS ?= 600
+
+.PHONY: install test demo picture bench lint types clean campaign-kill campaign-soak campaign-fuzz campaign-fuzz-guided
 
 install: $(STAMP)
 
@@ -40,6 +46,23 @@ bench: $(STAMP)
 	$(BIN)/pip install -q -e '.[$(HARDWARE),dev,bench]'
 	$(BIN)/python -m tests.benchmarks.learner --out build/bench/learner.json
 	$(BIN)/python -m tests.benchmarks.stages --out build/bench/stages.json
+
+# SIGKILL at random moments of each of the five stages, KILLS times, and the same command again.
+campaign-kill: $(STAMP)
+	$(BIN)/python -m tests.campaigns.kill --kills $(KILLS)
+
+# ITERATIONS iterations in one process: memory, open files and speed.
+campaign-soak: $(STAMP)
+	$(BIN)/python -m tests.campaigns.soak --iterations $(ITERATIONS)
+
+# ROWS hostile completions through parsing, scoring and the terminal's filter.
+campaign-fuzz: $(STAMP)
+	$(BIN)/python -m tests.campaigns.fuzz --rows $(ROWS)
+
+# The same checks on what a fuzzer guided by coverage finds in SECONDS.
+campaign-fuzz-guided: $(STAMP)
+	$(BIN)/pip install -q atheris
+	$(BIN)/python -m tests.campaigns.fuzz --coverage --seconds $(SECONDS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -127,7 +127,7 @@ _LATEX_WRAPPER = re.compile(
     r"\\(?:boxed|fbox|text|textbf|textit|textrm|mathrm|mathbf|mathit|mathsf|operatorname)[ \t]*+\{([^{}]*+)\}"
 )
 _LATEX_NOISE = re.compile(r"\\[()\[\],;:! ]|\\(?:left|right|quad|qquad|displaystyle)\b|~")
-_LATEX_ESCAPE = re.compile(r"\\([%$&#_{}])")
+_LATEX_ESCAPE = re.compile(r"\\++([%$&#_{}])")
 _DASHES = str.maketrans({"−": "-", "‐": "-", "‑": "-", "﹣": "-", "－": "-", "–": "-"})
 _PAIRS = {"(": ")", "[": "]", "{": "}", "<": ">", '"': '"', "'": "'", "`": "`", "“": "”", "‘": "’", "«": "»"}
 _PAIRS |= {"$": "$", "*": "*", "_": "_"}

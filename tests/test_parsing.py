@@ -75,6 +75,11 @@ def test_an_answer_without_substance_has_no_key(empty: str) -> None:
     assert parse_completion(f"<think>a</think><answer>{empty}</answer>").answer is None
 
 
+@pytest.mark.parametrize("text", ["\\" * 70 + "%\\text{0", "\\" * 70 + "5"])
+def test_what_the_fuzzer_found(text: str) -> None:
+    assert answer_key(answer_key(text)) == answer_key(text)
+
+
 @given(HOSTILE)
 def test_a_key_is_its_own_key(text: str) -> None:
     assert answer_key(answer_key(text)) == answer_key(text)

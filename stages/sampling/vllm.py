@@ -77,6 +77,13 @@ class VllmSampler:
         self._lora = LoRARequest(adapter.parent.name or "policy", 1, str(adapter.resolve())) if adapter else None
 
     def sample(self, requests: Iterable[Request], decoding: Decoding) -> Iterator[Sample]:
+        try:
+            yield from self._sample(requests, decoding)
+        finally:  # given up halfway: a warm engine must not carry requests into the next run
+            engine = self._llm.llm_engine
+            engine.abort_request(list(engine.output_processor.request_states), internal=True)
+
+    def _sample(self, requests: Iterable[Request], decoding: Decoding) -> Iterator[Sample]:
         source = iter(requests)
         ready: dict[int, Sample] = {}  # by place in the order
         drawn = given = sampling = 0

@@ -66,6 +66,7 @@ ESCAPES = ("\x00", "\x1b[2J", "\x1b]8;;file:///etc/passwd\x1b\\", "\x9b31m", "\x
 INVISIBLE = ("\u202e", "\u2066", "\u200b", "\ufeff", "e\u0301", "a" + "\u0335" * 200, "İ", "ß", "\ud800", "🏳️‍🌈", "٣")
 MARKUP = ("[red]", "[/nope]", "[link=file:///]", "[@click=app.quit()]", "<|im_end|>", "<|image_pad|>", "{question}")
 PIECES = (*TAGS, *STEPS, *ANSWERS, *ESCAPES, *INVISIBLE, *MARKUP, "<" * 50, "'; --", "<script>alert(1)</script>")
+WRAPPINGS = "\\{([<*_$`\"'“‘«"
 # Long runs of what a regular expression might try in many ways.
 BAIT = ("a", " ", "\n", "<", "<think>", "<answer>", "(", "\\text{", "**", "1,", "Step 1: ", "-", "{", "\\", ".", "́")
 
@@ -98,7 +99,8 @@ def check(text: str) -> None:
     parsed = parse_completion(text)
     assert (parsed.answer is None) == (parsed.answer_key is None)
     assert len(parsed.steps) <= 8 and all(step == step.strip() and step for step in parsed.steps)
-    if parsed.answer_key:
+    # What is wrapped more often than that is an attack, and need not come out bare.
+    if parsed.answer_key and sum(map((parsed.answer or "").count, WRAPPINGS)) <= parsing.MAX_WRAPPING:
         assert answer_key(parsed.answer_key) == parsed.answer_key
     question = parse_question(text)
     assert question is None or (question and question == question.strip())

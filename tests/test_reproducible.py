@@ -1,0 +1,135 @@
+"""The same command, the same bytes; whole, in 2 or 5 parts, resumed or with a warm engine, the same rows."""
+
+import contextlib
+import importlib.util
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from stages import images, shards
+from stages.errors import UsageError
+from stages.evaluate import evaluate
+from stages.learning.learner import UpdateParams
+from stages.models import find_model
+from stages.propose import propose
+from stages.rollout import rollout
+from stages.sampled import SamplingSettings
+from stages.sampling import EngineOptions, Pixels, Sampler, open_sampler
+from stages.score import ScoreParams, score
+from stages.shards import Part
+from stages.update import update
+from tests import chain
+
+SAMPLED = ("questions", "rollouts", "eval")
+
+
+@pytest.fixture(scope="module")
+def engine(model_dir: Path) -> Sampler:
+    if importlib.util.find_spec("vllm") is None:
+        pytest.skip("vLLM is not installed")
+    return open_sampler("vllm", find_model(str(model_dir)), None, Pixels(), EngineOptions())
+
+
+@pytest.fixture(params=["fake", "vllm"])
+def settings(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> SamplingSettings:
+    """With vLLM one engine serves every run: it is as warm as it gets, and what came before must not show."""
+    if request.param == "vllm":
+        warm = request.getfixturevalue("engine")
+        monkeypatch.setattr(SamplingSettings, "open", lambda *_: warm)
+    return SamplingSettings(max_tokens=24, sampler=request.param)
+
+
+Stage = Callable[[Path, Part | None], Any]
+
+
+@pytest.fixture
+def sampled(workdir: Path, settings: SamplingSettings) -> dict[str, Stage]:
+    """The three stages that sample, as functions of output and part; their inputs are the same for all."""
+    asked = [chain.group(index, f"pool/{index % 8}.png", []) for index in range(10)]
+    chain.write_shard(Path("asked.parquet"), asked, "propose")
+    questions = [
+        {"id": str(i), "image": {"bytes": None, "path": f"pool/{i % 8}.png"}, "question": "How many?", "answers": ["3"]}
+        for i in range(10)
+    ]
+    shards.write_table(Path("benchmark.parquet"), pa.Table.from_pylist(questions))
+    return {
+        "questions": lambda out, part: propose(Path("pool"), settings, 10, model="model", out=out, part=part),
+        "rollouts": lambda out, part: rollout([Path("asked.parquet")], settings, 3, out=out, part=part),
+        "eval": lambda out, part: evaluate([Path("benchmark.parquet")], settings, 2, model="model", out=out, part=part),
+    }
+
+
+def same(one: list[dict[str, Any]], other: list[dict[str, Any]], exactly: bool) -> bool:
+    """Equal rows, in the contract's sense: with vLLM log-probabilities within 1e-4."""
+    logprobs = [[value for row in rows for value in row.pop("logprobs", None) or ()] for rows in (one, other)]
+    return one == other and logprobs[0] == pytest.approx(logprobs[1], abs=0 if exactly else 1e-4, rel=0)
+
+
+def part_rows(folder: Path) -> list[dict[str, Any]]:
+    return [row for file in shards.input_files([folder]) for row in chain.rows(file)]
+
+
+@contextlib.contextmanager
+def interrupted_at(monkeypatch: pytest.MonkeyPatch, picture: int) -> Iterator[None]:
+    decode, seen = images.decode, 0
+
+    def dies(data: bytes) -> object:
+        nonlocal seen
+        seen += 1
+        if seen == picture:
+            raise KeyboardInterrupt
+        return decode(data)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(images, "decode", dies)
+        yield
+
+
+@pytest.mark.parametrize("name", SAMPLED)
+def test_the_rows_do_not_depend_on_how_they_were_made(
+    sampled: dict[str, Stage], settings: SamplingSettings, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "GROUPS_PER_CHUNK", 2)
+    make, exactly = sampled[name], settings.sampler == "fake"
+    whole = Path(f"whole/{name}.parquet")
+    make(whole, None)
+    make(Path(f"again/{name}.parquet"), None)
+    assert same(chain.rows(whole), chain.rows(Path(f"again/{name}.parquet")), exactly)
+    if exactly:
+        assert whole.read_bytes() == Path(f"again/{name}.parquet").read_bytes()
+    for count in (2, 5):
+        for index in range(count, 0, -1):
+            make(Path(f"parts{count}"), Part(index, count))
+        assert same(chain.rows(whole), part_rows(Path(f"parts{count}")), exactly)
+    with interrupted_at(monkeypatch, 7):
+        make(Path(f"resumed/{name}.parquet"), None)
+    make(Path(f"resumed/{name}.parquet"), None)
+    assert same(chain.rows(whole), chain.rows(Path(f"resumed/{name}.parquet")), exactly)
+
+
+def test_what_follows_parts_equals_what_follows_the_whole(workdir: Path) -> None:
+    propose(Path("pool"), chain.fake(max_tokens=128), 10, model="model")
+    rollout([Path("questions.parquet")], chain.fake())
+    for index in (1, 2, 3):
+        rollout([Path("questions.parquet")], chain.fake(), part=Part(index, 3))
+    policies = []
+    for rollouts in ("rollouts.parquet", "rollouts"):
+        scored = score([Path(rollouts)], ScoreParams(no_warmup=True), out=Path(f"after-{rollouts}.parquet"))
+        policies.append(update([scored.path], UpdateParams(lr=1e-3), out=Path(f"policy-{rollouts}")).path)
+    assert chain.rows(Path("after-rollouts.parquet.parquet")) == chain.rows(Path("after-rollouts.parquet"))
+    one, other = map(chain.file_bytes, policies)
+    assert {name for name in one if one[name] != other[name]} == {"state.json"}  # which records the other inputs
+
+
+def test_batch_invariance_is_vllms_and_the_gpus(model_dir: Path) -> None:
+    model = find_model(str(model_dir))
+    with pytest.raises(UsageError, match="the sampler is fake"):
+        open_sampler("fake", model, None, Pixels(), EngineOptions(batch_invariant=True))
+    import torch
+
+    if importlib.util.find_spec("vllm") is not None and not torch.cuda.is_available():
+        with pytest.raises(UsageError, match="--batch-invariant is for GPUs"):
+            open_sampler("vllm", model, None, Pixels(), EngineOptions(batch_invariant=True))
