@@ -116,10 +116,10 @@ def test_what_follows_parts_equals_what_follows_the_whole(workdir: Path) -> None
     for index in (1, 2, 3):
         rollout([Path("questions.parquet")], chain.fake(), part=Part(index, 3))
     policies = []
-    for rollouts in ("rollouts.parquet", "rollouts"):
-        scored = score([Path(rollouts)], ScoreParams(no_warmup=True), out=Path(f"after-{rollouts}.parquet"))
-        policies.append(update([scored.path], UpdateParams(lr=1e-3), out=Path(f"policy-{rollouts}")).path)
-    assert chain.rows(Path("after-rollouts.parquet.parquet")) == chain.rows(Path("after-rollouts.parquet"))
+    for folder, rollouts in (("one", "rollouts.parquet"), ("three", "rollouts")):
+        scored = score([Path(rollouts)], ScoreParams(no_warmup=True), out=Path(folder, "scored.parquet"))
+        policies.append(update([scored.path], UpdateParams(lr=1e-3)).path)
+    assert chain.rows(Path("one/scored.parquet")) == chain.rows(Path("three/scored.parquet"))
     one, other = map(chain.file_bytes, policies)
     assert {name for name in one if one[name] != other[name]} == {"state.json"}  # which records the other inputs
 
