@@ -8,19 +8,20 @@ import argparse
 import contextlib
 import json
 import os
+import random
 import shutil
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from tests.campaigns.world import Stage, contents, import_everything, in_child, lay_out, shuffled_seed
+from tests.campaigns.world import Stage, contents, in_child, lay_out
 
 
 def campaign(name: str, stage: Stage, kills: int, seed: int) -> dict[str, float | int]:
     """Kills `stage` so many times. Half the time it is run to its end after a kill, half the time it is killed again
     while it takes up what the last one left."""
-    rng = shuffled_seed(seed, name)
+    rng = random.Random(f"{seed}:{name}")
     expected, out = contents(Path("whole") / name), Path("again") / name
     started = time.monotonic()
     took = in_child(lambda: stage(Path("timing") / name)).seconds
@@ -48,7 +49,6 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--stages", nargs="*", help="outputs, such as rollouts.parquet; all by default")
     options = parser.parse_args()
-    import_everything()
     bad = 0
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         stages = lay_out(options.groups)

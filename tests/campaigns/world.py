@@ -1,8 +1,8 @@
-"""A tiny model, a pool and one uninterrupted iteration, for campaigns that fork a process that has imported
+"""A tiny model, a pool and the five stages over them, for campaigns that fork a process that has imported
 everything: starting Python and torch anew costs seconds."""
 
+import importlib
 import os
-import random
 import signal
 import sys
 import time
@@ -18,24 +18,16 @@ import pyarrow as pa
 import stages.score
 from stages import shards
 from stages.evaluate import evaluate
-from stages.learning.learner import UpdateParams
+from stages.learning.learner import Learner, UpdateParams
+from stages.models import find_model
 from stages.propose import propose
 from stages.rollout import rollout
 from stages.score import ScoreParams, score
 from stages.update import update
-from stages.vlm import prepare_transformers
 from tests import chain
 from tests.conftest import build_tiny_model, draw
 
 Stage = Callable[[Path], object]
-
-
-def import_everything() -> None:
-    """Runs nothing: autograd's threads would not survive a fork."""
-    prepare_transformers()
-    import peft  # noqa: F401
-    from transformers import AutoModelForImageTextToText, AutoProcessor  # noqa: F401
-    from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl, processing_qwen2_5_vl  # noqa: F401
 
 
 @dataclass(frozen=True)
@@ -70,12 +62,15 @@ def in_child(work: Callable[[], object], kill_after: float | None = None) -> Out
 
 
 def lay_out(groups: int) -> dict[str, Stage]:
-    """Makes model, pool, benchmark and a whole iteration in `whole/` of the working directory; returns each stage as
-    a function of its output, on the inputs of that iteration."""
+    """Makes model, pool and benchmark in the working directory; returns each stage, by the name of its output, as a
+    function of where to write it. Each reads from `whole/` what the ones before it wrote there."""
     shards.GROUPS_PER_CHUNK = stages.score.GROUPS_PER_BLOCK = 2  # something between the beginning and the end
     for index in range(8):
         draw(Path(f"pool/{index}.png"), index)
-    assert in_child(lambda: build_tiny_model(Path("model"))).status == 0
+    build_tiny_model(Path("model"))
+    # Imports all that learning needs, but takes no step: autograd's threads would not survive a fork.
+    Learner(find_model("model"), UpdateParams(), seed=0)
+    importlib.import_module("torch._dynamo")
     whole = Path("whole")
     whole.mkdir()
     questions = [
@@ -103,7 +98,3 @@ def contents(path: Path) -> dict[str, bytes] | bytes | None:
     if path.is_dir():
         return chain.file_bytes(path)
     return path.read_bytes() if path.exists() else None
-
-
-def shuffled_seed(seed: int, name: str) -> random.Random:
-    return random.Random(f"{seed}:{name}")
