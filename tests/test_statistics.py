@@ -1,0 +1,139 @@
+"""The statistics against their definitions, against each other, and by simulation."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stages.statistics import bootstrap, cluster_sums, estimate, holm, mcnemar, paired, sign_flip, wilson
+
+
+def simulate(rng: np.random.Generator, clusters: int, mean: float, spread: float) -> tuple[np.ndarray, np.ndarray]:
+    """Right and wrong answers: 1 to 6 questions a cluster, whose chances vary from cluster to cluster."""
+    sizes = rng.integers(1, 7, clusters)
+    chances = rng.beta(mean * spread, (1 - mean) * spread, clusters)
+    owner = np.repeat(np.arange(clusters), sizes)
+    return (rng.random(len(owner)) < chances[owner]).astype(float), owner
+
+
+def test_without_clusters_the_error_is_the_usual_one() -> None:
+    scores = [1.0, 0.0, 1.0, 1.0, 0.25, 0.0, 1.0]
+    result = estimate(scores, range(7))
+    assert result.mean == pytest.approx(np.mean(scores))
+    assert result.stderr == pytest.approx(np.std(scores, ddof=1) / math.sqrt(7))
+
+
+def test_copies_of_a_question_tell_nothing_new() -> None:
+    scores = [1.0, 0.0, 1.0, 1.0, 0.0]
+    once, tenfold = estimate(scores, range(5)), estimate(scores * 10, list(range(5)) * 10)
+    assert tenfold.stderr == pytest.approx(once.stderr)
+    assert tenfold.questions == 50 and tenfold.clusters == 5
+
+
+@pytest.mark.parametrize(("mean", "spread"), [(0.5, 2.0), (0.85, 3.0), (0.95, 100.0)])
+def test_the_interval_covers_the_mean_as_often_as_it_says(mean: float, spread: float) -> None:
+    rng = np.random.default_rng(1)
+    clustered = plain = 0
+    for _ in range(1000):
+        scores, owner = simulate(rng, 60, mean, spread)
+        result = estimate(scores.tolist(), owner.tolist())
+        assert result.low is not None and result.high is not None
+        clustered += result.low <= mean <= result.high
+        naive = estimate(scores.tolist(), range(len(scores)))
+        assert naive.low is not None and naive.high is not None
+        plain += naive.low <= mean <= naive.high
+    assert 0.925 < clustered / 1000 < 0.98
+    if spread < 10:  # clusters differ much: who ignores them is too sure
+        assert plain / 1000 < 0.92
+
+
+def test_all_right_is_not_certain() -> None:
+    result = estimate([1.0] * 50, range(50))
+    assert result.stderr == 0 and result.high == 1 and result.low == pytest.approx(wilson(1.0, 50)[0])
+    assert 0.9 < wilson(1.0, 50)[0] < 0.95
+
+
+def test_nothing_and_little_to_go_by() -> None:
+    assert estimate([], []).mean is None
+    assert estimate([1.0, 0.0], ["a", "a"]).stderr is None
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=40), st.integers(1, 8))
+def test_the_interval_holds_the_mean_and_stays_in_range(scores: list[float], clusters: int) -> None:
+    result = estimate(scores, [place % clusters for place in range(len(scores))])
+    assert result.mean is not None
+    if result.low is not None and result.high is not None:
+        assert 0 <= result.low <= result.mean + 1e-9 and result.mean - 1e-9 <= result.high <= 1
+
+
+def test_the_bootstrap_covers_the_difference_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(2)
+    covered = 0
+    for trial in range(300):
+        sizes = rng.integers(1, 5, 80).astype(float)
+        effects = rng.choice([-1.0, 0.0, 1.0], 80, p=[0.1, 0.7, 0.2])
+        low, high = bootstrap(effects * sizes, sizes, seed=trial)
+        covered += low <= 0.1 <= high
+    assert 0.91 < covered / 300 < 0.98
+
+
+def test_the_bootstrap_agrees_with_the_clustered_error() -> None:
+    rng = np.random.default_rng(3)
+    scores, owner = simulate(rng, 200, 0.6, 2.0)
+    low, high = bootstrap(*cluster_sums(scores.tolist(), owner.tolist()), seed=0)
+    result = estimate(scores.tolist(), owner.tolist())
+    assert result.stderr is not None
+    assert (high - low) / 2 == pytest.approx(1.96 * result.stderr, rel=0.1)
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_equal_runs_are_found_different_no_more_often_than_one_in_twenty(binary: bool) -> None:
+    rng = np.random.default_rng(4)
+    found = 0
+    for trial in range(400):
+        chances = rng.random(80)
+        base, other = ((rng.random(80) < chances).astype(float) for _ in range(2))
+        owner = range(80) if binary else [place // 3 for place in range(80)]
+        if not binary:  # the runs agree within a picture more than across
+            other = np.where(np.repeat(rng.random(27), 3)[:80] < 0.5, base, 1 - base)
+        found += paired(base.tolist(), other.tolist(), owner, seed=trial).p < 0.05
+    assert found / 400 < 0.075
+
+
+def test_a_real_difference_is_found() -> None:
+    rng = np.random.default_rng(5)
+    base = (rng.random(600) < 0.6).astype(float)
+    other = np.maximum(base, rng.random(600) < 0.15)
+    result = paired(base.tolist(), other.tolist(), range(600))
+    assert result.test == "exact McNemar" and result.p < 1e-6 and 0 < result.low < result.mean < result.high
+
+
+@pytest.mark.parametrize(("gained", "lost", "p"), [(0, 0, 1.0), (5, 0, 2 / 32), (1, 9, 2 * 11 / 1024), (3, 3, 1.0)])
+def test_mcnemar_by_hand(gained: int, lost: int, p: float) -> None:
+    assert mcnemar(gained, lost) == pytest.approx(p)
+
+
+def test_mcnemar_of_thousands_does_not_overflow() -> None:
+    assert mcnemar(5000, 5000) == pytest.approx(1.0)
+    assert 0 < mcnemar(5300, 5000) < 0.01
+
+
+def test_the_permutation_test_is_mcnemar_where_both_apply() -> None:
+    assert sign_flip(np.array([1.0] * 9 + [-1.0] + [0.0] * 30), seed=0) == pytest.approx(mcnemar(1, 9))
+    many = np.array([1.0] * 60 + [-1.0] * 40)
+    assert sign_flip(many, seed=0) == pytest.approx(mcnemar(60, 40), abs=0.01)
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.5]) == pytest.approx([0.04, 0.09, 0.09, 0.5])
+    assert holm([]) == [] and holm([0.9, 0.8]) == pytest.approx([1.0, 1.0])
+
+
+@given(st.lists(st.floats(0, 1), max_size=12))
+def test_holm_only_raises_and_keeps_the_order(p_values: list[float]) -> None:
+    adjusted = holm(p_values)
+    assert all(p <= a <= 1 for p, a in zip(p_values, adjusted, strict=True))
+    ranked = sorted(zip(p_values, adjusted, strict=True))
+    assert [a for _, a in ranked] == sorted(a for _, a in ranked)
