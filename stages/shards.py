@@ -332,6 +332,33 @@ class Rows:
                 yield from batch.to_pylist()
 
 
+class Records:
+    """Rows of another tool's files, as dicts of the wanted columns in whatever types they have, in file order."""
+
+    def __init__(self, files: Sequence[Path], columns: Sequence[str], optional: Sequence[str] = ()) -> None:
+        """Raises UsageError for missing files, DataError for damage or when one of `columns` is missing."""
+        self.files = input_files(files)
+        self.inputs = input_refs(self.files)
+        self._columns = [*columns, *optional]
+        for file in self.files:
+            present = schema_of(file).names
+            if missing := [name for name in columns if name not in present]:
+                raise DataError(f"{file}: lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}")
+
+    def __len__(self) -> int:
+        return sum(row_count(file) for file in self.files)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Optional columns that a file lacks are None."""
+        for file in self.files:
+            with _open(file) as opened:
+                present = [name for name in self._columns if name in opened.schema_arrow.names]
+                for group in range(opened.metadata.num_row_groups):
+                    for batch in _row_group_batches(file, opened, group, present):
+                        for row in batch.to_pylist():
+                            yield {name: row.get(name) for name in self._columns}
+
+
 def _group_index(group: pa.Table) -> int:
     return group["group_index"][0].as_py()
 

@@ -1,0 +1,297 @@
+"""The eight benchmarks: their schemas, what is asked, how answers are read off, their metrics."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stages import shards, tasks
+from stages.errors import DataError, EngineError, UsageError
+from stages.tasks import equivalence
+from stages.tasks.answers import answer_text, last_boxed, last_number, numbers, option
+from stages.tasks.data import files_of
+from stages.tasks.equivalence import equivalent
+from stages.tasks.infovqa import score as anls
+from stages.tasks.task import BadRow, Question
+from tests import agreement, benchmarks
+
+COLOURS = ("red", "blue", "green", "sky blue")
+
+
+def questions(name: str, path: Path) -> list[Question | str]:
+    """The questions of a file, or why a row is none."""
+    task = tasks.load(name)
+    found: list[Question | str] = []
+    for place, record in enumerate(shards.Records([path], task.columns, task.optional)):
+        try:
+            found.append(task.question(record, place))
+        except BadRow as error:
+            found.append(f"{type(error).__name__}: {error}")
+    return found
+
+
+# --------------------------------------------------------------------------------------- schemas and prompts
+
+
+@pytest.mark.parametrize("name", tasks.NAMES)
+def test_the_schema_of_the_hub_is_understood(name: str, tmp_path: Path) -> None:
+    task = tasks.load(name)
+    found = questions(name, benchmarks.BUILDERS[name](tmp_path))
+    asked = [question for question in found if isinstance(question, Question)]
+    assert len(asked) >= 3 and all(str(left).startswith("OutsideTask") for left in found if left not in asked)
+    assert len({question.id for question in asked}) == len(asked)
+    for question in asked:
+        assert question.text and question.instruction and question.answers and len(question.images) <= task.max_images
+        if question.choices:
+            assert all(choice in question.text for choice in question.choices) or question.type == "Vision Only"
+            assert task.score(question.answers[0], question) == 1.0
+        else:  # the target itself is right
+            prediction = task.extract(question.answers[0], question)
+            assert prediction is not None and task.score(prediction, question) == 1.0
+
+
+def test_what_is_particular_to_each(tmp_path: Path) -> None:
+    made = {name: questions(name, build(tmp_path)) for name, build in benchmarks.BUILDERS.items()}
+    assert made["scienceqa"][0].text == (  # type: ignore[union-attr]
+        "Context: Two pairs of magnets.\nWhich is stronger?\nA. pair 1\nB. pair 2"
+    )
+    assert made["scienceqa"][1] == "OutsideTask: no image"
+    accounting, _, opened = made["mmmu"]
+    assert isinstance(accounting, Question) and isinstance(opened, Question)
+    assert accounting.type == "Business" and len(accounting.images) == 2
+    assert accounting.choices == ["$6", "$7.5", "none of '6' and '7'"]
+    assert opened.answers == ["8.5", "17/2"] and len(opened.images) == 1
+    assert [question.answers for question in made["mathvista"]] == [  # type: ignore[union-attr]
+        ["B"], ["7"], ["1.50"], ["[2007, 2008]"]
+    ]  # fmt: skip
+    assert made["mathvista"][1].text.endswith("(Unit: cm)")  # type: ignore[union-attr]
+    versions = made["mathverse"]
+    assert versions[5] == "OutsideTask: the version Text Only"
+    assert {question.cluster for question in versions[:5]} == {"1"}  # type: ignore[union-attr]
+    assert versions[4].text == "The question is written in the picture."  # type: ignore[union-attr]
+    assert versions[4].choices == ("145°", "35°", "70°", "110°")  # type: ignore[union-attr]
+
+
+def test_the_original_chartqa(tmp_path: Path) -> None:
+    human, augmented = questions("chartqa", benchmarks.chartqa_original(tmp_path))
+    assert isinstance(human, Question) and isinstance(augmented, Question)
+    assert (human.type, augmented.type, human.answers) == ("human", "augmented", ["14"])
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "says"),
+    [
+        ("ai2d", {"answer": "4"}, "answer '4' is none of the 4 options"),
+        ("ai2d", {"answer": None}, "answer None is none of the 4 options"),
+        ("ai2d", {"question": " "}, "no question"),
+        ("ai2d", {"image": {"bytes": None, "path": None}}, "no image"),
+        ("infovqa", {"answers": []}, "no answers"),
+        ("infovqa", {"answers": [1]}, "answers is not a list of texts"),
+        ("mmmu", {"answer": "Q"}, "answer 'Q' is none of the 3 options"),
+        ("mmmu", {"options": ""}, "no options or answer"),
+        ("mmmu", {"image_2": None}, "no image_2"),
+        ("chartqa", {"answer": None}, "no answer"),
+        ("mathvista", {"answer": "nothing"}, "is none of the 2 options"),
+        ("mathvision", {"answer": "F"}, "answer 'F' is none of the 5 options"),
+        ("mathverse", {"answer": ""}, "no answer"),
+    ],
+)
+def test_a_bad_row_says_what_is_wrong(name: str, change: dict[str, Any], says: str, tmp_path: Path) -> None:
+    task = tasks.load(name)
+    record = next(iter(shards.Records([benchmarks.BUILDERS[name](tmp_path)], task.columns, task.optional)))
+    with pytest.raises(BadRow, match=says):
+        task.question({**record, **change}, 0)
+
+
+def test_files_of_another_schema(tmp_path: Path) -> None:
+    task = tasks.load("mathvista")
+    with pytest.raises(DataError, match="lacks the columns pid, decoded_image, choices"):
+        shards.Records([benchmarks.chartqa(tmp_path)], task.columns)
+
+
+# ------------------------------------------------------------------------------------------- finding the files
+
+
+def test_downloads_are_found_by_their_folders(tmp_path: Path) -> None:
+    made = {name: build(tmp_path) for name, build in benchmarks.BUILDERS.items()}
+    (tmp_path / "ChartQA/data/train-00000-of-00001.parquet").write_bytes(b"another split")
+    assert {name: files_of(tasks.load(name), [], tmp_path) for name in tasks.NAMES} == {
+        name: [path] for name, path in made.items()
+    }
+
+
+def test_the_hub_cache_is_a_folder_of_downloads(tmp_path: Path) -> None:
+    snapshot = tmp_path / "datasets--lmms-lab--ScienceQA" / "snapshots" / "0123"
+    for configuration in ("ScienceQA-FULL", "ScienceQA-IMG"):
+        (snapshot / configuration).mkdir(parents=True)
+        (snapshot / configuration / "test-00000-of-00001.parquet").touch()
+    assert files_of(tasks.load("scienceqa"), [], tmp_path) == [snapshot / "ScienceQA-IMG/test-00000-of-00001.parquet"]
+
+
+def test_of_a_data_set_with_several_configurations_the_tasks_own_is_taken(tmp_path: Path) -> None:
+    own = benchmarks.infovqa(tmp_path)
+    other = tmp_path / "DocVQA/DocVQA/validation-00000-of-00001.parquet"
+    other.parent.mkdir()
+    other.write_bytes(own.read_bytes())
+    assert files_of(tasks.load("infovqa"), [tmp_path / "DocVQA"], None) == [own]
+    assert files_of(tasks.load("infovqa"), [other], None) == [other]  # what is named is taken
+
+
+def test_no_files(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no testmini files of MathVista"):
+        files_of(tasks.load("mathvista"), [], tmp_path)
+    with pytest.raises(UsageError, match="holds no Parquet file"):
+        files_of(tasks.load("mathvista"), [tmp_path], None)
+
+
+def test_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def snapshot_download(name: str, repo_type: str, allow_patterns: list[str]) -> str:
+        asked.append((name, repo_type, allow_patterns))
+        if name == "gone/away":
+            raise OSError("no route to host")
+        return str(tmp_path / "DocVQA")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    path = benchmarks.infovqa(tmp_path)
+    assert files_of(tasks.load("infovqa"), [], None) == [path]
+    assert files_of(tasks.load("infovqa"), [Path("someone/copy")], None) == [path]
+    assert asked[0] == ("lmms-lab/DocVQA", "dataset", ["InfographicVQA/validation-*.parquet"])
+    assert asked[1][0] == "someone/copy"
+    with pytest.raises(EngineError, match=r"gone/away.*no route to host.*--data"):
+        files_of(tasks.load("infovqa"), [Path("gone/away")], None)
+
+
+# ------------------------------------------------------------------------------------------ reading answers off
+
+
+@pytest.mark.parametrize(
+    ("completion", "answer"),
+    [
+        ("<think>Step 1: 3</think>\n<answer>4</answer>", "4"),
+        ("<think>3</think> It is 4.", "It is 4."),
+        ("so \\boxed{3} and then \\boxed{\\frac{1}{2}}", "\\frac{1}{2}"),
+        ("<answer>\\boxed{7}</answer>", "7"),
+        ("plain", "plain"),
+        ("<think>never closed", None),
+        ("<answer>never closed", None),
+        ("  ", None),
+        ("\\boxed{open", "\\boxed{open"),
+    ],
+)
+def test_the_answer_of_a_completion(completion: str, answer: str | None) -> None:
+    assert answer_text(completion) == answer
+
+
+@pytest.mark.parametrize(
+    ("completion", "letter"),
+    [
+        ("B", "B"), ("(b)", "B"), ("**B**", "B"), ("B. red", "B"), ("b) red", "B"), ("Blue", "B"), ("sky blue", "D"),
+        ("The answer is (C) because it is not (A).", "C"), ("Answer: green", "C"), ("A dog. So it is C", "C"),
+        ("It has the colour sky blue here", "D"), ("A bird is there", None), ("E", None), ("neither", None),
+        ("<think>A</think><answer>B</answer>", "B"), ("I am sure: C", "C"), ("", None),
+    ],
+)  # fmt: skip
+def test_options(completion: str, letter: str | None) -> None:
+    assert option(completion, COLOURS) == letter
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("-3", [-3]), ("−4.5", [-4.5]), ("1,234.5 cm", [1234.5]), ("2007-2008", [2007, 2008]), (".5 and 50%", [0.5,
+        50]),
+        ("1e3", [1000]), ("x1 a2b", []), ("3.", [3]), ("1e999", []), ("-", []), ("1,2", [1, 2]),
+    ],
+)  # fmt: skip
+def test_numbers(text: str, found: list[float]) -> None:
+    assert numbers(text) == found
+
+
+def test_the_last_number_is_that_of_the_conclusion() -> None:
+    assert last_number("Step 1: 3 and 4. The answer is 7, not 12 or 13.") == "13"
+    assert last_number("The answer is 7.\nI used 12 steps.") == "7"
+    assert last_number("nothing") is None
+
+
+@given(st.text(max_size=200))
+def test_readers_take_any_text(text: str) -> None:
+    for completion in (text, f"<answer>{text}</answer>", f"\\boxed{{{text}}}"):
+        assert option(completion, COLOURS) in (None, "A", "B", "C", "D")
+        assert last_boxed(completion) != ""
+        last_number(completion)
+        for name in tasks.NAMES:
+            task = tasks.load(name)
+            row = agreement.ROWS[name][-1]
+            question = task.question(agreement._complete(name, row), 0)
+            prediction = task.extract(completion, question)
+            if prediction is not None and name not in ("mathvision", "mathverse"):
+                assert 0 <= task.score(prediction, question) <= 1
+
+
+# ----------------------------------------------------------------------------------------------------- metrics
+
+
+def question(*answers: str, **more: Any) -> Question:
+    return Question("1", "What?", "", [], answers, **more)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "value"), [("Facebook", 1), ("facebook ", 1), ("facebok", 7 / 8), ("face", 0.5), ("fac", 0), ("", 0)]
+)
+def test_anls(prediction: str, value: float) -> None:
+    assert anls(prediction, question("Facebook", "Twitter")) == pytest.approx(value)
+
+
+@pytest.mark.parametrize(
+    ("gold", "given", "same"),
+    [
+        ("\\frac{3}{4}", "0.75", True), ("4\\sqrt{3}", "\\sqrt{48}", True), ("x^2+1", "1+x^2", True), ("(1,2)",
+        "(1, 2)", True),
+        ("(1,2)", "(2,1)", False), ("8 cm", "8", True), ("50^\\circ", "50°", True), ("12", "13", False), ("2\\pi",
+        "6.28", True),
+        ("3", "", False), ("3", "3" * 600, False), ("-5", "5", False), ("7", "$7$", True), ("12", "import os", False),
+    ],
+)  # fmt: skip
+def test_equivalence(gold: str, given: str, same: bool) -> None:
+    assert equivalent(gold, given) is same
+
+
+def test_a_comparison_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert equivalent("2", "\\frac{4}{2}")
+    before = equivalence._worker
+    monkeypatch.setattr(equivalence, "SECONDS", 2.0)
+    assert not equivalent("3", "9^{9^{9^{9^9}}}")  # which does not end by itself
+    monkeypatch.undo()
+    assert equivalent("17", "\\frac{34}{2}")
+    assert equivalence._worker is not before
+
+
+# ------------------------------------------------------------------------------------- agreement with lmms-eval
+
+
+@pytest.mark.parametrize("name", tasks.NAMES)
+def test_agreement_with_lmms_eval(name: str) -> None:
+    verdicts = json.loads(agreement.FILE.read_text())[name]
+    assert [tuple(case[:3]) for case in verdicts] == list(agreement.cases(name))
+    allowed = {template: entry for entry in agreement.ALLOWED[name] for template in entry.templates}
+    differing = set()
+    for place, template, response, theirs in verdicts:
+        ours = agreement.ours(name, (place, template, response))
+        if abs(ours - theirs) > 1e-3:
+            assert template in allowed, f"{response!r} scores {ours} here and {theirs} in lmms-eval"
+            direction = "+" if ours > theirs else "-"
+            assert allowed[template].direction in (direction, "±"), (response, ours, theirs)
+            differing.add(template)
+    assert differing == set(allowed), "a listed difference is none any more"
+
+
+def test_a_worker_that_cannot_start_is_an_error_and_not_a_wrong_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    equivalence.close()
+    monkeypatch.setattr(equivalence, "PROGRAM", "import nothing_of_that_name")
+    with pytest.raises(EngineError, match="math-verify could not be started"):
+        equivalent("2", "\\frac{4}{2}")
