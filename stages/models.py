@@ -47,6 +47,12 @@ class Model:
     def config(self) -> dict[str, object]:
         return json.loads((self.path / "config.json").read_text())
 
+    @property
+    def architectures(self) -> list[str]:
+        """The names of its model classes, as config.json gives them."""
+        names = self.config.get("architectures")
+        return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+
     @cached_property
     def tokenizer(self) -> Tokenizer:
         return self.read_tokenizer()

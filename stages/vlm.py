@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL.Image import Image
 
-from stages.errors import EngineError
+from stages.errors import EngineError, UsageError
 from stages.models import Model
 from stages.sampling import Pixels
 
@@ -60,7 +60,8 @@ class PromptBuilder:
     """Turns an image and a user text into model inputs with the checkpoint's own processor and chat template."""
 
     def __init__(self, model: Model, pixels: Pixels) -> None:
-        """Raises EngineError when the checkpoint has no processor that loads."""
+        """Raises EngineError when the checkpoint has no processor that loads or no chat template, UsageError when
+        bounds are set that its image processor does not have."""
         prepare_transformers()
         from transformers import AutoProcessor
 
@@ -70,7 +71,12 @@ class PromptBuilder:
             raise EngineError(f"{model.ref.name}: its processor cannot be loaded ({error})") from error
         self._images_kwargs: dict[str, Any] = {}
         if pixels != Pixels():
-            own = self.processor.image_processor.size
+            own = dict(self.processor.image_processor.size)
+            if not own.get("shortest_edge") or not own.get("longest_edge"):
+                raise UsageError(
+                    f"{model.ref.name}: its image processor has sizes of its own, and no bounds in pixels; "
+                    "leave out --min-pixels and --max-pixels"
+                )
             self._images_kwargs["size"] = {
                 "shortest_edge": pixels.min_pixels or own["shortest_edge"],
                 "longest_edge": pixels.max_pixels or own["longest_edge"],
@@ -78,6 +84,8 @@ class PromptBuilder:
         self._special = re.compile("|".join(map(re.escape, model.special_tokens)))
         # The N requests of a group come one after another with the same prompt.
         self.chat_text = lru_cache(maxsize=16)(self._chat_text)
+        if not self.processor.chat_template:
+            raise EngineError(f"{model.ref.name}: its processor has no chat template, so there is no way to ask it")
 
     def _chat_text(self, prompt: str, images: int = 1) -> str:
         """The conversation so far as the model reads it: the images and the user's text, then the assistant's turn.

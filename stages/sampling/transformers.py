@@ -44,9 +44,10 @@ class TransformersSampler:
         cache = outputs.past_key_values
         cache.batch_repeat_interleave(len(requests))
         logits = outputs.logits[:, -1].float().expand(len(requests), -1)
-        # Text positions continue after the prompt's last, the same in all three dimensions.
+        # Where positions have three dimensions, those of text continue after the prompt's last, the same in all.
         last = self._model.get_base_model() if hasattr(self._model, "get_base_model") else self._model
-        next_position = inputs["input_ids"].shape[1] + int(last.model.rope_deltas[0])
+        deltas = getattr(last.model, "rope_deltas", None)
+        next_position = inputs["input_ids"].shape[1] + (0 if deltas is None else int(deltas[0]))
         while open_rows:
             distribution = self._distribution(logits, decoding)
             step = torch.zeros(len(requests), 1, dtype=torch.long)
@@ -63,9 +64,10 @@ class TransformersSampler:
             ]
             if not open_rows:
                 break
+            shape = (len(requests), 1) if deltas is None else (3, len(requests), 1)
             outputs = self._model(
                 input_ids=step.to(self._model.device),
-                position_ids=torch.full((3, len(requests), 1), next_position, device=self._model.device),
+                position_ids=torch.full(shape, next_position, device=self._model.device),
                 past_key_values=cache,
                 use_cache=True,
             )

@@ -164,12 +164,13 @@ def _prepare_environment(options: EngineOptions) -> None:
 
 
 def _register_model_class(model: Model) -> None:
-    """Hands vLLM the class object of a Qwen2.5-VL checkpoint, which saves it inspecting the class in a subprocess."""
-    if "Qwen2_5_VLForConditionalGeneration" in str(model.config.get("architectures")):
-        from vllm import ModelRegistry
-        from vllm.model_executor.models.qwen2_5_vl import Qwen2_5_VLForConditionalGeneration
+    """Hands vLLM the model's class as an object, which saves it inspecting the class in a subprocess: one that does
+    not have what prepare_transformers() repaired."""
+    from vllm import ModelRegistry
 
-        ModelRegistry.register_model("Qwen2_5_VLForConditionalGeneration", Qwen2_5_VLForConditionalGeneration)
+    for name in model.architectures:
+        if name in ModelRegistry.get_supported_archs():
+            ModelRegistry.register_model(name, ModelRegistry.models[name].load_model_cls())
 
 
 def _rank(adapter: Path) -> int:
