@@ -17,6 +17,7 @@ from rich.progress import (
 )
 from rich.progress import Progress as RichProgress
 from rich.progress import Task as RichTask
+from rich.table import Table
 from rich.text import Text
 
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -47,6 +48,14 @@ def result(path: Path, summary: dict[str, Any], reused: bool, as_json: bool) -> 
     if note or figures:
         stderr.print(Text(plain("; ".join(filter(None, (note, figures)))), style="dim"))
     print(plain(str(path)))
+
+
+def print_table(table: Table) -> None:
+    """A table on stdout: as wide as it needs where nobody watches, so that no figure is cut."""
+    out = Console(highlight=False)
+    if not out.is_terminal:
+        out = Console(highlight=False, width=200)
+    out.print(table)
 
 
 def _short(value: Any) -> str:

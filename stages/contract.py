@@ -21,6 +21,7 @@ PROPOSER: Role = "proposer"
 SOLVER: Role = "solver"
 
 UNREADABLE = "unreadable image"  # how the reject_reason of an image that cannot be used begins
+LEFT_OUT = "left out"  # how the reject_reason of a row begins that is not part of the benchmark
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
@@ -86,6 +87,11 @@ EVALUATED = pa.schema(
         ("score", pa.float64()),
         ("tokens", pa.int32()),
         ("finish_reason", pa.string()),
+        ("task", pa.string()),
+        ("question", pa.string()),
+        ("cluster", pa.string()),
+        ("seed", pa.int64()),
+        ("reject_reason", pa.string()),
     ]
 )
 

@@ -1,28 +1,36 @@
-"""`eval`: answers to a labelled benchmark, scored by equality of answer_key.
+"""`eval`: answers to a labelled benchmark, one of our own schema or one of `tasks`, scored by its metric.
 
 benchmark.parquet + policy ──▶ eval.parquet
 """
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
-from itertools import islice
+from dataclasses import asdict, dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
-from statistics import fmean, stdev
-from string import ascii_uppercase
-from typing import Any
 
-from stages import images, shards
-from stages.contract import BENCHMARK, BENCHMARK_OPTIONAL, EVALUATED, SOLVER, Metadata, ModelRef, trajectory_seed
-from stages.errors import DataError
+from stages import images, shards, tasks
+from stages.contract import (
+    BENCHMARK,
+    BENCHMARK_OPTIONAL,
+    EVALUATED,
+    LEFT_OUT,
+    SOLVER,
+    Metadata,
+    ModelRef,
+    trajectory_seed,
+)
+from stages.evaluated import summarize
 from stages.models import DEFAULT_MODEL, locate_model
-from stages.parsing import answer_key, parse_completion
 from stages.policy import open_policy
 from stages.progress import SILENT, Progress
 from stages.prompts import with_question
 from stages.result import Result
 from stages.sampled import Row, SamplingSettings, with_samples
 from stages.sampling import Request, Sample
+from stages.tasks.data import files_of
+from stages.tasks.task import BadRow, OutsideTask, Question, Record, Task
+
+DIRECT = "{question} Give the answer alone, without any explanation."  # the prompt without reasoning
 
 
 def evaluate(
@@ -37,128 +45,142 @@ def evaluate(
     part: shards.Part | None = None,
     force: bool = False,
     progress: Progress = SILENT,
+    names: Sequence[str] = (),
+    data: Path | None = None,
+    reasoning: bool = True,
 ) -> Result:
-    """Writes one row per question and sample, and counts what is right, over all and by type.
+    """Writes one row per question and sample, and sums up the scores.
 
-    A row whose image cannot be read keeps a null score and is counted apart. Raises DataError, UsageError and
-    EngineError as the other sampling stages do.
+    `names` are tasks, whose files are `inputs` or lie below `data`; without them `inputs` is a benchmark of our own
+    schema. With `reasoning` the questions go into the Solver's prompt, otherwise they ask for the answer alone.
+    `limit` counts the questions of each task. A row that cannot be asked keeps a null score and says why. Raises
+    DataError, UsageError and EngineError as the other sampling stages do.
     """
     start = open_policy(policy)
     checkpoint = locate_model(model, start.state.model if start.state else ModelRef(DEFAULT_MODEL))
-    benchmark = shards.Rows(inputs, BENCHMARK, BENCHMARK_OPTIONAL)
+    benchmarks = [_open(name, inputs, data, limit) for name in names or ("plain",)]
     params = settings.resolve(SOLVER, checkpoint)
-    output = shards.output_path(out, "eval", inputs, part)
+    recorded = {**asdict(params), "samples": samples, "limit": limit}
+    if names:
+        recorded |= {"tasks": list(names), "reasoning": reasoning}
+        if not reasoning:
+            recorded["prompt"] = DIRECT
+        output = shards.output_path(out, f"eval-{names[0]}" if len(names) == 1 else "eval", [], part)
+    else:
+        output = shards.output_path(out, "eval", inputs, part)
     metadata = Metadata(
         stage="eval",
-        params={**asdict(params), "samples": samples, "limit": limit},
+        params=recorded,
         seed=seed,
-        inputs=benchmark.inputs,
+        inputs=tuple(ref for benchmark in benchmarks for ref in benchmark.records.inputs),
         model=checkpoint.ref,
         policy=start.ref,
     )
     if shards.is_done(output, metadata, force):
-        return Result(output, reused=True, summary=accuracy(output))
+        return Result(output, reused=True, summary=summarize(output))
 
-    total = min(len(benchmark), limit or len(benchmark))
+    total = sum(len(benchmark) for benchmark in benchmarks)
     first, last = (part or shards.Part()).bounds(total)
     with shards.Output(output, EVALUATED, metadata, force, progress) as evaluated:
         with progress.busy("loading the model"):
-            sampler = settings.open(checkpoint, start.adapter(SOLVER), benchmark.most_images())
+            most_images = max(benchmark.most_images() for benchmark in benchmarks)
+            sampler = settings.open(checkpoint, start.adapter(SOLVER), most_images)
         resumed = min(first + evaluated.done, last)
-        questions = islice(benchmark, resumed, last)
-        rows = with_samples(sampler, settings.decoding, _attempts(questions, params.prompt, samples, seed))
+        asked = islice(chain.from_iterable(benchmarks), resumed, last)
+        attempts = with_samples(sampler, settings.decoding, _attempts(asked, recorded["prompt"], samples, seed))
         with progress.track("eval", last - first, "questions") as advance:
             advance(resumed - first)
-            while attempts := list(islice(rows, samples)):
-                evaluated.write([_scored(row, sample) if sample else row for row, sample in attempts])
+            while group := list(islice(attempts, samples)):
+                evaluated.write([attempt.scored(sample) if sample else attempt.row for attempt, sample in group])
                 advance(1)
-    return Result(output, summary=accuracy(output))
+    return Result(output, summary=summarize(output))
 
 
-def _attempts(questions: Iterable[Row], prompt: str, samples: int, seed: int) -> Iterator[tuple[Row, Request | None]]:
-    """Each question's rows, still without completions, with their requests; none where an image is unreadable."""
-    for question in questions:
-        _check(question)
-        encoded = [images.read(image, None) for image in question["images"] or [question["image"]]]
-        hashes = [images.sha256(data) for data in encoded]
+@dataclass(frozen=True)
+class _Benchmark:
+    """A task and its rows, of which the first `limit` are asked."""
+
+    task: Task
+    records: shards.Rows | shards.Records
+    limit: int | None
+
+    def __len__(self) -> int:
+        return min(len(self.records), self.limit or len(self.records))
+
+    def __iter__(self) -> Iterator[tuple[Task, Record, int]]:
+        """Each row with its task and its position."""
+        return ((self.task, record, place) for place, record in enumerate(islice(self.records, self.limit)))
+
+    def most_images(self) -> int:
+        """How many images a question has at most."""
+        return self.records.most_images() if isinstance(self.records, shards.Rows) else self.task.max_images
+
+
+def _open(name: str, inputs: Sequence[Path], data: Path | None, limit: int | None) -> _Benchmark:
+    task = tasks.load(name)
+    if name == "plain":
+        return _Benchmark(task, shards.Rows(inputs, BENCHMARK, BENCHMARK_OPTIONAL), limit)
+    return _Benchmark(task, shards.Records(files_of(task, inputs, data), task.columns, task.optional), limit)
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """A question and its row, still without a completion; without a question where the row cannot be asked."""
+
+    row: Row
+    task: Task
+    question: Question | None
+
+    def scored(self, sample: Sample) -> Row:
+        """The row with its completion, and with what that is worth: without an answer in it, nothing."""
+        assert self.question is not None
+        prediction = self.task.extract(sample.text, self.question)
+        return self.row | {
+            "completion": sample.text,
+            "prediction": prediction,
+            "score": 0.0 if prediction is None else self.task.score(prediction, self.question),
+            "tokens": len(sample.token_ids),
+            "finish_reason": sample.finish_reason,
+        }
+
+
+def _attempts(
+    asked: Iterable[tuple[Task, Record, int]], prompt: str, samples: int, seed: int
+) -> Iterator[tuple[_Attempt, Request | None]]:
+    """`samples` attempts at each question, with their requests; none where it cannot be asked."""
+    for task, record, place in asked:
+        row: Row = {"task": None if task.name == "plain" else task.name, "id": f"row {place}"}
+        question = pictures = None
         try:
+            question = task.question(record, place)
+            encoded = [images.read(dict(image), None) for image in question.images]
+            question = replace(question, images=())  # an attempt can wait long for its sample
+            row |= _columns(question, encoded)
             pictures = tuple(images.decode(data) for data in encoded)
-        except images.UnreadableImage:
-            pictures = None
-        text = with_question(prompt, _with_choices(question["question"], question["choices"]))
+        except OutsideTask as error:
+            row["reject_reason"] = f"{LEFT_OUT}: {error}"
+        except (BadRow, images.UnreadableImage) as error:
+            row["reject_reason"] = str(error)
+        except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
+            row["reject_reason"] = f"not of the benchmark's schema: {error}"
+        text = None
+        if question is not None:
+            text = with_question(prompt, "\n".join(filter(None, (question.text, question.instruction))))
         for index in range(samples):
-            row: Row = {
-                "id": question["id"],
-                "sample_index": index,
-                "type": question["type"],
-                "image_sha256": hashes[0] if len(hashes) == 1 else images.sha256("".join(hashes).encode()),
-                "prompt": text,
-                "answers": question["answers"],
-            }
-            own_seed = trajectory_seed(f"{seed}:{question['id']}", SOLVER, index)
-            yield row, Request(pictures, text, own_seed) if pictures else None
+            name = row["id"] if row["task"] is None else f"{task.name}:{row['id']}"
+            own_seed = trajectory_seed(f"{seed}:{name}", SOLVER, index)
+            attempt = _Attempt(row | {"sample_index": index, "prompt": text, "seed": own_seed}, task, question)
+            yield attempt, Request(pictures, text, own_seed) if pictures and text else None
 
 
-def _check(question: Row) -> None:
-    """Raises DataError for a benchmark row that cannot be asked or scored."""
-    problems = {
-        "its question is null": question["question"] is None,
-        "it has no answers": not question["answers"],
-        "an answer is null": None in (question["answers"] or []),
-        "a choice is null": None in (question["choices"] or []),
-        "an image is null": None in (question["images"] or []),
-        "it has neither image nor images": not question["image"] and not question["images"],
-        f"it has more than {len(ascii_uppercase)} choices": len(question["choices"] or []) > len(ascii_uppercase),
-    }
-    for problem, found in problems.items():
-        if found:
-            raise DataError(f"benchmark row {question['id']}: {problem}")
-
-
-def _with_choices(question: str, choices: list[str] | None) -> str:
-    lettered = [f"{letter}. {choice}" for letter, choice in zip(ascii_uppercase, choices or [], strict=False)]
-    return "\n".join([question, *lettered])
-
-
-def _scored(row: Row, sample: Sample) -> Row:
-    parsed = parse_completion(sample.text)
-    keys = {answer_key(answer) for answer in row["answers"]} - {""}
-    return row | {
-        "completion": sample.text,
-        "prediction": parsed.answer,
-        "score": float(parsed.answer_key in keys),
-        "tokens": len(sample.token_ids),
-        "finish_reason": sample.finish_reason,
-    }
-
-
-def accuracy(path: Path) -> dict[str, Any]:
-    """Accuracy with its standard error, over all and by question type, from an eval file.
-
-    The samples of one question count as one observation, their mean. Questions without a score are counted, not
-    scored.
-    """
-    questions: list[tuple[str, list[float]]] = []  # type and scores of each
-    unscored = 0
-    for batch in shards.read_batches(path, EVALUATED):
-        for row in batch.to_pylist():
-            if row["sample_index"] == 0:
-                questions.append((row["type"] or "", []))
-            if row["score"] is None:
-                unscored += 1
-            else:
-                questions[-1][1].append(row["score"])
-    means = [(kind, fmean(scores)) for kind, scores in questions if scores]
-    by_type = {
-        kind: _estimate([mean for own, mean in means if own == kind])
-        for kind in sorted({kind for kind, _ in means} - {""})
-    }
-    return {**_estimate([mean for _, mean in means]), "unscored": unscored, "types": by_type}
-
-
-def _estimate(means: list[float]) -> dict[str, float | int | None]:
+def _columns(question: Question, encoded: Sequence[bytes]) -> Row:
+    hashes = [images.sha256(data) for data in encoded]
+    digest = hashes[0] if len(hashes) == 1 else images.sha256("".join(hashes).encode())
     return {
-        "questions": len(means),
-        "accuracy": fmean(means) if means else None,
-        "stderr": stdev(means) / math.sqrt(len(means)) if len(means) > 1 else None,
+        "id": question.id,
+        "type": question.type,
+        "image_sha256": digest,
+        "question": question.text,
+        "answers": list(question.answers),
+        "cluster": question.cluster or digest,
     }

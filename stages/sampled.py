@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from stages.contract import Role
 from stages.models import Model
@@ -23,6 +23,7 @@ from stages.sampling import (
 )
 
 Row = dict[str, Any]
+T = TypeVar("T")
 
 NOT_FINITE = "a log-probability is not finite"
 
@@ -72,13 +73,13 @@ class SamplingSettings:
 
 
 def with_samples(
-    sampler: Sampler, decoding: Decoding, rows: Iterable[tuple[Row, Request | None]]
-) -> Iterator[tuple[Row, Sample | None]]:
+    sampler: Sampler, decoding: Decoding, rows: Iterable[tuple[T, Request | None]]
+) -> Iterator[tuple[T, Sample | None]]:
     """Pairs every row with the sample of its request, in order; rows without a request pass through.
 
     Rows are drawn, and their images decoded, only as the sampler asks for more.
     """
-    waiting: deque[tuple[Row, bool]] = deque()
+    waiting: deque[tuple[T, bool]] = deque()
 
     def requests() -> Iterator[Request]:
         for row, request in rows:

@@ -1,12 +1,43 @@
 import json as jsonlib
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
+import typer
+
 from ireasoner_cli import console, options
+from stages.tasks import NAMES
+
+TOKENS, TASK_TOKENS = 256, 1024
 
 
 def command(
-    benchmark: options.Inputs,
-    samples: Annotated[int, options.Option(min=1, help="Answers to each question.")] = 1,
+    benchmark: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="A benchmark of ireasoner's own schema; with --task that task's files, a folder of them, or a data "
+            "set on the Hugging Face hub.",
+            show_default="with --task: below --data, or the task's own data set on the hub",
+        ),
+    ] = None,
+    task: Annotated[
+        list[str] | None,
+        options.Option(
+            help=f"{', '.join(NAMES)}; all of them; or list, which shows splits, metrics and sizes. Can be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        options.Option(help="The folder of the tasks' downloads, in folders of their own.", show_default=False),
+    ] = None,
+    reasoning: Annotated[
+        bool,
+        options.Option(help="Ask in the Solver's prompt, or for the answer alone (tasks only)."),
+    ] = True,
+    samples: Annotated[
+        int, options.Option(min=1, help="Answers to each question; from two on also pass@k and majority@k.")
+    ] = 1,
     out: options.Out = None,
     model: options.FirstModel = None,
     policy: options.Policy = None,
@@ -16,7 +47,15 @@ def command(
     prompt: options.Prompt = None,
     temperature: options.Temperature = 0.0,
     top_p: options.TopP = 1.0,
-    max_tokens: options.MaxTokens = 256,
+    max_tokens: Annotated[
+        int | None,
+        options.Option(
+            min=1,
+            help="New tokens at most.",
+            show_default=f"{TOKENS}; {TASK_TOKENS} with --task",
+            rich_help_panel=options.SAMPLING_PANEL,
+        ),
+    ] = None,
     min_pixels: options.MinPixels = None,
     max_pixels: options.MaxPixels = None,
     sampler: options.Sampler = None,
@@ -29,41 +68,137 @@ def command(
     config: options.Config = None,
     debug: options.Debug = False,
 ) -> None:
-    """Answer a labelled benchmark and say how much is right.
+    """Answer a labelled benchmark and say how much is right, with error and 95 % interval.
 
     ireasoner eval benchmark.parquet --policy policy/
 
+    ireasoner eval --task chartqa ChartQA/data/*.parquet --policy policy/
+
+    ireasoner eval --task all --data downloads/ --no-reasoning --out direct.parquet
+
     ireasoner eval benchmark.parquet --samples 5 --temperature 1 --out sampled.parquet
+
+    The tasks are scored by rules, MathVista, MathVision and MathVerse too, which elsewhere a proprietary model
+    judges; answers that no rule could read off count as wrong and are reported as a rate. Their output is
+    eval-TASK.parquet in the working directory, or eval.parquet for several.
     """
+    names = _tasks(task or [])
+    if "list" in names:
+        _list_tasks(json)
+        return
+    inputs = benchmark or []
+    _check(names, inputs, data, reasoning, prompt)
     part = options.parse_part(shard) if shard else None
     settings = options.sampling(
-        max_tokens, temperature, top_p, prompt, sampler, min_pixels, max_pixels,
+        max_tokens or (TASK_TOKENS if names else TOKENS), temperature, top_p, prompt, sampler, min_pixels, max_pixels,
         tensor_parallel, gpu_memory_utilization, max_model_len, batch_invariant, debug,
     )  # fmt: skip
     from stages.evaluate import evaluate
 
     result = evaluate(
-        benchmark, settings, samples, seed, policy, out, model, limit, part, force, console.TerminalProgress()
-    )
+        inputs, settings, samples, seed, policy, out, model, limit, part, force, console.TerminalProgress(),
+        names, data, reasoning,
+    )  # fmt: skip
     if json:
         print(jsonlib.dumps({"path": str(result.path), "reused": result.reused, **result.summary}))
-    else:
-        note = "up to date (made from the same inputs, parameters, model and policy): " if result.reused else ""
-        console.stderr.print(console.safe_text(f"{note}{result.path}"), style="dim")
-        _print_table(result.summary)
+        return
+    note = "up to date (made from the same inputs, parameters, model and policy): " if result.reused else ""
+    console.stderr.print(console.safe_text(f"{note}{result.path}"), style="dim")
+    _print_table(result.summary.get("tasks", {"": result.summary}))
+    if not limit and not part:
+        _compare_sizes(result.summary.get("tasks", {}))
 
 
-def _print_table(summary: dict[str, Any]) -> None:
-    """Accuracy by question type and over all, on stdout."""
+def _tasks(asked: Sequence[str]) -> list[str]:
+    """The names of the tasks, in the order asked for; `all` stands for every one."""
+    names = [name for word in asked for name in (NAMES if word == "all" else (word,))]
+    for name in names:
+        if name not in (*NAMES, "list"):
+            raise typer.BadParameter(f"no task {name!r}; there are {', '.join(NAMES)}, all and list")
+    return list(dict.fromkeys(names))
+
+
+def _check(
+    names: Sequence[str], inputs: Sequence[Path], data: Path | None, reasoning: bool, prompt: Path | None
+) -> None:
+    if not names and not inputs:
+        raise typer.BadParameter("name a benchmark's file, or a --task")
+    if not names and (data or not reasoning):
+        raise typer.BadParameter(f"{'--data' if data else '--no-reasoning'} goes with --task")
+    if len(names) > 1 and inputs:
+        raise typer.BadParameter("files can be named for one task at a time; several find theirs below --data")
+    if inputs and data:
+        raise typer.BadParameter("the files are named already; --data is for finding them")
+    if prompt and not reasoning:
+        raise typer.BadParameter("--no-reasoning has a prompt of its own; --prompt replaces the Solver's")
+
+
+def _list_tasks(json: bool) -> None:
+    """The tasks with split, size, metric, subsets and data set, on stdout."""
+    from stages import tasks
+
+    loaded = [tasks.load(name) for name in NAMES]
+    fields = ("name", "title", "split", "size", "metric", "subsets", "hub")
+    if json:
+        print(jsonlib.dumps([{field: getattr(task, field) for field in fields} for task in loaded]))
+        return
     from rich import box
-    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("task", "benchmark", "split", "questions", "metric", "subsets", "data set", box=box.SIMPLE_HEAD)
+    for task in loaded:
+        values = {field: getattr(task, field) for field in fields}
+        table.add_row(*(f"{value:,}" if isinstance(value, int) else value for value in values.values()))
+    console.print_table(table)
+
+
+def _print_table(tasks: dict[str, dict[str, Any]]) -> None:
+    """Accuracy by task, and in each by type and over all, on stdout; on stderr what needs looking at."""
+    from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("type", "questions", "accuracy", "± s.e.", box=box.SIMPLE_HEAD)
-    for name, row in [*summary["types"].items(), ("all", summary)]:
-        figures = ["–" if row[key] is None else f"{100 * row[key]:.1f} %" for key in ("accuracy", "stderr")]
-        table.add_row(Text(console.plain(name)), str(row["questions"]), *figures)
-    Console(highlight=False).print(table)
-    if summary["unscored"]:
-        console.stderr.print(f"{summary['unscored']} rows have an unreadable image and no score")
+    k = max((summary.get("k", 1) for summary in tasks.values()), default=1)
+    several = len(tasks) > 1
+    table = Table(box=box.SIMPLE_HEAD)
+    for heading in (["task"] if several else []) + ["type"]:
+        table.add_column(heading)
+    for heading in ["questions", "accuracy", "± s.e.", "95 % interval", "no answer"]:
+        table.add_column(heading, justify="right")
+    for heading in (f"majority@{k}", f"pass@{k}") if k > 1 else ():
+        table.add_column(heading, justify="right")
+    for task, summary in tasks.items():
+        for name, row in [*summary["types"].items(), ("all", summary)]:
+            bounds = "–" if row["low"] is None else f"{_percent(row['low'])} to {_percent(row['high'])}"
+            cells = [task] * several + [name]
+            figures = [str(row["questions"]), *(_percent(row[key]) for key in ("accuracy", "stderr")), bounds]
+            figures += [_percent(row["no_answer"]) if "no_answer" in row else ""]
+            figures += [_percent(row[key]["mean"]) if key in row else "" for key in ("majority@k", "pass@k")] * (k > 1)
+            table.add_row(*(Text(console.plain(cell)) for cell in cells), *figures)
+    console.print_table(table)
+    for task, summary in tasks.items():
+        where = f"{task}: " if task else ""
+        if summary["unscored"]:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in summary["reject_reasons"].items())
+            console.stderr.print(console.plain(f"{where}without a score: {summary['unscored']} rows ({reasons})"))
+        if summary["left_out"]:
+            console.stderr.print(
+                console.plain(f"{where}left out, not part of the benchmark: {summary['left_out']} rows")
+            )
+        if (summary["truncated"] or 0) > 0.01:
+            share = _percent(summary["truncated"])
+            console.stderr.print(f"{where}{share} of the answers ran into --max-tokens")
+
+
+def _compare_sizes(found: dict[str, dict[str, Any]]) -> None:
+    """Says where a task had not as many questions as it has officially: a figure of other questions is another one."""
+    from stages import tasks
+
+    for name, summary in found.items():
+        asked, size = summary["questions"] + summary["unscored"], tasks.load(name).size
+        if asked != size:
+            console.stderr.print(f"{name}: the files hold {asked:,} questions, and the official split {size:,}")
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f} %"
