@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import chain
+from tests import benchmarks, chain
 
 FAKE = ("--model", "model", "--sampler", "fake")
 
@@ -70,7 +70,7 @@ def test_score_needs_neither_torch_nor_transformers(workdir: Path) -> None:
 
 
 def test_every_command_has_two_examples() -> None:
-    for command in ("propose", "rollout", "score", "update", "eval", "demo"):
+    for command in ("propose", "rollout", "score", "update", "eval", "compare", "demo"):
         text = succeeds(command, "--help")
         assert text.count(f" ireasoner {command} ") >= 3  # the usage line and two examples
 
@@ -100,6 +100,12 @@ def test_every_command_has_two_examples() -> None:
         (2, ["score", "rollouts.parquet", "--reward", "bribe"], "bribe"),
         (4, ["score", "moved.parquet"], "gone/model: neither a folder here"),
         (3, ["eval", "rollouts.parquet", *FAKE], "lacks the columns id, answers"),
+        (2, ["eval"], "name a benchmark's file, or a --task"),
+        (2, ["eval", "--task", "chart", *FAKE], "no task 'chart'; there are infovqa, ai2d"),
+        (2, ["eval", "rollouts.parquet", "--no-reasoning", *FAKE], "--no-reasoning goes with --task"),
+        (2, ["eval", "rollouts.parquet", "--task", "all", *FAKE], "files can be named for one task at a time"),
+        (2, ["eval", "--task", "mmmu", "--data", "empty", *FAKE], "empty: no validation files of MMMU"),
+        (3, ["eval", "--task", "mmmu", "rollouts.parquet", *FAKE], "lacks the columns id, options, answer"),
         (2, ["scroe"], "scroe"),
     ],
 )
@@ -185,3 +191,24 @@ def test_interruption_says_how_to_go_on(workdir: Path) -> None:
     assert process.returncode == 130
     assert "run the same command again" in stderr and "Traceback" not in stderr
     assert not Path("questions.parquet").exists()
+
+
+# ------------------------------------------------------------------------------------------------ the tasks
+
+
+def test_the_tasks_are_listed(workdir: Path) -> None:
+    table = succeeds("eval", "--task", "list")
+    assert all(word in table for word in ("mathverse", "3,940", "testmini", "ANLS", "lmms-lab/ChartQA"))
+    assert json.loads(succeeds("eval", "--task", "list", "--json"))[0]["size"] == 2801
+
+
+def test_a_task_from_its_files(workdir: Path) -> None:
+    path = benchmarks.scienceqa(Path("downloads"))
+    options = ("eval", "--task", "scienceqa", *FAKE, "--samples", "2", "--temperature", "1")
+    done = ireasoner(*options, str(path))
+    assert done.returncode == 0, done.stderr
+    assert "natural science" in done.stdout and "pass@2" in done.stdout and "95 % interval" in done.stdout
+    assert "left out, not part of the benchmark: 1 rows" in done.stderr
+    assert "the files hold 3 questions, and the official split 2,017" in done.stderr
+    again = json.loads(succeeds(*options, "--json", "--data", "downloads"))
+    assert again["reused"] and again["tasks"]["scienceqa"]["questions"] == 3

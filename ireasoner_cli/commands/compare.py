@@ -1,0 +1,105 @@
+import json as jsonlib
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ireasoner_cli import console, options
+
+if TYPE_CHECKING:
+    from stages.compare import Comparison
+
+SCOPE = (
+    "Intervals and tests allow for which questions were asked (clustered by picture), not for the randomness of "
+    "training: runs from other seeds may differ by more."
+)
+
+
+def command(
+    runs: Annotated[list[Path], typer.Argument(help="The base run's eval file or directory, then others'.")],
+    plot: Annotated[
+        Path | None, options.Option(help="Draw the differences into this SVG file.", show_default=False)
+    ] = None,
+    markdown: Annotated[
+        bool,
+        options.Option("--markdown", help="Print the paper's table in Markdown, with a column for each run, instead."),
+    ] = False,
+    json: options.Json = False,
+    config: options.Config = None,
+    debug: options.Debug = False,
+) -> None:
+    """Say whether eval runs on the same questions differ by more than chance.
+
+    ireasoner compare base.parquet tuned.parquet
+
+    ireasoner compare base.parquet tuned.parquet other.parquet --plot differences.svg
+
+    ireasoner compare base.parquet tuned.parquet --markdown
+
+    Differences are paired by question, with bootstrap intervals over pictures; the test is McNemar's or, where
+    questions share pictures or scores are fractions, a paired permutation test; p is Holm-corrected over everything
+    that is compared.
+    """
+    if len(runs) < 2 and not markdown:
+        raise typer.BadParameter("name at least two eval files: the base, and what to compare with it")
+    if plot and plot.suffix != ".svg":
+        raise typer.BadParameter(f"{plot}: the plot is an SVG; name it so")
+    from stages.compare import compare, paper_table
+    from stages.evaluated import read_run
+
+    read = [read_run(path) for path in runs]
+    if markdown:
+        print(paper_table(read))
+        return
+    comparisons = compare(read[0], read[1:])
+    if plot:
+        from ireasoner_cli.forest import forest_plot
+
+        try:
+            plot.write_text(forest_plot(comparisons), encoding="utf-8")
+        except OSError as error:
+            raise typer.BadParameter(f"{plot}: cannot be written ({error.strerror or error})") from error
+    if json:
+        print(jsonlib.dumps([{**asdict(found), "verdict": found.verdict()} for found in comparisons]))
+        return
+    for comparison in comparisons:
+        _print(comparison)
+    console.stderr.print(SCOPE, style="dim")
+
+
+def _print(comparison: "Comparison") -> None:
+    """The table of one comparison and its verdict, on stdout."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("task", box=box.SIMPLE_HEAD)
+    names = [console.plain(name) for name in (comparison.base, comparison.other)]
+    for heading in ("questions", *names, "difference", "95 % interval", "p (Holm)"):
+        table.add_column(Text(heading), justify="right")
+    table.add_column("")
+    for task in comparison.tasks:
+        change = task.difference
+        figures = [_figure(side.mean, side.stderr) for side in (task.base, task.other)]
+        interval = f"{100 * change.low:+.1f} to {100 * change.high:+.1f}"
+        colour = {"better": "bold green", "worse": "bold red"}.get(task.verdict, "")
+        table.add_row(
+            Text(console.plain(task.task)), str(change.questions), *figures, f"{100 * change.mean:+.1f}", interval,
+            f"{task.adjusted_p:.2g}", Text(task.verdict, style=colour),
+        )  # fmt: skip
+    if comparison.average:
+        mean, low, high = (f"{100 * value:+.1f}" for value in comparison.average)
+        table.add_section()
+        table.add_row("mean of tasks", "", "", "", mean, f"{low} to {high}", "", "")
+    console.print_table(table)
+    print(console.plain(comparison.verdict()))
+    if comparison.settings:
+        console.stderr.print(
+            console.plain(f"the runs were also made differently: {'; '.join(comparison.settings[:4])}")
+        )
+
+
+def _figure(mean: float | None, stderr: float | None) -> str:
+    """A mean with its standard error, where it has one, in percent."""
+    return f"{100 * (mean or 0):.1f}" + (f" ± {100 * stderr:.1f}" if stderr is not None else "")

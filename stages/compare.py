@@ -1,0 +1,178 @@
+"""Comparing eval runs on the same questions: by how much each differs from the first, and how sure that is."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from stages import tasks
+from stages.errors import DataError
+from stages.evaluated import Answered, Run
+from stages.shards import differences
+from stages.statistics import (
+    Difference,
+    Estimate,
+    cluster_sums,
+    estimate,
+    holm,
+    paired,
+    percentile_interval,
+    resampled_means,
+)
+
+ALPHA = 0.05
+PAPER = ("Qwen2.5-VL-7B", "EvoLMM", "iReasoner")  # the columns of `Task.published`
+
+
+@dataclass(frozen=True)
+class TaskComparison:
+    """One task in two runs. `p` of the difference is as tested, `adjusted_p` Holm's over all the comparisons made."""
+
+    task: str
+    base: Estimate
+    other: Estimate
+    difference: Difference
+    adjusted_p: float = 1.0
+
+    @property
+    def verdict(self) -> str:
+        """`better`, `worse` or, where the corrected test does not tell, an empty text."""
+        if self.adjusted_p >= ALPHA:
+            return ""
+        return "better" if self.difference.mean > 0 else "worse"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A run against the base, task by task, with the plain mean over the tasks of their differences and its interval
+    (None for a single task). `settings` are the parameters, other than model and policy, in which the runs differ."""
+
+    base: str
+    other: str
+    tasks: list[TaskComparison]
+    average: tuple[float, float, float] | None
+    settings: list[str]
+
+    def verdict(self) -> str:
+        """One sentence: where the difference is more than chance, and how large it is over all."""
+        unclear = f"no difference shown between {self.base} and {self.other} on"
+        if self.average is None:
+            [only] = self.tasks
+            change = only.difference
+            found = f"{self.other} is {only.verdict} than {self.base} on" if only.verdict else unclear
+            return f"{found} {only.task}: {_points(change.mean, change.low, change.high)}, p = {only.adjusted_p:.2g}"
+        named = {word: [task.task for task in self.tasks if task.verdict == word] for word in ("better", "worse")}
+        counted = [f"{word} on {len(found)} ({', '.join(found)})" for word, found in named.items() if found]
+        start = f"against {self.base}, {self.other} is {' and '.join(counted)}" if counted else f"{unclear} any"
+        corrected = f"of {len(self.tasks)} tasks, Holm-corrected at {100 * ALPHA:g} %"
+        return f"{start} {corrected}; over all tasks {_points(*self.average)}"
+
+
+def _points(mean: float, low: float, high: float) -> str:
+    return f"{100 * mean:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]"
+
+
+def compare(base: Run, others: Sequence[Run]) -> list[Comparison]:
+    """Each of `others` against `base`. Raises DataError when their questions are not the same."""
+    names = _names([base, *others])
+    pairs = [_paired_tasks(base, other) for other in others]
+    compared = [[_compare_task(task, *sides) for task, sides in pair.items()] for pair in pairs]
+    adjusted = iter(holm([task.difference.p for found in compared for task in found]))
+    return [
+        Comparison(
+            names[0],
+            name,
+            [replace(task, adjusted_p=next(adjusted)) for task in found],
+            _average(list(pair.values())) if len(pair) > 1 else None,
+            differences(base.metadata, other.metadata, ignore=("inputs", "model", "policy")),
+        )
+        for name, other, pair, found in zip(names[1:], others, pairs, compared, strict=True)
+    ]
+
+
+def _names(runs: Sequence[Run]) -> list[str]:
+    """Short names where these tell the runs apart, otherwise their paths."""
+    short = [run.path.name.removesuffix(".parquet") for run in runs]
+    return short if len(set(short)) == len(short) else [str(run.path) for run in runs]
+
+
+Sides = tuple[list[Answered], list[Answered]]  # the scored questions of two runs, in the same order
+
+
+def _paired_tasks(base: Run, other: Run) -> dict[str, Sides]:
+    if base.tasks.keys() != other.tasks.keys():
+        one_sided = sorted(base.tasks.keys() ^ other.tasks.keys())[0]
+        raise DataError(f"{base.path} and {other.path} are of different tasks: only one has {one_sided}")
+    pairs = {task: _pair(task, base, other) for task in base.tasks}
+    scored = {task: sides for task, sides in pairs.items() if sides[0]}
+    if not scored:
+        raise DataError(f"{base.path}: no question has a score")
+    return scored
+
+
+def _pair(task: str, base: Run, other: Run) -> Sides:
+    where = f"{base.path} and {other.path} cannot be paired on {task}"
+    known, found = (_by_id(task, run) for run in (base, other))
+    if unpaired := known.keys() ^ found.keys():
+        raise DataError(f"{where}: {len(unpaired)} questions are in one of them only, such as {min(unpaired)}")
+    sides: Sides = ([], [])
+    for question in base.tasks[task]:
+        match = found[question.id]
+        for field in ("image_sha256", "answers", "question"):
+            if getattr(question, field) != getattr(match, field) and None not in (
+                getattr(question, field), getattr(match, field),
+            ):  # fmt: skip
+                raise DataError(f"{where}: question {question.id} has another {field} in each")
+        if bool(question.scores) != bool(match.scores):
+            raise DataError(f"{where}: question {question.id} has a score in one of them only")
+        if question.scores:
+            sides[0].append(question)
+            sides[1].append(match)
+    return sides
+
+
+def _by_id(task: str, run: Run) -> dict[str, Answered]:
+    questions = {question.id: question for question in run.tasks[task]}
+    if len(questions) < len(run.tasks[task]):
+        twice = next(name for name in questions if sum(name == other.id for other in run.tasks[task]) > 1)
+        raise DataError(f"{run.path}: question {twice} of {task} comes twice, so that it cannot be paired")
+    return questions
+
+
+def _compare_task(task: str, base: list[Answered], other: list[Answered]) -> TaskComparison:
+    clusters = [question.cluster for question in base]
+    scores = [[question.score for question in side] for side in (base, other)]
+    return TaskComparison(
+        task, estimate(scores[0], clusters), estimate(scores[1], clusters), paired(scores[0], scores[1], clusters)
+    )
+
+
+def _average(pairs: Sequence[Sides]) -> tuple[float, float, float]:
+    """The mean over tasks of the mean differences, each task weighing the same, with its bootstrap interval."""
+    means, resampled = [], []
+    for seed, (base, other) in enumerate(pairs):
+        changes = [after.score - before.score for before, after in zip(base, other, strict=True)]
+        sums, sizes = cluster_sums(changes, [question.cluster for question in base])
+        means.append(float(sums.sum() / sizes.sum()))
+        resampled.append(resampled_means(sums, sizes, seed))
+    return float(np.mean(means)), *percentile_interval(np.mean(resampled, axis=0))
+
+
+def paper_table(runs: Sequence[Run]) -> str:
+    """The iReasoner paper's table in Markdown, in percent, with a column for each run: mean ± standard error."""
+    columns = _names(runs) or ["yours"]
+    lines = [["benchmark", *PAPER, *columns], ["---"] * (1 + len(PAPER) + len(columns))]
+    for name in tasks.NAMES:
+        task = tasks.load(name)
+        assert task.published is not None
+        own = [_cell(run.tasks.get(name, [])) for run in runs] or [""]
+        lines.append([task.title, *(f"{figure:.2f}" for figure in task.published), *own])
+    return "\n".join(f"| {' | '.join(line)} |".replace("|  |", "| |") for line in lines)
+
+
+def _cell(questions: Sequence[Answered]) -> str:
+    asked = [question for question in questions if question.scores]
+    result = estimate([question.score for question in asked], [question.cluster for question in asked])
+    if result.mean is None:
+        return ""
+    return f"{100 * result.mean:.2f}" + (f" ± {100 * result.stderr:.2f}" if result.stderr is not None else "")
