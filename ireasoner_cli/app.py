@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from ireasoner_cli import console
-from ireasoner_cli.commands import compare, demo, evaluate, propose, rollout, score, update, verify
+from ireasoner_cli.commands import compare, demo, evaluate, inspect, propose, rollout, score, update, verify
 
 INTERRUPTED = 130
 ENGINE_FAILURE = 4
@@ -69,6 +69,7 @@ for name, command in (
     ("score", score.command),
     ("update", update.command),
     ("eval", evaluate.command),
+    ("inspect", inspect.command),
     ("verify", verify.command),
     ("compare", compare.command),
     ("demo", demo.command),

@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+stdout = Console(highlight=False)
 
 
 def safe_text(text: str) -> Text:
@@ -32,6 +33,11 @@ def safe_text(text: str) -> Text:
 def plain(text: str) -> str:
     """`safe_text` as a string."""
     return "".join(character if character.isprintable() or character == "\n" else "�" for character in text)
+
+
+def safe_text(text: str) -> str:
+    """Model text, made safe for the terminal."""
+    return plain(text)
 
 
 def error(message: str) -> None:

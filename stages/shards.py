@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, islice, pairwise
 from pathlib import Path
@@ -100,6 +100,41 @@ def input_files(paths: Sequence[Path]) -> list[Path]:
     return sorted(files, key=_part_order) if all(PART.fullmatch(file.name) for file in files) else files
 
 
+@dataclass(frozen=True)
+class Found:
+    """What there is of an output, finished or not. files: the finished ones; missing: how many parts of the set
+    are not among them; unfinished: chunks of those that are being written, or were when their stage was killed."""
+
+    files: list[Path]
+    missing: int
+    unfinished: list[Path]
+
+    @property
+    def readable(self) -> list[Path]:
+        return [*self.files, *self.unfinished]
+
+
+def find_output(path: Path) -> Found:
+    """For looking only, at a run in progress: what a stage's input must be, `input_files` says.
+
+    Raises UsageError when there is nothing at `path`, finished or not; DataError when it holds no rows yet.
+    """
+    if path.is_dir():
+        found = sorted(file for file in path.glob("*.parquet") if not file.name.startswith("."))
+        files = sorted((file for file in found if PART.fullmatch(file.name)), key=_part_order) or found
+        partials = sorted(path.glob(".*.parquet.partial"))
+    else:
+        files = [path] if path.exists() else []
+        partials = [] if files else [partial for partial in [partial_directory(path)] if partial.is_dir()]
+        if not files and not partials:
+            raise UsageError(f"{path}: no such file or directory")
+    unfinished = [chunk for partial in partials for chunk in sorted(partial.glob("chunk-*.parquet"))]
+    if not files and not unfinished:
+        raise DataError(f"{path}: no Parquet file here" + (", only one that has just been begun" if partials else ""))
+    counts = [int(match[2]) for match in (PART.fullmatch(file.name) for file in files) if match]
+    return Found(files, max(counts) - len(files) if counts else 0, unfinished)
+
+
 def _part_order(file: Path) -> tuple[str, int]:
     match = PART.fullmatch(file.name)
     return str(file.parent), int(match[1]) if match else 0
@@ -158,9 +193,12 @@ def row_count(path: Path) -> int:
         return file.metadata.num_rows
 
 
-def read_batches(path: Path, schema: pa.Schema, optional: pa.Schema | None = None) -> Iterator[pa.RecordBatch]:
+def read_batches(
+    path: Path, schema: pa.Schema, optional: pa.Schema | None = None, row_groups: Sequence[int] | None = None
+) -> Iterator[pa.RecordBatch]:
     """Batches of bounded size with the columns of `schema`, cast to its types; an `optional` column that the file
-    lacks is null. Raises DataError for missing columns, wrong types, damage, or rows too large for the memory."""
+    lacks is null. All rows, or those of some `row_groups`. Raises DataError for missing columns, wrong types, damage,
+    or rows too large for the memory."""
     with _open(path) as file:
         present = file.schema_arrow.names
         if twice := [name for name in schema.names if present.count(name) > 1]:
@@ -169,7 +207,7 @@ def read_batches(path: Path, schema: pa.Schema, optional: pa.Schema | None = Non
             raise DataError(f"{path}: lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}")
         wanted = pa.schema([*schema, *(optional or ())])
         columns = [name for name in wanted.names if name in present]
-        for group in range(file.metadata.num_row_groups):
+        for group in range(file.metadata.num_row_groups) if row_groups is None else row_groups:
             for batch in _row_group_batches(path, file, group, columns):
                 yield pa.RecordBatch.from_arrays(
                     [_cast(batch, column, path) for column in wanted], schema=wanted.remove_metadata()
@@ -221,6 +259,30 @@ def read_rows(path: Path, column: pa.Field, rows: set[int]) -> Iterator[tuple[in
                     yield from ((row + i, values[i].as_py()) for i in range(len(values)) if row + i in rows)
                     row += len(values)
             first += count
+
+
+def whole_groups(files: Iterable[Path], schema: pa.Schema, optional: pa.Schema | None = None) -> Iterator[pa.Table]:
+    """The groups of trajectory files, a table each, in file order. For looking only: nothing is checked but
+    damage and columns, and `optional` ones may be missing; what a stage reads goes through `Shards`."""
+    for file in files:
+        yield from _split_groups(read_batches(file, schema, optional))
+
+
+def select_groups(
+    path: Path, wanted: Callable[[str], bool], schema: pa.Schema, optional: pa.Schema | None = None
+) -> Iterator[pa.Table]:
+    """The groups of a file whose group_id is wanted, a table each, decoding only the row groups that hold one."""
+    column = pa.schema([("group_id", pa.string())])
+    with _open(path) as file:
+        count = file.num_row_groups
+    for index in range(count):
+        ids = pa.chunked_array(
+            [batch["group_id"] for batch in read_batches(path, column, row_groups=[index])], pa.string()
+        )
+        if any(group is not None and wanted(group) for group in pc.unique(ids).to_pylist()):
+            for group in _split_groups(read_batches(path, schema, optional, [index])):
+                if wanted(group["group_id"][0].as_py() or ""):
+                    yield group
 
 
 class Shards:

@@ -1,0 +1,1 @@
+"""`ireasoner inspect`: what a path is, its figures, its groups, and how a terminal shows them."""

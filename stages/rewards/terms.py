@@ -1,0 +1,42 @@
+"""A Solver's reward taken apart into the terms that it was made of."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class RewardTerms:
+    """reward = from_answer + from_steps, which are (1−λ)·r_answer and λ·r_step (or r_step alone), with
+
+    r_answer = confidence · brevity    p(a)^α and 1 − η·ℓ
+    r_step = density · agreement       ρ and the weighted mean of (1 + cos)/2
+
+    A factor is None where the other is 0: nothing is known of it then.
+    """
+
+    from_answer: float
+    from_steps: float
+    confidence: float
+    brevity: float | None
+    density: float
+    agreement: float | None
+
+
+def reward_terms(row: Mapping[str, Any], params: Mapping[str, Any]) -> RewardTerms | None:
+    """The terms of a scored Solver row; `params` are those of `score`. None for a row without a reward."""
+    needed = ("answer_prob", "r_answer", "density", "r_step", "step_weight", "reward")
+    if any(row.get(name) is None for name in needed):
+        return None
+    prob, r_answer, density, r_step, weight = (float(row[name]) for name in needed[:-1])
+    exponent = params.get("answer_exponent")
+    confidence = prob ** float(exponent) if exponent is not None and prob > 0 else r_answer
+    steps_alone = params.get("reward") == "step"
+    return RewardTerms(
+        from_answer=0.0 if steps_alone else (1 - weight) * r_answer,
+        from_steps=r_step if steps_alone else weight * r_step,
+        confidence=confidence,
+        brevity=r_answer / confidence if confidence > 0 else None,
+        density=density,
+        agreement=r_step / density if density > 0 and r_step > 0 else None,
+    )

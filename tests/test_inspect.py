@@ -1,0 +1,158 @@
+"""`inspect` says of any path what it is and what is in it, finished or not, and shows groups without harm."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from ireasoner_cli.app import app
+from ireasoner_cli.inspection.distribution import BINS, BLOCKS, Distribution
+from stages import shards
+from tests import chain
+
+HOSTILE = "\x1b[31m[/nope][bold]\x1b]0;title\x07 <b>‮evil\x00"
+
+
+def run(*arguments: str, code: int = 0) -> str:
+    done = CliRunner().invoke(app, ["inspect", *arguments], env={"COLUMNS": "150"})
+    assert done.exit_code == code, done.output
+    return done.output
+
+
+def run_json(*arguments: str) -> Any:
+    return json.loads(run(*arguments, "--json"))
+
+
+@pytest.fixture
+def scored(workdir: Path) -> Path:
+    """Three scored groups: all agree, two of three agree, nobody agrees and one has no answer."""
+    groups = [
+        chain.group(0, "pool/0.png", [chain.solution(4, "one bar is 4")] * 3),
+        chain.group(1, "pool/1.png", [chain.solution(4, "a", "b"), chain.solution(4, "a", "c"), chain.solution(5)]),
+        chain.group(2, "pool/2.png", [chain.solution(1), chain.solution(2), "no tags at all"]),
+    ]
+    chain.write_shard(Path("rollouts.parquet"), groups)
+    assert CliRunner().invoke(app, ["score", "rollouts.parquet", "--no-warmup"]).exit_code == 0
+    return Path("scored.parquet")
+
+
+def test_a_scored_shard_at_a_glance(scored: Path) -> None:
+    content = run_json(str(scored))
+    assert content["kind"] == "score" and content["state"] == "finished"
+    assert content["counts"] == {"groups": 3, "questions": 3, "rollouts": 9, "cut_short": 0, "answered": 8}
+    rows = [row for row in chain.rows(scored) if row["role"] == "solver"]
+    reward = content["distributions"]["reward"]
+    assert reward["count"] == 9 and math.isclose(reward["mean"], sum(row["reward"] for row in rows) / 9)
+    assert sum(reward["histogram"]["counts"]) == 9
+    assert content["metadata"]["inputs"][0]["name"] == "rollouts.parquet"
+    text = run(str(scored))
+    assert "scored trajectories" in text and "rollouts.parquet" in text and "answer_exponent 0.7" in text
+
+
+def test_best_worst_and_disagree(scored: Path) -> None:
+    assert run_json(str(scored), "--best")[0]["group_id"] == f"{0:016x}"
+    assert run_json(str(scored), "--worst")[0]["group_id"] == f"{2:016x}"
+    assert [group["group_id"][-1] for group in run_json(str(scored), "--disagree", "--top", "3")] == ["2", "1", "0"]
+    assert run_json("rollouts.parquet", "--disagree")[0]["group_id"] == f"{2:016x}"
+    assert "ireasoner score" in run("rollouts.parquet", "--best", code=2)
+    assert "one choice" in run(str(scored), "--best", "--worst", code=2)
+
+
+def test_a_group_with_its_reward_taken_apart(scored: Path) -> None:
+    (group,) = run_json(str(scored), "--group", f"{1:016x}")
+    assert [answer["text"] for answer in group["answers"]] == ["4", "5"]
+    assert group["answers"][0]["samples"] == [0, 1] and group["answers"][0]["dominant"]
+    for row in group["rollouts"]:
+        assert math.isclose(row["terms"]["from_answer"] + row["terms"]["from_steps"], row["reward"], abs_tol=1e-12)
+    text = run(str(scored), "--group", f"{1:016x}")
+    assert "4 ×2" in text and "dominant" in text and "outside the dominant group" in text
+    assert "no group's id begins with" in run(str(scored), "--group", "ff", code=2)
+    assert "more than one group" in run(str(scored), "--group", "0", code=2)
+
+
+def test_rollouts_are_parsed_for_looking_at(scored: Path) -> None:
+    (group,) = run_json("rollouts.parquet", "--group", f"{1:016x}")
+    assert [row["answer"] for row in group["rollouts"]] == ["4", "4", "5"]
+    assert group["rollouts"][0]["steps"] == ["a", "b"] and group["rollouts"][0]["terms"] is None
+
+
+def test_a_shard_that_is_being_written(scored: Path) -> None:
+    """Parts that are missing and the chunks of one that is being written; the stages refuse both."""
+    whole = Path("rollouts.parquet")
+    Path("parts").mkdir()
+    whole.rename("parts/part-1-of-3.parquet")
+    partial = shards.partial_directory(Path("parts/part-2-of-3.parquet"))
+    partial.mkdir()
+    chain.write_shard(partial / "chunk-00000000.parquet", [chain.group(7, "pool/0.png", [chain.solution(9)] * 2)])
+    content = run_json("parts")
+    assert content["counts"]["groups"] == 4 and content["counts"]["rollouts"] == 11
+    assert content["state"] == "2 of 3 parts missing, 1 unfinished chunk read too"
+    assert run_json("parts", "--group", f"{7:016x}")[0]["rollouts"][0]["answer"] == "9"
+    partial.rename(shards.partial_directory(Path("later.parquet")))
+    assert run_json("later.parquet")["counts"]["groups"] == 1
+
+
+def test_a_runs_folder_is_a_line_an_iteration(scored: Path) -> None:
+    for name in ("it0002", "it0010", "it0001"):
+        Path(name).mkdir()
+        (Path(name) / "scored.parquet").write_bytes(scored.read_bytes())
+    (Path("it0010") / "scored.parquet").rename("it0010/rollouts.parquet")
+    scored.unlink()
+    Path("rollouts.parquet").unlink()
+    content = run_json(".")
+    assert [Path(each["path"]).parent.name for each in content] == ["it0001", "it0002", "it0010"]
+    assert "it0010" in run(".")
+
+
+def test_benchmarks_metrics_and_strangers(workdir: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from stages.contract import METRICS
+
+    rows = [{"id": "a", "image": None, "question": "?", "answers": ["1", "2"], "type": "sum"}]
+    pq.write_table(pa.Table.from_pylist(rows), "benchmark.parquet")
+    assert run_json("benchmark.parquet")["counts"] == {"questions": 1, "with_choices": 0, "type sum": 1}
+    step = {"step": 1, "role": "solver", "loss": 0.5, "kl": 0.1, "kl_coef": 0.1, "advantages": [0.5, -0.5]}
+    pq.write_table(
+        pa.Table.from_pylist([step | {"grad_norm": 1.0, "importance_weight": 1.0, "tokens": 9}], METRICS), "m.parquet"
+    )
+    assert run_json("m.parquet")["distributions"]["solver advantages"]["count"] == 2
+    pq.write_table(pa.table({"x": [1]}), "other.parquet")
+    assert "not written by a stage" in run("other.parquet", code=3)
+    assert "nowhere: no such file" in run("nowhere", code=2)
+    Path("text.parquet").write_text("hello")
+    assert "not a Parquet file" in run("text.parquet", code=3)
+
+
+def test_hostile_text_reaches_no_terminal(workdir: Path) -> None:
+    hostile = chain.group(
+        0, "pool/0.png", [chain.solution(HOSTILE, HOSTILE), HOSTILE, chain.solution("x" * 100_000)],
+        question=HOSTILE,
+    )  # fmt: skip
+    hostile[0]["reject_reason"] = HOSTILE
+    chain.write_shard(
+        Path("rollouts.parquet"), [hostile], params={"prompt": HOSTILE}, inputs=[{"name": HOSTILE, "sha256": HOSTILE}]
+    )
+    for arguments in (("rollouts.parquet",), ("rollouts.parquet", "--disagree")):
+        text = run(*arguments)
+        assert not {"\x1b", "\x07", "\x00", "\u202e"} & set(text)
+        assert "[/nope]" in text
+
+
+@given(st.lists(st.floats(-1e9, 1e9) | st.sampled_from([math.nan, math.inf, 0.0, 1.0, 1.0 + 1e-15])))
+def test_a_histogram_has_every_finite_value_once(values: list[float]) -> None:
+    distribution = Distribution.of([np.array(values)])
+    finite = [value for value in values if math.isfinite(value)]
+    content = distribution.to_json()
+    assert content["count"] == len(finite)
+    if finite:
+        assert sum(content["histogram"]["counts"]) == len(finite)
+        bars = distribution.bars()
+        assert 1 <= len(bars) <= BINS and set(bars) <= set(BLOCKS) and BLOCKS[-1] in bars
