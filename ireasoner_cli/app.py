@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from ireasoner_cli import console
-from ireasoner_cli.commands import compare, demo, evaluate, inspect, propose, rollout, score, update, verify
+from ireasoner_cli.commands import compare, demo, evaluate, export, inspect, propose, rollout, score, update, verify
 
 INTERRUPTED = 130
 ENGINE_FAILURE = 4
@@ -70,6 +70,7 @@ for name, command in (
     ("update", update.command),
     ("eval", evaluate.command),
     ("inspect", inspect.command),
+    ("export", export.command),
     ("verify", verify.command),
     ("compare", compare.command),
     ("demo", demo.command),
