@@ -12,6 +12,7 @@ import typer
 
 from ireasoner_cli import console
 from ireasoner_cli.commands import compare, demo, evaluate, export, inspect, propose, rollout, score, update, verify
+from ireasoner_cli.commands import report as report_page
 
 INTERRUPTED = 130
 ENGINE_FAILURE = 4
@@ -70,6 +71,7 @@ for name, command in (
     ("update", update.command),
     ("eval", evaluate.command),
     ("inspect", inspect.command),
+    ("report", report_page.command),
     ("export", export.command),
     ("verify", verify.command),
     ("compare", compare.command),

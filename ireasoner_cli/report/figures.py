@@ -1,0 +1,280 @@
+"""A run in numbers: a value a group and quantity, from all scored rows in batches; KL and evaluations beside them."""
+
+import heapq
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ireasoner_cli.runs import Iteration, find_evaluations, find_iterations
+from stages import shards
+from stages.contract import EVALUATED, METRICS, PROPOSER, SCORED, Metadata
+from stages.errors import DataError, UsageError
+from stages.rewards.leave_one_out import leave_one_out
+
+COLUMNS = pa.schema(
+    [column for column in SCORED if column.name not in ("image", "prompt", "completion", "token_ids", "logprobs")]
+)
+POSITIONS = 12  # step positions that are looked at, at most
+DIVERGENT = 6  # groups whose rollouts are shown step by step
+Z = NormalDist().inv_cdf(0.975)
+Row = dict[str, Any]
+
+
+@dataclass
+class Divergence:
+    """The leave-one-out similarities of a group's dominant rollouts: samples [n], similarity [n, p], NaN where the
+    position does not count or the rollout does not have it."""
+
+    group_id: str
+    step: int
+    samples: list[int]
+    similarity: np.ndarray
+
+    @property
+    def mean(self) -> float:
+        return float(np.nanmean(1 - self.similarity))
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A group that the gallery could show."""
+
+    group_id: str
+    iteration: int
+    reward: float
+    entropy: float
+    divergence: float
+
+
+@dataclass
+class Evaluations:
+    """One benchmark asked in one way, over the iterations: step, accuracy and its 95 % interval, a list each."""
+
+    label: str
+    step: list[int] = field(default_factory=list)
+    accuracy: list[float] = field(default_factory=list)
+    low: list[float] = field(default_factory=list)
+    high: list[float] = field(default_factory=list)
+    questions: int = 0
+
+
+@dataclass
+class Run:
+    """A run's figures. groups: name → a value a group, in order of `step`; optimizer: role → name → a value an
+    optimizer step. disagreement [groups, POSITIONS]: mean 1 − leave-one-out cosine, NaN where a position does not
+    count."""
+
+    path: Path
+    name: str
+    iterations: list[Iteration]
+    metadata: Metadata
+    starts: list[int]
+    groups: dict[str, np.ndarray]
+    disagreement: np.ndarray
+    optimizer: dict[str, dict[str, np.ndarray]]
+    evaluations: list[Evaluations]
+    divergent: list[Divergence]
+    candidates: list[Candidate]
+    rollouts: int
+    unfinished: list[str]
+
+
+def read_run(path: Path, name: str) -> Run:
+    """Raises UsageError when `path` holds no run, DataError when nothing in it is scored yet or a shard is damaged."""
+    iterations = find_iterations(path)
+    if not iterations:
+        raise UsageError(f"{path}: not a run's folder; it has no iteration (such as it0001/) and no shard")
+    scored = [(iteration, output) for iteration in iterations if (output := iteration.output("scored"))]
+    readable = [(iteration, output) for iteration, output in scored if output.exists()]
+    if not readable:
+        raise DataError(f"{path}: nothing in this run is scored yet; `ireasoner score` comes first")
+    reader = _Reader()
+    starts = []
+    for place, (_, output) in enumerate(readable):
+        starts.append(reader.read(shards.find_output(output).files, place, last=place == len(readable) - 1))
+    order = np.argsort(np.array(reader.values["step"]), kind="stable")
+    metadata = shards.read_metadata(shards.find_output(readable[-1][1]).files[0])
+    return Run(
+        path=path,
+        name=name,
+        iterations=[iteration for iteration, _ in readable],
+        metadata=metadata,
+        starts=starts,
+        groups={key: np.array(values, dtype=np.float64)[order] for key, values in reader.values.items()},
+        disagreement=np.array(reader.disagreement).reshape(-1, POSITIONS)[order],
+        optimizer=_optimizer(iterations),
+        evaluations=_evaluations(path, iterations),
+        divergent=[each for *_, each in sorted(reader.divergent, key=lambda entry: entry[:2], reverse=True)],
+        candidates=reader.candidates,
+        rollouts=reader.rollouts,
+        unfinished=[i.name for i in iterations if i not in [done for done, _ in readable]],
+    )
+
+
+class _Reader:
+    """Goes through scored files and keeps, of each group, one number a quantity."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, list[float]] = {}
+        self.disagreement: list[np.ndarray] = []
+        self.divergent: list[tuple[float, int, Divergence]] = []  # a heap, the least divergent first
+        self.candidates: list[Candidate] = []
+        self.rollouts = 0
+
+    def read(self, files: list[Path], iteration: int, last: bool) -> int:
+        """Adds an iteration's groups; returns its first training step."""
+        before = len(self.disagreement)
+        for rows in _groups(files):
+            self._add(rows[0], rows[1:], iteration, last)
+        steps = self.values["step"][before:] if self.disagreement else []
+        return int(min(steps)) if steps else 0
+
+    def _add(self, proposal: Row, rollouts: list[Row], iteration: int, last: bool) -> None:
+        self.rollouts += len(rollouts)
+        loo, samples = _leave_one_out(rollouts)
+        by_position = _nanmean(1 - loo, axis=0) if len(loo) else np.full(POSITIONS, np.nan)
+        self.disagreement.append(by_position)
+        similar = [value for row in rollouts for value in row["step_similarity"] or () if value is not None]
+        own = {
+            "step": proposal["step"],
+            "proposer_reward": proposal["reward"],
+            "entropy": proposal["entropy"],
+            "density": rollouts[0]["density"] if rollouts else None,
+            "similarity": _mean(similar),
+            "disagreement": float(_nanmean(by_position, axis=0)),
+            **{
+                name: _mean([row[name] for row in rollouts]) for name in ("reward", "r_answer", "r_step", "step_weight")
+            },
+            "positions": float(np.isfinite(by_position).sum()) if rollouts else None,
+            "steps": _mean([len(row["steps"] or ()) for row in rollouts]),
+            "unanswered": _mean([float(row["answer_key"] is None) for row in rollouts]),
+            "cut_short": _mean([float(row["finish_reason"] == "length") for row in rollouts]),
+        }
+        for name, value in own.items():
+            self.values.setdefault(name, []).append(np.nan if value is None else value)
+        if not rollouts:
+            return
+        divergence = own["disagreement"]
+        group, step = proposal["group_id"], proposal["step"]
+        reward = np.nan if own["reward"] is None else own["reward"]
+        self.candidates.append(Candidate(group, iteration, reward, proposal["entropy"] or 0.0, divergence))
+        if last and np.isfinite(divergence):
+            heapq.heappush(self.divergent, (divergence, -step, Divergence(group, step, samples, loo)))
+            if len(self.divergent) > DIVERGENT:
+                heapq.heappop(self.divergent)
+
+
+def _groups(files: list[Path]) -> Iterator[list[Row]]:
+    """The rows of each group, the proposal first."""
+    rows: list[Row] = []
+    for file in files:
+        for batch in shards.read_batches(file, COLUMNS):
+            for row in batch.to_pylist():
+                if rows and row["group_id"] != rows[0]["group_id"]:
+                    yield rows
+                    rows = []
+                if row["step"] is None or bool(rows) == (row["role"] == PROPOSER):
+                    raise DataError(f"{file}: group {row['group_id']} lacks its step or its proposer row")
+                rows.append(row)
+    if rows:
+        yield rows
+
+
+def _leave_one_out(rollouts: list[Row]) -> tuple[np.ndarray, list[int]]:
+    """Similarities [n, POSITIONS] of the dominant rollouts to the others' prototype, and their places in the group."""
+    members = [place for place, row in enumerate(rollouts) if row["dominant"] and row["step_similarity"]]
+    matrix = np.full((len(members), POSITIONS), np.nan)
+    for index, place in enumerate(members):
+        values = rollouts[place]["step_similarity"][:POSITIONS]
+        matrix[index, : len(values)] = [np.nan if value is None else value for value in values]
+    for position in range(POSITIONS):
+        there = np.isfinite(matrix[:, position])
+        if there.sum() >= 2:
+            matrix[there, position] = leave_one_out(matrix[there, position])
+    return matrix, members
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _nanmean(values: np.ndarray, axis: int) -> Any:
+    """Mean over `axis` of what is known; NaN, without a warning, where nothing is."""
+    known = np.isfinite(values)
+    total, count = np.where(known, values, 0).sum(axis), known.sum(axis)
+    return np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)
+
+
+def _optimizer(iterations: list[Iteration]) -> dict[str, dict[str, np.ndarray]]:
+    found: dict[str, dict[str, list[float]]] = {}
+    for iteration in iterations:
+        if iteration.metrics:
+            for batch in shards.read_batches(iteration.metrics, METRICS):
+                for row in batch.to_pylist():
+                    own = found.setdefault(row["role"], {})
+                    for name in ("step", "kl", "kl_coef", "grad_norm"):
+                        value = row[name]
+                        own.setdefault(name, []).append(np.nan if value is None else float(value))
+    return {role: {name: np.array(values) for name, values in own.items()} for role, own in found.items()}
+
+
+def _evaluations(path: Path, iterations: list[Iteration]) -> list[Evaluations]:
+    """What was evaluated alike is one line: the same benchmark with the same parameters."""
+    alike: dict[tuple[Any, ...], dict[int, np.ndarray]] = {}
+    labels: dict[tuple[Any, ...], str] = {}
+    for file, metadata in find_evaluations(path, iterations):
+        key = (metadata.inputs, metadata.seed, json.dumps(metadata.params, sort_keys=True))
+        labels.setdefault(key, _label(metadata))
+        if len(means := _question_means(file)):
+            alike.setdefault(key, {})[metadata.policy.step] = means
+    lines = []
+    for key, by_step in alike.items():
+        line = Evaluations(labels[key])
+        for step, means in sorted(by_step.items()):
+            low, high = _interval(means)
+            line.step.append(step)
+            line.accuracy.append(float(means.mean()))
+            line.low.append(low)
+            line.high.append(high)
+            line.questions = max(line.questions, len(means))
+        lines.append(line)
+    return sorted(lines, key=lambda line: -len(line.step))
+
+
+def _label(metadata: Metadata) -> str:
+    benchmark = metadata.params.get("task") or (metadata.inputs[0].name if metadata.inputs else "benchmark")
+    samples, temperature = metadata.params.get("samples") or 1, metadata.params.get("temperature") or 0
+    how = "greedy" if not temperature else f"T = {temperature:g}"
+    return f"{str(benchmark).removesuffix('.parquet')}, {how}" + (f", {samples} samples" if samples != 1 else "")
+
+
+def _question_means(path: Path) -> np.ndarray:
+    """The mean score of each question [q]: its samples count as one observation."""
+    columns = pa.schema([EVALUATED.field(name) for name in ("id", "score")])
+    totals: dict[str, list[float]] = {}
+    for file in shards.input_files([path]):
+        for batch in shards.read_batches(file, columns):
+            for key, score in zip(batch["id"].to_pylist(), batch["score"].to_pylist(), strict=True):
+                if score is not None:
+                    own = totals.setdefault(key, [0.0, 0])
+                    own[0], own[1] = own[0] + score, own[1] + 1
+    return np.array([total / count for total, count in totals.values()])
+
+
+def _interval(means: np.ndarray) -> tuple[float, float]:
+    """95 %: Wilson's where a question is right or wrong, which does not shrink to nothing where all are right; else
+    the normal one over the questions."""
+    n, mean = len(means), float(means.mean())
+    if np.all((means == 0) | (means == 1)):
+        middle = (mean + Z**2 / (2 * n)) / (1 + Z**2 / n)
+        margin = Z / (1 + Z**2 / n) * (mean * (1 - mean) / n + Z**2 / (4 * n**2)) ** 0.5
+    else:
+        middle, margin = mean, Z * float(means.std(ddof=1)) / n**0.5 if n > 1 else 0.5
+    return max(middle - margin, 0.0), min(middle + margin, 1.0)
