@@ -44,8 +44,8 @@ class Browser:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        self._process.kill()
-        self._process.wait()
+        self._call("Browser.close")
+        self._process.wait(timeout=30)
         os.close(self._write)
         os.close(self._read)
 

@@ -1,0 +1,315 @@
+"""The report: one page that asks the network nothing, in which text stays text. A real browser looks at it too."""
+
+import base64
+import hashlib
+import io
+import json
+import math
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from typer.testing import CliRunner
+
+from ireasoner_cli.app import app
+from ireasoner_cli.report import charts
+from ireasoner_cli.report.figures import read_run
+from stages.contract import EVALUATED, METRICS
+from tests import browser, chain
+from tests.conftest import draw
+
+HOSTILE = (
+    '"><script>document.title="owned"</script><img src=x onerror=\'document.title="owned"\'>{{7*7}}</style>\x1b\x00‮'
+)
+HOSTILE_LINK = "https://evil.example/x.png"
+
+
+def invoke(*arguments: str, code: int = 0) -> str:
+    done = CliRunner().invoke(app, list(arguments))
+    assert done.exit_code == code, done.output
+    return done.output
+
+
+def write_run(folder: Path, extra: tuple[str, ...] = (), seed: int = 0) -> Path:
+    """Two finished iterations and one whose rollouts are not scored yet, with metrics and evaluations."""
+    for iteration in (1, 2, 3):
+        place = folder / f"it{iteration:04d}"
+        place.mkdir(parents=True)
+        rng = np.random.default_rng([seed, iteration])
+        groups = []
+        for index in range(8):
+            texts = [chain.solution(int(rng.integers(1, 3)), f"item one is {rng.integers(9)}", "so") for _ in range(4)]
+            groups.append(chain.group(index, f"pool/{index}.png", texts, question=f"How many are {index}?"))
+        if iteration == 2:
+            groups[3] = chain.group(
+                3, "pool/3.png", [chain.solution(HOSTILE, HOSTILE, HOSTILE_LINK)] * 2 + [HOSTILE], question=HOSTILE
+            )
+        for index, group in enumerate(groups):
+            for row in group:
+                row["group_id"] = f"{iteration:08x}{index:08x}"
+        step = 8 * (iteration - 1)
+        chain.write_shard(place / "rollouts.parquet", groups, step=step, params={"propose": {"prompt": HOSTILE}})
+        if iteration == 3:
+            continue
+        invoke("score", str(place / "rollouts.parquet"), "--total-steps", "16", "--model", "model", *extra)
+        (place / "policy").mkdir()
+        metrics = [
+            {"step": step + 1 + i, "role": role, "kl": 0.01 * i, "kl_coef": 1e-3, "grad_norm": 1.0, "loss": 0.0,
+             "advantages": [0.0], "importance_weight": 1.0, "tokens": 9}
+            for i in range(8) for role in ("solver", "proposer")
+        ]  # fmt: skip
+        pq.write_table(pa.Table.from_pylist(metrics, METRICS), place / "policy" / "metrics.parquet")
+        write_evaluation(place / "eval.parquet", [1.0] * (4 + 4 * iteration) + [0.0] * 4, step + 8)
+    write_evaluation(folder / "base.parquet", [1.0] * 4 + [0.0] * 4, 0)
+    return folder
+
+
+def write_evaluation(path: Path, scores: list[float], step: int) -> None:
+    rows = [{"id": str(place), "sample_index": 0, "score": score} for place, score in enumerate(scores)]
+    content = {"format": 1, "stage": "eval", "model": {"name": "model"}, "policy": {"step": step}}
+    content |= {"inputs": [{"name": "charts.parquet", "sha256": "00"}], "params": {"temperature": 0.0, "samples": 1}}
+    table = pa.Table.from_pylist(rows, EVALUATED)
+    pq.write_table(table.replace_schema_metadata({"ireasoner": json.dumps(content)}), path)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> Iterator[Path]:
+    """report.html of two runs, made in a folder with their pool and model."""
+    folder = tmp_path_factory.mktemp("report")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for index in range(8):
+            draw(Path(f"pool/{index}.png"), index)
+        Path("model").symlink_to(model_dir)
+        write_run(Path("first"))
+        write_run(Path("steps-alone"), ("--reward", "step"), seed=1)
+        assert invoke("report", "first", "steps-alone", "--out", "report.html").endswith("report.html\n")
+        yield folder / "report.html"
+
+
+class Page(HTMLParser):
+    """What a browser would make of the page: tags with their attributes, text, and scripts apart from it."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.text = self.script = self.style = ""
+        self._inside = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {name: value or "" for name, value in attrs}))
+        self._inside = tag
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._inside == "script":
+            self.script += data
+        elif self._inside == "style":
+            self.style += data
+        else:
+            self.text += data
+
+
+def test_hostile_text_stays_text_and_nothing_is_asked_of_the_network(page: Path) -> None:
+    parsed = Page(page.read_text())
+    assert HOSTILE.split("\x1b")[0] in parsed.text and "{{7*7}}" in parsed.text
+    names = [name for name, _ in parsed.tags]
+    assert names.count("script") == names.count("style") == 1
+    assert not {"link", "iframe", "object", "embed", "base", "video", "audio"} & set(names)
+    for name, attributes in parsed.tags:
+        assert not [key for key in attributes if key.startswith("on")], (name, attributes)
+        assert attributes.get("src", "data:").startswith("data:image/webp;base64,") or name != "img"
+        assert attributes.get("href", "#").startswith("#")
+        assert name == "img" or "src" not in attributes
+    assert "url(" not in parsed.style and "@import" not in parsed.style
+    assert not re.search(r"\b(fetch|XMLHttpRequest|innerHTML|eval|import)\b", parsed.script)
+    policy = next(a["content"] for _, a in parsed.tags if a.get("http-equiv") == "Content-Security-Policy")
+    digest = base64.b64encode(hashlib.sha256(parsed.script.encode()).digest()).decode()
+    assert policy.startswith("default-src 'none'") and f"script-src 'sha256-{digest}'" in policy
+
+
+def test_what_the_page_shows(page: Path) -> None:
+    parsed = Page(page.read_text())
+    for words in (
+        "Held-out accuracy", "Proposer's reward", "Density of the dominant group", "Valid step positions",
+        "Disagreement over training", "KL coefficient", "it0003 not scored yet", "charts, greedy",
+    ):  # fmt: skip
+        assert words in parsed.text, words
+    pictures = [attributes["src"] for name, attributes in parsed.tags if name == "img"]
+    cards = [attributes for name, attributes in parsed.tags if name == "article"]
+    assert len(pictures) == len(cards) == 32  # all groups of both runs: fewer than asked for
+    assert {card["data-kinds"].split()[0] for card in cards} <= {"unanimous", "majority", "split"}
+    image = Image.open(io.BytesIO(base64.b64decode(pictures[0].split(",")[1])))
+    assert image.size == (64, 48)
+
+
+def test_figures_are_those_of_the_rows(page: Path) -> None:
+    run = read_run(page.parent / "first", "first")
+    rows = [row for name in ("it0001", "it0002") for row in chain.rows(page.parent / "first" / name / "scored.parquet")]
+    groups = [[row for row in rows if row["group_id"] == g] for g in dict.fromkeys(row["group_id"] for row in rows)]
+    assert run.groups["step"].tolist() == list(range(1, 17)) and run.starts == [1, 9]
+    for place, (proposal, *rollouts) in enumerate(groups):
+        assert run.groups["proposer_reward"][place] == proposal["reward"]
+        assert math.isclose(run.groups["reward"][place], sum(row["reward"] for row in rollouts) / len(rollouts))
+        valid = [sum(s is not None for s in row["step_similarity"] or ()) for row in rollouts]
+        assert run.groups["positions"][place] == max(valid)
+    (line,) = run.evaluations
+    assert line.step == [0, 8, 16] and line.accuracy == [0.5, 8 / 12, 0.75]
+    assert all(low < value < high for low, value, high in zip(line.low, line.accuracy, line.high, strict=True))
+
+
+def test_the_gallery_is_bounded_and_pictures_must_be_the_recorded_ones(
+    page: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(page.parent)
+    monkeypatch.setattr("ireasoner_cli.report.gallery.Budget.__init__.__defaults__", (1,))
+    invoke("report", "first", "--out", "small.html", "--gallery", "4")
+    parsed = Page(Path("small.html").read_text())
+    assert [name for name, _ in parsed.tags].count("img") == 1
+    assert "left out: the page has its share of pictures" in parsed.text
+    monkeypatch.undo()
+    monkeypatch.chdir(page.parent)
+    Path("pool/0.png").write_bytes(Path("pool/1.png").read_bytes())
+    invoke("report", "first", "--out", "changed.html")
+    assert "the image has changed since" in Path("changed.html").read_text()
+
+
+def test_pictures_are_found_from_elsewhere(page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    invoke("report", str(page.parent / "first"), "--out", "there.html")
+    assert "data:image/webp" in Path("there.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("code", "arguments", "says"),
+    [
+        (2, ["nowhere"], "not a run's folder"),
+        (2, ["pool"], "not a run's folder"),
+        (2, ["first", "first"], "named twice"),
+        (2, ["first"] * 7, "cannot be told apart"),
+        (2, ["first", "--out", "pool/1.png"], "is no report"),
+        (3, ["first/it0003"], "nothing in this run is scored yet"),
+    ],
+)
+def test_mistakes(page: Path, monkeypatch: pytest.MonkeyPatch, code: int, arguments: list[str], says: str) -> None:
+    monkeypatch.chdir(page.parent)
+    assert says in " ".join(invoke("report", *arguments, code=code).split())
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 5000), st.floats(-1e6, 1e6) | st.just(math.nan)), max_size=200),
+    st.booleans(),
+    st.sampled_from([(None, None), (0.0, None), (0.0, 1.0)]),
+)
+def test_any_numbers_make_a_drawing_within_its_frame(
+    points: list[tuple[int, float]], log: bool, bounds: tuple[float | None, float | None]
+) -> None:
+    x, y = (np.array([point[place] for point in points], dtype=float) for place in (0, 1))
+    if bounds[0] is not None:
+        y = np.clip(y, *bounds)
+    drawn = charts.chart("", "", [charts.binned("a", 0, x, y, 3)], log=log, bounds=bounds)
+    assert drawn is not None or log or not np.isfinite(y).any()
+    for line in drawn.lines if drawn else ():
+        numbers = [float(number) for number in re.findall(r"-?[\d.]+", line.path)]
+        assert all(charts.LEFT - 1 <= value <= charts.WIDTH for value in numbers[::2])
+        assert all(0 <= value <= charts.HEIGHT for value in numbers[1::2])
+
+
+# ------------------------------------------------------------------------------------------- in a browser
+
+
+@pytest.fixture(scope="module")
+def shown(page: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[browser.Browser]:
+    if browser.EXECUTABLE is None:
+        pytest.skip("no Chromium here (Debian: apt-get install chromium)")
+    with browser.Browser(tmp_path_factory.mktemp("profile")) as opened:
+        opened.open(page)
+        yield opened
+
+
+COUNT = "[...document.querySelectorAll('.group-card')].filter(card => card.checkVisibility()).length"
+
+
+def test_it_renders_and_the_console_stays_clean(shown: browser.Browser, page: Path) -> None:
+    assert shown.ask("document.title") == "first · steps-alone – report"
+    assert shown.ask(COUNT) == 32
+    assert shown.ask("document.querySelectorAll('svg.chart .stroke').length") >= 30
+    assert shown.ask("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
+    assert shown.ask("document.documentElement.scrollWidth <= innerWidth")
+    assert shown.requests == [page.resolve().as_uri()] + [url for url in shown.requests[1:] if url.startswith("data:")]
+    assert shown.problems == []
+
+
+def test_filters_search_and_order(shown: browser.Browser) -> None:
+    choose = "(([id, value]) => {{ const e = document.getElementById(id); e.value = value; for (const kind of ['input', 'change']) e.dispatchEvent(new Event(kind, {{bubbles: true}})); }})({})"  # noqa: E501
+    shown.type_into("#search", "are 5?")
+    assert shown.ask(COUNT) == 4 and shown.ask("document.querySelector('#count').textContent") == "4 shown"
+    shown.ask(choose.format(json.dumps(["iteration", "it0001"])))
+    assert shown.ask(COUNT) == 2
+    shown.ask(choose.format(json.dumps(["run", "1"])))
+    assert shown.ask(COUNT) == 1
+    shown.type_into("#search", " nothing like it")
+    assert shown.ask(COUNT) == 0 and shown.ask("document.querySelector('#empty').checkVisibility()")
+    shown.ask("document.querySelector('#clear').click()")
+    assert shown.ask(f"new Promise(done => setTimeout(() => done({COUNT}), 50))") == 32
+    shown.ask(choose.format(json.dumps(["sort", "-reward"])))
+    rewards = shown.ask("[...document.querySelectorAll('.group-card')].map(card => Number(card.dataset.reward))")
+    assert rewards == sorted(rewards, reverse=True)
+    shown.ask("document.querySelector('input[data-run=\"0\"]').click()")
+    assert shown.ask(COUNT) == 16
+    assert shown.ask("getComputedStyle(document.querySelector('svg.chart .run-0')).display") == "none"
+    shown.ask("document.querySelector('input[data-run=\"0\"]').click()")
+    assert shown.ask(COUNT) == 32
+    assert shown.problems == []
+
+
+def test_hostile_text_is_shown_and_does_nothing(shown: browser.Browser) -> None:
+    headings = shown.ask("[...document.querySelectorAll('.group-card h3')].map(heading => heading.textContent)")
+    assert any("<script>" in heading and "onerror" in heading for heading in headings)
+    assert shown.ask("document.scripts.length") == 1
+    assert "owned" not in shown.ask("document.title")
+    assert not any("evil.example" in url for url in shown.requests)
+    assert shown.problems == []
+
+
+def test_the_pointer_tells_numbers_and_a_row_leads_to_its_group(shown: browser.Browser) -> None:
+    shown.ask("document.querySelector('svg.chart').scrollIntoView({block: 'center', behavior: 'instant'})")
+    frame = shown.ask("document.querySelector('svg.chart').getBoundingClientRect().toJSON()")
+    where = {"x": frame["x"] + frame["width"] - 30, "y": frame["y"] + frame["height"] / 2}
+    shown.call("Input.dispatchMouseEvent", type="mouseMoved", **where)
+    tip = shown.ask("document.querySelector('#tip').textContent")
+    assert "first" in tip and "steps-alone" in tip and "0.75" in tip
+    shown.ask("document.querySelector('.link').dispatchEvent(new MouseEvent('click', {bubbles: true}))")
+    assert shown.ask("document.querySelector('.group-card.found').dataset.group") == shown.ask(
+        "document.querySelector('.link').dataset.group"
+    )
+    assert shown.problems == []
+
+
+def test_light_dark_and_print(shown: browser.Browser) -> None:
+    background = "getComputedStyle(document.body).backgroundColor"
+    light = shown.ask(background)
+    shown.ask("document.querySelector('#theme').click()")
+    dark = shown.ask(background)
+    assert dark != light
+    shown.call("Emulation.setEmulatedMedia", media="print")
+    assert shown.ask(background) == "rgb(255, 255, 255)"
+    assert not shown.ask("document.querySelector('#filters').checkVisibility()")
+    assert shown.ask(COUNT) == 12
+    shown.call("Emulation.setEmulatedMedia", media="")
+    shown.ask("document.querySelector('#theme').click()")
+    shown.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
+    shown.ask("delete document.documentElement.dataset.theme")
+    assert shown.ask(background) == dark
+    assert shown.problems == []
