@@ -15,7 +15,7 @@ ITERATIONS ?= 500
 ROWS ?= 10000
 SECONDS ?= 600
 
-.PHONY: install test demo picture bench lint types clean campaign-kill campaign-soak campaign-fuzz campaign-fuzz-guided
+.PHONY: install test demo picture bench docs lint types clean campaign-kill campaign-soak campaign-fuzz campaign-fuzz-guided
 
 install: $(STAMP)
 
@@ -63,6 +63,10 @@ campaign-fuzz: $(STAMP)
 campaign-fuzz-guided: $(STAMP)
 	$(BIN)/pip install -q atheris
 	$(BIN)/python -m tests.campaigns.fuzz --coverage --seconds $(SECONDS)
+
+# The pages of docs/ that follow from the code: the Parquet reference, a page a command.
+docs: $(STAMP)
+	$(BIN)/python -m ireasoner_cli.reference docs
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

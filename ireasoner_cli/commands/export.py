@@ -23,7 +23,7 @@ def command(
 
     ireasoner export policy/ --merge charts-solver/
 
-    ireasoner export runs/first/it0040/policy --merge solver/ --model models/Qwen2.5-VL-7B-Instruct
+    ireasoner export it0040/policy --merge solver/ --model models/Qwen2.5-VL-7B
     """
     from stages.export import export
 

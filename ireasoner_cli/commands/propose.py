@@ -34,7 +34,7 @@ def command(
 
     ireasoner propose --images pool/
 
-    ireasoner propose --images pool/ --policy it0001/policy --out it0002/questions.parquet
+    ireasoner propose --images pool/ --policy it0001/policy --shard 1/4
     """
     part = options.parse_part(shard) if shard else None
     settings = options.sampling(

@@ -31,7 +31,7 @@ def command(
 
     ireasoner rollout questions.parquet
 
-    ireasoner rollout questions.parquet --policy it0001/policy --samples 8 --shard 1/4
+    ireasoner rollout questions.parquet --policy it0001/policy --samples 8
     """
     part = options.parse_part(shard) if shard else None
     settings = options.sampling(

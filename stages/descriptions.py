@@ -1,0 +1,75 @@
+"""What every column means, in a sentence each: `docs/parquet.md` is made of this and the schemas of `contract`."""
+
+TRAJECTORY = {
+    "group_id": "16 hex digits: hash of the run's seed, the training step and the image's hash",
+    "group_index": "0-based position of the group in this iteration, the same however the work is sharded",
+    "role": "`proposer` or `solver`",
+    "sample_index": "0 for the proposer, 0…N−1 for the solver",
+    "image": "Hugging Face Image feature; path as reached from the working directory; bytes with `--embed-images`, "
+    "and always when the image has no file of its own",
+    "image_sha256": "of the encoded file; checked whenever the image is read again",
+    "question": "the parsed question; null if the proposal had none",
+    "prompt": "the user text that was sent with the image",
+    "completion": "decoded text without special tokens",
+    "token_ids": "exactly the sampled tokens, end-of-turn token included when it was sampled; rows without any "
+    "are never learned from",
+    "logprobs": "natural-log probability of each token under the distribution it was sampled from, that is after "
+    "masking, temperature and top-p",
+    "finish_reason": "`stop` or `length`",
+    "seed": "the trajectory's own seed, below 2^63: hash of group_id, role and sample_index",
+    "reject_reason": "null, or what was wrong (unreadable image, no question …)",
+}
+
+SCORE_COLUMNS = {
+    "step": "training step t of the group: policy step at propose + group_index + 1",
+    "answer": "text of the answer tag; null if there is none",
+    "answer_key": "canonical form by which answers are compared; null with answer",
+    "steps": "the reasoning steps, at most `--max-steps`",
+    "answer_prob": "p(a∣x,q): share of the N rollouts with this answer_key; 0 where null",
+    "entropy": "Shannon entropy (nats) of the group's answers, all unparsed rollouts together being one more outcome; "
+    "on every row of the group; null without rollouts",
+    "dominant": "in the dominant-answer group G",
+    "density": "ρ = (|G|/N)^γ",
+    "step_similarity": "cosine of each step to its prototype; null where the position does not count; null list "
+    "outside the dominant group",
+    "r_answer": "p(a)^α · (1 − η·ℓ)",
+    "r_step": "ρ · Σ_j w_j (1 + cos)/2 / Σ_j w_j",
+    "step_weight": "λ(t)",
+    "reward": "what `update` learns from; null where it must not",
+}
+
+METRICS = {
+    "step": "training step of the last group in the optimizer step",
+    "role": "whose adapter moved",
+    "loss": "policy gradient and KL term together",
+    "kl": "KL(π‖π_ref), nats a token, exact over the vocabulary that can be sampled",
+    "kl_coef": "β with which this step was taken",
+    "advantages": "reward − baseline of each trajectory",
+    "grad_norm": "before clipping; a step whose gradient is not finite is skipped",
+    "importance_weight": "mean of ŵ = min(π/μ, 2)",
+    "tokens": "tokens learned from",
+}
+
+BENCHMARK = {
+    "id": "one a question",
+    "image": "the picture",
+    "question": "what is asked",
+    "answers": "any of these is right",
+    "type": "kind of question, for accuracy by kind",
+    "choices": "options, lettered A, B, … behind the question",
+    "images": "several pictures, instead of `image`",
+}
+
+EVALUATED = {
+    "id": "of the benchmark's row",
+    "sample_index": "0…`--samples` − 1",
+    "type": "of the benchmark's row",
+    "image_sha256": "of the picture, or of the hashes of several",
+    "prompt": "the user text that was sent",
+    "completion": "decoded text without special tokens",
+    "prediction": "the parsed answer; null if there is none",
+    "answers": "of the benchmark's row",
+    "score": "1 right, 0 wrong; null where an image cannot be read",
+    "tokens": "of the completion",
+    "finish_reason": "`stop` or `length`",
+}
