@@ -5,6 +5,7 @@ runs/first/it0001/{questions,rollouts,scored}.parquet  policy/  eval.parquet    
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,15 +29,16 @@ class Iteration:
         return self.folder.resolve().name
 
     def output(self, name: str) -> Path | None:
-        """`name.parquet` or the directory of parts `name`, finished or not; None when there is neither."""
+        """`name.parquet` or the directory of parts `name`, if it has rows, finished or not; None when neither has."""
         for path in (self.folder / f"{name}.parquet", self.folder / name):
-            if path.exists() or shards.partial_directory(path).is_dir():
+            with suppress(UsageError, DataError):
+                shards.find_output(path)
                 return path
         return None
 
     @property
     def furthest(self) -> Path:
-        """The output of the last stage that has begun to write one."""
+        """The output of the last stage that has written rows."""
         return next(path for path in map(self.output, reversed(OUTPUTS)) if path)
 
     @property

@@ -8,7 +8,9 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
+from ireasoner_cli.app import app
 from stages.contract import PROPOSER, SOLVER, InputRef, Metadata, PolicyRef
 from stages.errors import DataError, EngineError, UsageError
 from stages.export import LINEAGE_FILE, export
@@ -143,6 +145,13 @@ def test_done_is_done_and_nothing_else_is_written_over(policy: Path) -> None:
         with pytest.raises(UsageError, match=says):
             export(policy, Path(place))
     assert not [path for path in Path().iterdir() if path.name.startswith(".")]
+
+
+def test_the_command_prints_where_it_is(policy: Path) -> None:
+    for summary in ("step 48, merged 14", "up to date"):
+        done = CliRunner().invoke(app, ["export", "policy", "--merge", "merged"])
+        assert (done.exit_code, done.stdout) == (0, "merged\n") and summary in done.stderr
+    assert CliRunner().invoke(app, ["export", "pool", "--merge", "merged"]).exit_code == 3
 
 
 def test_an_interrupted_export_leaves_nothing_and_is_done_again(policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,8 +105,11 @@ def test_a_runs_folder_is_a_line_an_iteration(scored: Path) -> None:
     (Path("it0010") / "scored.parquet").rename("it0010/rollouts.parquet")
     scored.unlink()
     Path("rollouts.parquet").unlink()
+    for begun in ("it0010/scored.parquet", "it0011/questions.parquet"):  # a stage that has only just started
+        shards.partial_directory(Path(begun)).mkdir(parents=True)
     content = run_json(".")
     assert [Path(each["path"]).parent.name for each in content] == ["it0001", "it0002", "it0010"]
+    assert content[2]["path"] == "it0010/rollouts.parquet"
     assert "it0010" in run(".")
 
 

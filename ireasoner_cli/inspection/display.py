@@ -156,7 +156,8 @@ def run_view(iterations: Sequence[tuple[Iteration, Summary]]) -> RenderableType:
     for heading in ("iteration", "done", "groups", "rollouts", *columns.values()):
         table.add_column(heading, justify="left" if heading in ("iteration", "done") else "right")
     for iteration, summary in iterations:
-        done = "update" if iteration.policy else summary.kind
+        # Of all but the last, the policy may have been removed since.
+        done = "update" if iteration.policy or iteration is not iterations[-1][0] else summary.kind
         cells = [
             f"{distribution.values.mean():.3f}" if (distribution := summary.distributions.get(name)) else "–"
             for name in columns

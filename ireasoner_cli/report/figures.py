@@ -90,21 +90,20 @@ def read_run(path: Path, name: str) -> Run:
     iterations = find_iterations(path)
     if not iterations:
         raise UsageError(f"{path}: not a run's folder; it has no iteration (such as it0001/) and no shard")
-    scored = [(iteration, output) for iteration in iterations if (output := iteration.output("scored"))]
-    readable = [(iteration, output) for iteration, output in scored if output.exists()]
-    if not readable:
+    scored = [iteration for iteration in iterations if scored_files(iteration)]
+    if not scored:
         raise DataError(f"{path}: nothing in this run is scored yet; `ireasoner score` comes first")
     reader = _Reader()
-    starts = []
-    for place, (_, output) in enumerate(readable):
-        starts.append(reader.read(shards.find_output(output).files, place, last=place == len(readable) - 1))
+    starts = [
+        reader.read(scored_files(iteration), place, last=place == len(scored) - 1)
+        for place, iteration in enumerate(scored)
+    ]
     order = np.argsort(np.array(reader.values["step"]), kind="stable")
-    metadata = shards.read_metadata(shards.find_output(readable[-1][1]).files[0])
     return Run(
         path=path,
         name=name,
-        iterations=[iteration for iteration, _ in readable],
-        metadata=metadata,
+        iterations=scored,
+        metadata=shards.read_metadata(scored_files(scored[-1])[0]),
         starts=starts,
         groups={key: np.array(values, dtype=np.float64)[order] for key, values in reader.values.items()},
         disagreement=np.array(reader.disagreement).reshape(-1, POSITIONS)[order],
@@ -113,8 +112,14 @@ def read_run(path: Path, name: str) -> Run:
         divergent=[each for *_, each in sorted(reader.divergent, key=lambda entry: entry[:2], reverse=True)],
         candidates=reader.candidates,
         rollouts=reader.rollouts,
-        unfinished=[i.name for i in iterations if i not in [done for done, _ in readable]],
+        unfinished=[iteration.name for iteration in iterations if iteration not in scored],
     )
+
+
+def scored_files(iteration: Iteration) -> list[Path]:
+    """The finished files of the iteration's scored shard."""
+    output = iteration.output("scored")
+    return shards.find_output(output).files if output else []
 
 
 class _Reader:

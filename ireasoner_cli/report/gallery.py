@@ -12,7 +12,7 @@ from PIL import Image
 
 from ireasoner_cli.agreement import divergence
 from ireasoner_cli.inspection.groups import Answer, Group, read_groups
-from ireasoner_cli.report.figures import Candidate, Run
+from ireasoner_cli.report.figures import Candidate, Run, scored_files
 from stages import images, shards
 from stages.errors import DataError
 from stages.rewards.terms import RewardTerms, reward_terms
@@ -70,14 +70,11 @@ class Card:
 def cards(run: Run, place: int, count: int, budget: "Budget") -> list[Card]:
     """The chosen groups in the order of their steps. Raises DataError for a damaged shard."""
     chosen = _choose(run, count)
+    by_id = {candidate.group_id: candidate for candidate in chosen}
     result = []
     for index, iteration in enumerate(run.iterations):
         ids = [candidate.group_id for candidate in chosen if candidate.iteration == index]
-        output = iteration.output("scored")
-        if not ids or output is None:
-            continue
-        files = shards.find_output(output).files
-        by_id = {candidate.group_id: candidate for candidate in chosen}
+        files = scored_files(iteration)
         for group in read_groups(files, shards.read_metadata(files[0]), ids):
             result.append(_card(run, place, iteration.name, group, by_id[group.id], budget))
     return result

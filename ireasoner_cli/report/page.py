@@ -17,7 +17,7 @@ from ireasoner_cli.report import charts
 from ireasoner_cli.report.charts import Cell, Chart, HeatMap, Series
 from ireasoner_cli.report.figures import POSITIONS, Run, read_run
 from ireasoner_cli.report.gallery import Budget, Card, cards
-from stages import __version__
+from stages import __version__, shards
 from stages.contract import PROPOSER, SOLVER, STAGES
 from stages.errors import EngineError, UsageError
 
@@ -60,6 +60,7 @@ def write_report(runs: Sequence[Path], out: Path, gallery: int, force: bool) -> 
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         unfinished.write_text(html, encoding="utf-8", errors="replace")
+        shards.sync_file(unfinished)
         os.replace(unfinished, out)
     except OSError as error:
         raise EngineError(f"{out}: cannot be written ({error.strerror or error})") from error
