@@ -37,9 +37,11 @@ demo: $(STAMP)
 	PATH="$(abspath $(BIN)):$$PATH" $(MAKE) --no-print-directory -C demo PYTHON=python
 	@echo 'First type: . $(BIN)/activate'
 
-# The README's picture, from the demo as it was last run.
+# The README's pictures, from the demo as it was last run. The second needs Chromium.
 picture: demo
 	$(BIN)/python -m ireasoner_cli.demo.summary demo docs/demo.svg
+	cd demo && $(abspath $(BIN))/ireasoner report .
+	$(BIN)/python -m tests.browser demo/report.html '#steps' docs/report.png
 
 # The learner against a plain loop and trl, rollout against bare vLLM, score against a plain loop: 20 minutes on two cores.
 bench: $(STAMP)

@@ -1,10 +1,15 @@
-"""Chromium without a window, over its DevTools pipe: enough to open a page, ask it things and listen to its console."""
+"""Chromium without a window, over its DevTools pipe: enough to open a page, ask it things and listen to its console.
+
+python -m tests.browser PAGE SELECTOR PICTURE   takes a picture of the page where the selector's element begins
+"""
 
 import base64
 import json
 import os
 import shutil
 import subprocess
+import sys
+import tempfile
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -95,6 +100,19 @@ class Browser:
         self.ask(f"document.querySelector({json.dumps(selector)}).focus()")
         self.call("Input.insertText", text=text)
 
-    def screenshot(self, file: Path, full: bool = False) -> None:
-        answer = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=full)
-        file.write_bytes(base64.b64decode(answer["data"]))
+    def screenshot(self, selector: str, file: Path, width: int = 1400, height: int = 1260) -> None:
+        """The window as a PNG, scrolled to where the selector's element begins."""
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        self.call("Emulation.setDeviceMetricsOverride", **size)
+        self.call("Emulation.setScrollbarsHidden", hidden=True)
+        self.ask(f"document.querySelector({json.dumps(selector)}).scrollIntoView({{behavior: 'instant'}})")
+        self.ask("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        file.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
+
+
+if __name__ == "__main__":
+    if EXECUTABLE is None:
+        sys.exit("no Chromium here (Debian: apt-get install chromium)")
+    with tempfile.TemporaryDirectory() as profile, Browser(Path(profile)) as opened:
+        opened.open(Path(sys.argv[1]))
+        opened.screenshot(sys.argv[2], Path(sys.argv[3]))

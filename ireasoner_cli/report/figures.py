@@ -148,6 +148,7 @@ class _Reader:
         similar = [value for row in rollouts for value in row["step_similarity"] or () if value is not None]
         own = {
             "step": proposal["step"],
+            "asked": float(proposal["question"] is not None),
             "proposer_reward": proposal["reward"],
             "entropy": proposal["entropy"],
             "density": rollouts[0]["density"] if rollouts else None,

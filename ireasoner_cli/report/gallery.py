@@ -68,7 +68,7 @@ class Card:
 
 
 def cards(run: Run, place: int, count: int, budget: "Budget") -> list[Card]:
-    """The chosen groups in the order of their steps. Raises DataError for a damaged shard."""
+    """Groups of the run, about `count` of them, iteration by iteration. Raises DataError for a damaged shard."""
     chosen = _choose(run, count)
     by_id = {candidate.group_id: candidate for candidate in chosen}
     result = []

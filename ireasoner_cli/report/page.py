@@ -55,6 +55,7 @@ def write_report(runs: Sequence[Path], out: Path, gallery: int, force: bool) -> 
     read = [read_run(path, name) for path, name in zip(runs, _names(runs), strict=True)]
     budget = Budget()
     shown = [card for place, run in enumerate(read) for card in cards(run, place, gallery // len(read), budget)]
+    shown.sort(key=lambda card: -card.divergence if np.isfinite(card.divergence) else np.inf)
     html = render(read, shown)
     unfinished = out.with_name(f".{out.name}.partial")
     try:
@@ -110,7 +111,7 @@ def render(runs: Sequence[Run], shown: Sequence[Card]) -> str:
         by_depth=_by_depth(runs),
         step_by_step=[_step_by_step(run, place) for place, run in enumerate(runs) if run.divergent],
         cards=shown,
-        iterations=list(dict.fromkeys(card.iteration for card in shown)),
+        iterations=sorted({card.iteration for card in shown}),
         lineage=[_lineage(run) for run in runs],
         total=sum(len(run.candidates) for run in runs),
     )
@@ -162,6 +163,7 @@ def _sections(runs: Sequence[Run]) -> list[Section]:
             group("Proposer's reward", "of a group's question", "proposer_reward", high=1.0),
             group("Answer entropy", "nats; dashed: what the Proposer aims at", "entropy",
                   _setting(runs, "score", "entropy_target")),
+            group("Questions asked", "share of proposals that hold one", "asked", high=1.0),
         ]),
         ("Consensus", "How many rollouts share the dominant answer, and how alike they reason.", [
             group("Density of the dominant group", "ρ = (|G|/N)^γ", "density", high=1.0),
@@ -195,7 +197,7 @@ def _tiles(runs: Sequence[Run]) -> list[Tile]:
     tiles = []
     for label, lines in _evaluation_lines(runs)[:2]:
         name = label.split(" (")[0]
-        values = [(line.run, f"{100 * line.y[0]:.1f} %", f"{100 * line.y[-1]:.1f} %") for line in lines]
+        values = [(line.run, f"{100 * line.y[0]:.3g} %", f"{100 * line.y[-1]:.3g} %") for line in lines]
         tiles.append(Tile(f"Accuracy · {name}", values, charts.chart("", "", lines)))
     quantities = [
         ("Solver's reward", "reward", 3),
