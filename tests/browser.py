@@ -100,13 +100,18 @@ class Browser:
         self.ask(f"document.querySelector({json.dumps(selector)}).focus()")
         self.call("Input.insertText", text=text)
 
+    def scroll_to(self, selector: str, block: str = "start") -> None:
+        """Returns once what is shown there has been drawn."""
+        place = json.dumps({"block": block, "behavior": "instant"})
+        self.ask(f"document.querySelector({json.dumps(selector)}).scrollIntoView({place})")
+        self.ask("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
     def screenshot(self, selector: str, file: Path, width: int = 1400, height: int = 1260) -> None:
         """The window as a PNG, scrolled to where the selector's element begins."""
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         self.call("Emulation.setDeviceMetricsOverride", **size)
         self.call("Emulation.setScrollbarsHidden", hidden=True)
-        self.ask(f"document.querySelector({json.dumps(selector)}).scrollIntoView({{behavior: 'instant'}})")
-        self.ask("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        self.scroll_to(selector)
         file.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
 
 

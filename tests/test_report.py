@@ -191,6 +191,22 @@ def test_pictures_are_found_from_elsewhere(page: Path, monkeypatch: pytest.Monke
     assert "data:image/webp" in Path("there.html").read_text()
 
 
+def test_a_poor_run_makes_a_page_too(workdir: Path) -> None:
+    """Not one question; one group that agrees on nothing; one rollout a group."""
+    for name, groups in {
+        "silent": [chain.group(i, "pool/0.png", [], question=None, proposal="no idea") for i in range(2)],
+        "split": [chain.group(0, "pool/0.png", [chain.solution(1), chain.solution(2), "nothing"])],
+        "single": [chain.group(i, "pool/0.png", [chain.solution(i)]) for i in range(3)],
+    }.items():
+        Path(name).mkdir()
+        chain.write_shard(Path(name, "rollouts.parquet"), groups)
+        invoke("score", f"{name}/rollouts.parquet")
+        invoke("inspect", f"{name}/scored.parquet")
+        invoke("report", name)
+        assert "Proposer's reward" in Page(Path(name, "report.html").read_text()).text
+    invoke("report", "silent", "split", "single", "--out", "all.html")
+
+
 @pytest.mark.parametrize(
     ("code", "arguments", "says"),
     [
@@ -199,6 +215,7 @@ def test_pictures_are_found_from_elsewhere(page: Path, monkeypatch: pytest.Monke
         (2, ["first", "first"], "named twice"),
         (2, ["first"] * 7, "cannot be told apart"),
         (2, ["first", "--out", "pool/1.png"], "is no report"),
+        (2, ["first", "--out", "pool"], "is a folder"),
         (3, ["first/it0003"], "nothing in this run is scored yet"),
     ],
 )
@@ -284,7 +301,7 @@ def test_hostile_text_is_shown_and_does_nothing(shown: browser.Browser) -> None:
 
 
 def test_the_pointer_tells_numbers_and_a_row_leads_to_its_group(shown: browser.Browser) -> None:
-    shown.ask("document.querySelector('svg.chart').scrollIntoView({block: 'center', behavior: 'instant'})")
+    shown.scroll_to("svg.chart", "center")
     frame = shown.ask("document.querySelector('svg.chart').getBoundingClientRect().toJSON()")
     where = {"x": frame["x"] + frame["width"] - 30, "y": frame["y"] + frame["height"] / 2}
     shown.call("Input.dispatchMouseEvent", type="mouseMoved", **where)

@@ -3,7 +3,7 @@
 import heapq
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
@@ -111,6 +111,8 @@ def as_group(table: pa.Table, params: Mapping[str, Any]) -> Group | None:
     if first["role"] != PROPOSER:
         return None
     rollouts = [row for row in others if row["role"] == SOLVER]
+    for row in rollouts:
+        row.pop("image", None)  # the proposal's, once more
     if first["step"] is None:
         for row in rollouts:
             parsed = parse_completion(row["completion"] or "")
@@ -161,7 +163,7 @@ def find_group(files: Sequence[Path], metadata: Metadata, prefix: str) -> Group:
     return matching[0]
 
 
-def _read(files: Sequence[Path], metadata: Metadata, wanted: Any) -> Iterator[Group]:
+def _read(files: Sequence[Path], metadata: Metadata, wanted: Callable[[str], bool]) -> Iterator[Group]:
     params = score_params(metadata)
     for file in files:
         for table in shards.select_groups(file, wanted, LOOKED_AT, SCORE_COLUMNS):

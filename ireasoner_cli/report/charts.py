@@ -4,13 +4,14 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from statistics import NormalDist
 
 import numpy as np
 
 WIDTH, HEIGHT = 380, 220
 LEFT, RIGHT, TOP, BOTTOM = 46, 14, 12, 26
 BINS = 40
-Z = 1.96
+Z = NormalDist().inv_cdf(0.975)  # of a 95 % interval
 
 
 @dataclass(frozen=True)
@@ -214,7 +215,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class HeatMap:
-    """Fields in rows and columns with their headings; `links` may name, for a row, what it belongs to."""
+    """Fields in rows and columns with their headings; `links` may name the group that a row belongs to."""
 
     title: str
     run: int

@@ -5,12 +5,12 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from ireasoner_cli.report.charts import Z
 from ireasoner_cli.runs import Iteration, find_evaluations, find_iterations
 from stages import shards
 from stages.contract import EVALUATED, METRICS, PROPOSER, SCORED, Metadata
@@ -20,9 +20,8 @@ from stages.rewards.leave_one_out import leave_one_out
 COLUMNS = pa.schema(
     [column for column in SCORED if column.name not in ("image", "prompt", "completion", "token_ids", "logprobs")]
 )
-POSITIONS = 12  # step positions that are looked at, at most
+POSITIONS = 16  # step positions that are looked at, at most
 DIVERGENT = 6  # groups whose rollouts are shown step by step
-Z = NormalDist().inv_cdf(0.975)
 Row = dict[str, Any]
 
 
@@ -98,13 +97,15 @@ def read_run(path: Path, name: str) -> Run:
         reader.read(scored_files(iteration), place, last=place == len(scored) - 1)
         for place, iteration in enumerate(scored)
     ]
+    if not reader.disagreement:
+        raise DataError(f"{path}: its scored shards hold no groups")
     order = np.argsort(np.array(reader.values["step"]), kind="stable")
     return Run(
         path=path,
         name=name,
         iterations=scored,
         metadata=shards.read_metadata(scored_files(scored[-1])[0]),
-        starts=starts,
+        starts=[start for start in starts if start is not None],
         groups={key: np.array(values, dtype=np.float64)[order] for key, values in reader.values.items()},
         disagreement=np.array(reader.disagreement).reshape(-1, POSITIONS)[order],
         optimizer=_optimizer(iterations),
@@ -132,13 +133,12 @@ class _Reader:
         self.candidates: list[Candidate] = []
         self.rollouts = 0
 
-    def read(self, files: list[Path], iteration: int, last: bool) -> int:
-        """Adds an iteration's groups; returns its first training step."""
+    def read(self, files: list[Path], iteration: int, last: bool) -> int | None:
+        """Adds an iteration's groups; returns its first training step, None when it has no groups."""
         before = len(self.disagreement)
         for rows in _groups(files):
             self._add(rows[0], rows[1:], iteration, last)
-        steps = self.values["step"][before:] if self.disagreement else []
-        return int(min(steps)) if steps else 0
+        return int(min(self.values["step"][before:])) if len(self.disagreement) > before else None
 
     def _add(self, proposal: Row, rollouts: list[Row], iteration: int, last: bool) -> None:
         self.rollouts += len(rollouts)

@@ -62,10 +62,6 @@ class Card:
     reward: float
     divergence: float
 
-    @property
-    def size(self) -> int:
-        return len(self.group.rollouts)
-
 
 def cards(run: Run, place: int, count: int, budget: "Budget") -> list[Card]:
     """Groups of the run, about `count` of them, iteration by iteration. Raises DataError for a damaged shard."""
@@ -83,6 +79,8 @@ def cards(run: Run, place: int, count: int, budget: "Budget") -> list[Card]:
 def _choose(run: Run, count: int) -> list[Candidate]:
     """Groups spread over the iterations: of each the best, the worst, the one whose answers and the one whose steps
     differ most, then others evenly; and all that the step by step heat map shows."""
+    if not count or not run.candidates:
+        return []
     shown = {each.group_id for each in run.divergent}
     by_iteration: dict[int, list[Candidate]] = {}
     for candidate in run.candidates:
@@ -110,6 +108,8 @@ def _or_less(value: float) -> float:
 
 def _card(run: Run, place: int, iteration: str, group: Group, candidate: Candidate, budget: "Budget") -> Card:
     picture, problem = budget.thumbnail(group, run.path)
+    if image := group.proposal["image"]:
+        image["bytes"] = None  # a thumbnail is all that is kept
     rollouts = group.rollouts[:ROLLOUTS]
     return Card(
         run=place,

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -43,13 +44,15 @@ class Section:
 
 
 def write_report(runs: Sequence[Path], out: Path, gallery: int, force: bool) -> dict[str, int]:
-    """Writes the page and returns how many runs, groups and pictures are in it.
+    """Writes the page and returns how many runs, groups, cards and bytes are in it.
 
     Raises UsageError for a path that is no run or an output in the way, DataError for shards that are damaged or not
     scored yet, EngineError when the page cannot be written.
     """
     if len(runs) > RUNS:
         raise UsageError(f"{len(runs)} runs; more than {RUNS} cannot be told apart on one page")
+    if out.is_dir():
+        raise UsageError(f"{out} is a folder; name a file with --out")
     if out.exists() and not force and not _is_ours(out):
         raise UsageError(f"{out} exists and is no report; name another --out, or use --force")
     read = [read_run(path, name) for path, name in zip(runs, _names(runs), strict=True)]
@@ -65,6 +68,9 @@ def write_report(runs: Sequence[Path], out: Path, gallery: int, force: bool) -> 
         os.replace(unfinished, out)
     except OSError as error:
         raise EngineError(f"{out}: cannot be written ({error.strerror or error})") from error
+    finally:
+        with suppress(OSError):
+            unfinished.unlink()  # gone already where all went well
     return {
         "runs": len(read),
         "groups": sum(len(run.groups["step"]) for run in read),
@@ -210,20 +216,21 @@ def _tiles(runs: Sequence[Run]) -> list[Tile]:
     for title, quantity, digits in quantities[: TILES - len(tiles)]:
         values = []
         for place, run in enumerate(runs):
-            first, last = (_iteration_mean(run, quantity, index) for index in (0, -1))
-            values.append((place, f"{first:.{digits}f}", f"{last:.{digits}f}"))
+            means = [_iteration_mean(run, quantity, index) for index in (0, -1)]
+            first, last = ("–" if mean is None else f"{mean:.{digits}f}" for mean in means)
+            values.append((place, first, last))
         tiles.append(Tile(title, values, charts.chart("", "", _lines(runs, quantity))))
     return tiles
 
 
-def _iteration_mean(run: Run, quantity: str, index: int) -> float:
+def _iteration_mean(run: Run, quantity: str, index: int) -> float | None:
     starts = sorted(run.starts)
     first = starts[index]
     end = starts[1] if index == 0 and len(starts) > 1 else np.inf
     inside = (run.groups["step"] >= first) & (run.groups["step"] < end)
     values = run.groups[quantity][inside]
     values = values[np.isfinite(values)]
-    return float(values.mean()) if len(values) else float("nan")
+    return float(values.mean()) if len(values) else None
 
 
 def _over_training(run: Run, place: int) -> HeatMap:

@@ -90,7 +90,7 @@
 
   for (const link of all("[data-group].link")) {
     link.addEventListener("click", () => {
-      const target = cards.find(({ data }) => data.group === link.dataset.group)?.card;
+      const target = cards.find(({ data }) => data.group === link.dataset.group && data.run === link.dataset.run)?.card;
       if (!target) return;
       form.reset();
       filter();
