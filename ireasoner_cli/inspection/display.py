@@ -142,7 +142,7 @@ def _distributions(distributions: Mapping[str, Distribution]) -> Table:
         figures = distribution.to_json()
         table.add_row(
             Text(safe_text(name).replace("_", " "), style=LABEL),
-            Text(distribution.bars(), style="blue"),
+            Text(distribution.bars(), style="cyan"),
             *(f"{figures[column]:.4g}" for column in ("min", "mean", "median", "max")),
         )
     return table
