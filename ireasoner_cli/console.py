@@ -35,11 +35,6 @@ def plain(text: str) -> str:
     return "".join(character if character.isprintable() or character == "\n" else "�" for character in text)
 
 
-def safe_text(text: str) -> str:
-    """Model text, made safe for the terminal."""
-    return plain(text)
-
-
 def error(message: str) -> None:
     stderr.print(Text.assemble(("error: ", "bold red"), plain(message)))
 

@@ -69,7 +69,12 @@ EVALUATED = {
     "completion": "decoded text without special tokens",
     "prediction": "the parsed answer; null if there is none",
     "answers": "of the benchmark's row",
-    "score": "1 right, 0 wrong; null where an image cannot be read",
+    "score": "1 right, 0 wrong, or between where the metric has degrees (ANLS); null where the row could not be asked",
     "tokens": "of the completion",
     "finish_reason": "`stop` or `length`",
+    "task": "the benchmark's short name; null for a file in the plain schema",
+    "question": "the question as the benchmark has it",
+    "cluster": "rows that share it are not independent: the picture's hash, for MathVerse the problem",
+    "seed": "the sample's own seed, below 2^63",
+    "reject_reason": "null, or why the row could not be asked",
 }

@@ -62,7 +62,7 @@ def export(
         return Result(out, reused=True, summary={"step": start.state.step})
 
     adapter = Adapter(policy / SOLVER)
-    with shards.writing(out) as partial:
+    with shards.writing(out, force) as partial:
         folder = partial / "checkpoint"
         shutil.rmtree(folder, ignore_errors=True)  # of an export that was killed
         folder.mkdir()

@@ -265,7 +265,7 @@ def whole_groups(files: Iterable[Path], schema: pa.Schema, optional: pa.Schema |
     """The groups of trajectory files, a table each, in file order. For looking only: nothing is checked but
     damage and columns, and `optional` ones may be missing; what a stage reads goes through `Shards`."""
     for file in files:
-        yield from _split_groups(read_batches(file, schema, optional))
+        yield from _split_groups(file, read_batches(file, schema, optional))
 
 
 def select_groups(
@@ -280,7 +280,7 @@ def select_groups(
             [batch["group_id"] for batch in read_batches(path, column, row_groups=[index])], pa.string()
         )
         if any(group is not None and wanted(group) for group in pc.unique(ids).to_pylist()):
-            for group in _split_groups(read_batches(path, schema, optional, [index])):
+            for group in _split_groups(path, read_batches(path, schema, optional, [index])):
                 if wanted(group["group_id"][0].as_py() or ""):
                     yield group
 

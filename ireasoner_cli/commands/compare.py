@@ -33,7 +33,7 @@ def command(
 
     ireasoner compare base.parquet tuned.parquet
 
-    ireasoner compare base.parquet tuned.parquet other.parquet --plot differences.svg
+    ireasoner compare base.parquet tuned.parquet --plot differences.svg
 
     ireasoner compare base.parquet tuned.parquet --markdown
 

@@ -74,9 +74,9 @@ def command(
 
     ireasoner eval --task chartqa ChartQA/data/*.parquet --policy policy/
 
-    ireasoner eval --task all --data downloads/ --no-reasoning --out direct.parquet
+    ireasoner eval --task all --data downloads/ --no-reasoning --out plain.parquet
 
-    ireasoner eval benchmark.parquet --samples 5 --temperature 1 --out sampled.parquet
+    ireasoner eval benchmark.parquet --samples 5 --temperature 1 --out t1.parquet
 
     The tasks are scored by rules, MathVista, MathVision and MathVerse too, which elsewhere a proprietary model
     judges; answers that no rule could read off count as wrong and are reported as a rate. Their output is

@@ -38,7 +38,7 @@ def command(
 
     ireasoner update it0002/scored.parquet --policy it0001/policy --lr 5e-5
 
-    torchrun --nproc-per-node 8 -m ireasoner_cli update scored.parquet --groups-per-step 8
+    On several GPUs: torchrun --nproc-per-node 8 -m ireasoner_cli update …, with --groups-per-step 8 or more.
     """
     from stages.learning.ranks import Ranks
     from stages.update import UpdateParams, update

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ireasoner_cli.agreement import divergence
-from ireasoner_cli.console import safe_text
+from ireasoner_cli.console import plain
 from ireasoner_cli.inspection.distribution import BINS, Distribution
 from ireasoner_cli.inspection.groups import Answer, Group, Row
 from ireasoner_cli.inspection.summary import Summary
@@ -38,7 +38,7 @@ LONGEST = 60  # characters of a parameter that are shown
 
 def summary_view(summary: Summary) -> RenderableType:
     parts: list[RenderableType] = [
-        Text.assemble((safe_text(str(summary.path)), "bold"), "  ", (WHAT.get(summary.kind, summary.kind), "dim"))
+        Text.assemble((plain(str(summary.path)), "bold"), "  ", (WHAT.get(summary.kind, summary.kind), "dim"))
     ]
     if summary.state:
         parts.append(Text(f"not finished: {summary.state}", style=ODD))
@@ -65,7 +65,7 @@ def _fields() -> Table:
 def _lineage(metadata: Metadata, is_policy: bool) -> Table:
     table = _fields()
     model, policy = metadata.model, metadata.policy
-    table.add_row("made by", Text(safe_text(f"{metadata.stage}, version {metadata.version}, seed {metadata.seed}")))
+    table.add_row("made by", Text(plain(f"{metadata.stage}, version {metadata.version}, seed {metadata.seed}")))
     for place, source in enumerate(metadata.inputs):
         if place == 3:
             table.add_row("", Text(f"and {len(metadata.inputs) - place} more", style="dim"))
@@ -80,7 +80,7 @@ def _lineage(metadata: Metadata, is_policy: bool) -> Table:
 
 
 def _hashed(name: str, digest: str | None) -> Text:
-    return Text.assemble(safe_text(name), (f"  {safe_text(digest)[:12]}" if digest else "", "dim"))
+    return Text.assemble(plain(name), (f"  {plain(digest)[:12]}" if digest else "", "dim"))
 
 
 def _stages(metadata: Metadata) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -98,7 +98,7 @@ def _settings(params: Mapping[str, Any]) -> str:
             continue
         text = "" if value is True else f" {json.dumps(value, ensure_ascii=False)}"
         shown.append(f"{name}{text if len(text) <= LONGEST else text[: LONGEST - 1] + '…'}")
-    return safe_text(", ".join(shown).replace("\n", " "))
+    return plain(", ".join(shown).replace("\n", " "))
 
 
 def _policy(summary: Summary) -> Table:
@@ -118,7 +118,7 @@ def _counts(summary: Summary) -> Text:
     for name, number in summary.counts.items():
         worry = name in ("cut_short", "unparsed", "unscored") and number
         text.append(f"{number:,} ", style=ODD if worry else "bold")
-        text.append(f"{safe_text(name).replace('_', ' ')}   ")
+        text.append(f"{plain(name).replace('_', ' ')}   ")
     return text
 
 
@@ -126,7 +126,7 @@ def _rejected(rejected: Mapping[str, int]) -> Table:
     table = _fields()
     most = sorted(rejected.items(), key=lambda item: -item[1])
     for place, (reason, number) in enumerate(most[:5]):
-        table.add_row("rejected" if not place else "", Text.assemble((f"{number:,} ", ODD), safe_text(reason)))
+        table.add_row("rejected" if not place else "", Text.assemble((f"{number:,} ", ODD), plain(reason)))
     if len(most) > 5:
         table.add_row("", Text(f"and {len(most) - 5} other reasons", style="dim"))
     return table
@@ -141,7 +141,7 @@ def _distributions(distributions: Mapping[str, Distribution]) -> Table:
     for name, distribution in distributions.items():
         figures = distribution.to_json()
         table.add_row(
-            Text(safe_text(name).replace("_", " "), style=LABEL),
+            Text(plain(name).replace("_", " "), style=LABEL),
             Text(distribution.bars(), style="cyan"),
             *(f"{figures[column]:.4g}" for column in ("min", "mean", "median", "max")),
         )
@@ -163,7 +163,7 @@ def run_view(iterations: Sequence[tuple[Iteration, Summary]]) -> RenderableType:
             for name in columns
         ]
         table.add_row(
-            Text(safe_text(iteration.name), style=LABEL),
+            Text(plain(iteration.name), style=LABEL),
             Text(f"{done}, unfinished" if summary.state else done, style=ODD if summary.state else GOOD),
             str(summary.counts.get("groups", 0)),
             str(summary.counts.get("rollouts", 0)),
@@ -180,9 +180,9 @@ def group_view(group: Group) -> RenderableType:
     head = Table.grid(padding=(0, 2))
     head.add_column(style=LABEL, no_wrap=True)
     head.add_column(overflow="fold")
-    head.add_row("image", Text(safe_text((proposal["image"] or {}).get("path") or "in the shard")))
+    head.add_row("image", Text(plain((proposal["image"] or {}).get("path") or "in the shard")))
     if proposal["reject_reason"]:
-        head.add_row("rejected", Text(safe_text(proposal["reject_reason"]), style=BAD))
+        head.add_row("rejected", Text(plain(proposal["reject_reason"]), style=BAD))
     if group.rollouts:
         head.add_row("answers", _answers(group.answers))
     if group.entropy is not None:
@@ -193,8 +193,8 @@ def group_view(group: Group) -> RenderableType:
     step = f", step {proposal['step']}" if group.is_scored else ""
     return Panel(
         Lines(head, *(part for trajectory in trajectories for part in (Text(), trajectory))),
-        title=Text(safe_text(proposal["question"] or "(no question)"), style="bold"),
-        subtitle=Text(safe_text(f"group {group.id}{step}"), style="dim"),
+        title=Text(plain(proposal["question"] or "(no question)"), style="bold"),
+        subtitle=Text(plain(f"group {group.id}{step}"), style="dim"),
         title_align="left",
         subtitle_align="left",
         padding=(1, 2),
@@ -212,7 +212,7 @@ def _answers(answers: Sequence[Answer]) -> Text:
 
 
 def _one_line(text: str) -> str:
-    return safe_text(" ".join(text.split()))
+    return plain(" ".join(text.split()))
 
 
 def _trajectory(row: Row, terms: RewardTerms | None) -> RenderableType:
