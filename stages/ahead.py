@@ -2,13 +2,13 @@
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import TypeVar
 
 T = TypeVar("T")
 
 
-def ahead(items: Iterable[T], depth: int = 1) -> Iterator[T]:
+def ahead(items: Iterable[T], depth: int = 1) -> Generator[T, None, None]:
     """The same items in the same order, made by a thread that stays up to `depth` items ahead.
 
     An exception in making them is raised here, in its place. Closing the iterator stops the thread.
@@ -34,7 +34,8 @@ def ahead(items: Iterable[T], depth: int = 1) -> Iterator[T]:
         except BaseException as error:
             put((None, error, True))
 
-    threading.Thread(target=make, daemon=True).start()
+    thread = threading.Thread(target=make, daemon=True)
+    thread.start()
     try:
         while True:
             item, error, last = made.get()
@@ -45,3 +46,4 @@ def ahead(items: Iterable[T], depth: int = 1) -> Iterator[T]:
             yield item  # type: ignore[misc]
     finally:
         closed.set()
+        thread.join()  # one that is still in a library's code when the process ends would bring it down

@@ -81,9 +81,12 @@ def _make(lineage: Lineage, out: Path, part: shards.Part | None, scratch: Path) 
     else:
         from stages.evaluate import evaluate
 
+        tasks = params.get("tasks", [])
+        if len(tasks) > 1:
+            raise UsageError(f"{lineage.output}: holds {len(tasks)} tasks; only an evaluation of one can be made again")
         evaluate(
             inputs, _settings(params, scratch), params["samples"], metadata.seed, start, out,
-            metadata.model.name, params["limit"], part,
+            metadata.model.name, params["limit"], part, names=tasks, reasoning=params.get("reasoning", True),
         )  # fmt: skip
 
 

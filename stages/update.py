@@ -103,9 +103,13 @@ def update(
                 progress.say(f"{output}: an interrupted update of the same inputs is taken up at step {step}")
             reader = GroupReader(recorded, checkpoint, start.ref.step, learner)
             first_step: float | None = None
-            with progress.track("update", total, "groups") as advance, _interruptible(progress) as interrupted:
+            with (
+                progress.track("update", total, "groups") as advance,
+                _interruptible(progress) as interrupted,
+                contextlib.closing(ahead(reader.batches(islice(scored.groups(), total), after=step))) as batches,
+            ):
                 saved_at = time.monotonic()
-                for batch in ahead(reader.batches(islice(scored.groups(), total), after=step)):
+                for batch in batches:
                     if batch.step > step:  # else learned from before an interruption
                         metrics += _learn(learner, batch, progress)
                         first_step = first_step or time.monotonic() - started
@@ -121,7 +125,6 @@ def update(
                 finished = _save(learner, partial, PolicyState(step, learner.roles, lineage), metrics)
                 _publish(finished, output)
                 shutil.rmtree(partial)
-            ranks.from_first(None)  # the others end when the policy is there
     return Result(output, summary=_summary(step, metrics, first_step))
 
 

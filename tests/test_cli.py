@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import benchmarks, chain
+from tests import benchmark_files, chain
 
 FAKE = ("--model", "model", "--sampler", "fake")
 
@@ -199,7 +199,7 @@ def test_the_tasks_are_listed(workdir: Path) -> None:
 
 
 def test_a_task_from_its_files(workdir: Path) -> None:
-    path = benchmarks.scienceqa(Path("downloads"))
+    path = benchmark_files.scienceqa(Path("downloads"))
     options = ("eval", "--task", "scienceqa", *FAKE, "--samples", "2", "--temperature", "1")
     done = ireasoner(*options, str(path))
     assert done.returncode == 0, done.stderr

@@ -64,7 +64,8 @@ def commands(text: str) -> Iterator[str]:
 def check_command(line: str) -> None:
     name, *arguments = shlex.split(line)[1:]
     assert name in GROUP.commands, f"{line}: no such command"
-    known = {option for parameter in GROUP.commands[name].params for option in parameter.opts} | {"--help", "-h"}
+    parameters = GROUP.commands[name].params
+    known = {option for own in parameters for option in (*own.opts, *own.secondary_opts)} | {"--help", "-h"}
     unknown = [word for word in arguments if word.startswith("--") and word.split("=")[0] not in known]
     assert not unknown, f"{line}: no such option"
 

@@ -15,7 +15,8 @@ from stages.evaluated import Answered, read_run, summarize, summary
 from stages.sampled import SamplingSettings
 from stages.sampling import Pixels
 from stages.shards import Part
-from tests import benchmarks, chain
+from stages.verify import verify
+from tests import benchmark_files, chain
 from tests.chain import fake
 
 
@@ -129,7 +130,7 @@ def run_tasks(*names: str, **options: object) -> Path:
 
 @pytest.fixture
 def downloads(workdir: Path) -> Path:
-    return benchmarks.build_all(Path("downloads"))
+    return benchmark_files.build_all(Path("downloads"))
 
 
 def test_all_tasks_in_one_run(downloads: Path) -> None:
@@ -196,7 +197,7 @@ def test_an_interrupted_run_goes_on(downloads: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_bad_rows_stay_and_are_counted(workdir: Path) -> None:
-    path = benchmarks.ai2d(Path("downloads"))
+    path = benchmark_files.ai2d(Path("downloads"))
     rows = chain.rows(path)
     rows[0]["answer"] = "7"
     rows[1]["image"] = {"bytes": b"no image", "path": None}
@@ -212,7 +213,7 @@ def test_bad_rows_stay_and_are_counted(workdir: Path) -> None:
 
 
 def test_a_row_of_another_schema_is_a_bad_row(workdir: Path) -> None:
-    path = benchmarks.mathvista(Path("downloads"))
+    path = benchmark_files.mathvista(Path("downloads"))
     table = pq.read_table(path)
     place = table.schema.get_field_index("metadata")
     pq.write_table(table.set_column(place, "metadata", pa.array(["{}"] * len(table))), path)
@@ -269,7 +270,7 @@ def test_a_model_of_another_make(workdir: Path) -> None:
     from tests.llava import build_tiny_llava
 
     build_tiny_llava(Path("llava"))
-    downloads = benchmarks.build_all(Path("downloads"))
+    downloads = benchmark_files.build_all(Path("downloads"))
     said = {}
     for sampler in ("vllm", "transformers"):
         settings = SamplingSettings(max_tokens=8, temperature=0.0, sampler=sampler)  # type: ignore[arg-type]
@@ -288,4 +289,12 @@ def test_bounds_that_a_processor_does_not_have(workdir: Path) -> None:
     build_tiny_llava(Path("llava"))
     settings = SamplingSettings(max_tokens=8, sampler="transformers", pixels=Pixels(max_pixels=4096))
     with pytest.raises(UsageError, match="no bounds in pixels; leave out --min-pixels"):
-        evaluate([benchmarks.ai2d(Path("d"))], settings, model="llava", names=("ai2d",))
+        evaluate([benchmark_files.ai2d(Path("d"))], settings, model="llava", names=("ai2d",))
+
+
+@pytest.mark.parametrize("reasoning", [True, False])
+def test_an_evaluation_of_a_task_can_be_made_again(downloads: Path, reasoning: bool) -> None:
+    path = run_tasks("chartqa", data=downloads, reasoning=reasoning)
+    [folder] = {file.parent for file in downloads.rglob("*.parquet") if "chartqa" in str(file).lower()}
+    again = verify([path, folder], again=True)
+    assert [output.replayed for output in again if output.replayed] == ["same bytes"]

@@ -157,7 +157,7 @@ def test_gradients_are_those_of_the_plain_loop(
 ) -> None:
     """In float64, however the groups of a step are packed, against one stock pass and one backward a rollout."""
     monkeypatch.setitem(learning.TOKENS_PER_PASS, "cpu", tokens_per_pass)
-    monkeypatch.setattr(losses, "POSITIONS_PER_CHUNK", 7)
+    monkeypatch.setitem(losses.POSITIONS_PER_CHUNK, "cpu", 7)
     learner = Learner(model, UpdateParams(), seed=0, gradient_checkpointing=checkpointing)
     learner.model._peft.double()
     disturb(learner)
@@ -393,7 +393,7 @@ def test_loss_by_hand() -> None:
 def test_the_gradient_of_the_loss_is_autograds(positions: int, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     vocabulary, forbidden = 11, [3, 7]
-    monkeypatch.setattr(losses, "POSITIONS_PER_CHUNK", positions)
+    monkeypatch.setitem(losses.POSITIONS_PER_CHUNK, "cpu", positions)
     head = Head(torch.randn(vocabulary, 4, dtype=torch.float64), torch.tensor(forbidden))
     states = torch.randn(8, 4, dtype=torch.float64, requires_grad=True)
     reference = torch.randn(8, 4, dtype=torch.float64)

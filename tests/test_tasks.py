@@ -16,7 +16,7 @@ from stages.tasks.data import files_of
 from stages.tasks.equivalence import equivalent
 from stages.tasks.infovqa import score as anls
 from stages.tasks.task import BadRow, Question
-from tests import agreement, benchmarks
+from tests import agreement, benchmark_files
 
 COLOURS = ("red", "blue", "green", "sky blue")
 
@@ -39,7 +39,7 @@ def questions(name: str, path: Path) -> list[Question | str]:
 @pytest.mark.parametrize("name", tasks.NAMES)
 def test_the_schema_of_the_hub_is_understood(name: str, tmp_path: Path) -> None:
     task = tasks.load(name)
-    found = questions(name, benchmarks.BUILDERS[name](tmp_path))
+    found = questions(name, benchmark_files.BUILDERS[name](tmp_path))
     asked = [question for question in found if isinstance(question, Question)]
     assert len(asked) >= 3 and all(str(left).startswith("OutsideTask") for left in found if left not in asked)
     assert len({question.id for question in asked}) == len(asked)
@@ -54,7 +54,7 @@ def test_the_schema_of_the_hub_is_understood(name: str, tmp_path: Path) -> None:
 
 
 def test_what_is_particular_to_each(tmp_path: Path) -> None:
-    made = {name: questions(name, build(tmp_path)) for name, build in benchmarks.BUILDERS.items()}
+    made = {name: questions(name, build(tmp_path)) for name, build in benchmark_files.BUILDERS.items()}
     assert made["scienceqa"][0].text == (  # type: ignore[union-attr]
         "Context: Two pairs of magnets.\nWhich is stronger?\nA. pair 1\nB. pair 2"
     )
@@ -76,7 +76,7 @@ def test_what_is_particular_to_each(tmp_path: Path) -> None:
 
 
 def test_the_original_chartqa(tmp_path: Path) -> None:
-    human, augmented = questions("chartqa", benchmarks.chartqa_original(tmp_path))
+    human, augmented = questions("chartqa", benchmark_files.chartqa_original(tmp_path))
     assert isinstance(human, Question) and isinstance(augmented, Question)
     assert (human.type, augmented.type, human.answers) == ("human", "augmented", ["14"])
 
@@ -101,7 +101,7 @@ def test_the_original_chartqa(tmp_path: Path) -> None:
 )
 def test_a_bad_row_says_what_is_wrong(name: str, change: dict[str, Any], says: str, tmp_path: Path) -> None:
     task = tasks.load(name)
-    record = next(iter(shards.Records([benchmarks.BUILDERS[name](tmp_path)], task.columns, task.optional)))
+    record = next(iter(shards.Records([benchmark_files.BUILDERS[name](tmp_path)], task.columns, task.optional)))
     with pytest.raises(BadRow, match=says):
         task.question({**record, **change}, 0)
 
@@ -109,14 +109,14 @@ def test_a_bad_row_says_what_is_wrong(name: str, change: dict[str, Any], says: s
 def test_files_of_another_schema(tmp_path: Path) -> None:
     task = tasks.load("mathvista")
     with pytest.raises(DataError, match="lacks the columns pid, decoded_image, choices"):
-        shards.Records([benchmarks.chartqa(tmp_path)], task.columns)
+        shards.Records([benchmark_files.chartqa(tmp_path)], task.columns)
 
 
 # ------------------------------------------------------------------------------------------- finding the files
 
 
 def test_downloads_are_found_by_their_folders(tmp_path: Path) -> None:
-    made = {name: build(tmp_path) for name, build in benchmarks.BUILDERS.items()}
+    made = {name: build(tmp_path) for name, build in benchmark_files.BUILDERS.items()}
     (tmp_path / "ChartQA/data/train-00000-of-00001.parquet").write_bytes(b"another split")
     assert {name: files_of(tasks.load(name), [], tmp_path) for name in tasks.NAMES} == {
         name: [path] for name, path in made.items()
@@ -132,7 +132,7 @@ def test_the_hub_cache_is_a_folder_of_downloads(tmp_path: Path) -> None:
 
 
 def test_of_a_data_set_with_several_configurations_the_tasks_own_is_taken(tmp_path: Path) -> None:
-    own = benchmarks.infovqa(tmp_path)
+    own = benchmark_files.infovqa(tmp_path)
     other = tmp_path / "DocVQA/DocVQA/validation-00000-of-00001.parquet"
     other.parent.mkdir()
     other.write_bytes(own.read_bytes())
@@ -157,7 +157,7 @@ def test_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         return str(tmp_path / "DocVQA")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    path = benchmarks.infovqa(tmp_path)
+    path = benchmark_files.infovqa(tmp_path)
     assert files_of(tasks.load("infovqa"), [], None) == [path]
     assert files_of(tasks.load("infovqa"), [Path("someone/copy")], None) == [path]
     assert asked[0] == ("lmms-lab/DocVQA", "dataset", ["InfographicVQA/validation-*.parquet"])

@@ -379,7 +379,7 @@ def test_two_processes_learn_what_one_does(scored: Path) -> None:
     states = [json.loads((Path(name) / "state.json").read_text()) for name in ("one", "two")]
     assert states[0]["lineage"] == states[1]["lineage"]
     again = torchrun("scored.parquet", *options)
-    assert again.returncode == 0 and "nothing to do" in again.stderr
+    assert again.returncode == 0 and "up to date" in again.stderr
 
 
 def test_more_processes_than_groups_in_a_step_are_refused(scored: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 MAX_IMPORTANCE_WEIGHT = 2.0
-POSITIONS_PER_CHUNK = 128  # rows of a [positions, vocabulary] tensor, of which about four live at a time
+# Rows of a [positions, vocabulary] tensor, of which three live at a time.
+POSITIONS_PER_CHUNK = {"cpu": 96, "cuda": 512}
 
 
 @dataclass(frozen=True)
@@ -57,15 +58,16 @@ class Terms:
 def loss_terms(states: Tensor, reference_states: Tensor, tokens: Tokens, kl_coef: float, head: Head) -> Terms:
     """The loss over tokens [T] and its gradient; states, reference_states [T, d]: hidden states of π and of π_ref
     that predict them; kl_coef β."""
+    positions = POSITIONS_PER_CHUNK[states.device.type]
     chunks = [
         _chunk_terms(*chunk, kl_coef, head)
         for chunk in zip(
-            states.detach().split(POSITIONS_PER_CHUNK),
-            reference_states.split(POSITIONS_PER_CHUNK),
-            tokens.ids.split(POSITIONS_PER_CHUNK),
-            tokens.sampled_logprobs.split(POSITIONS_PER_CHUNK),
-            tokens.advantages.split(POSITIONS_PER_CHUNK),
-            tokens.shares.split(POSITIONS_PER_CHUNK),
+            states.detach().split(positions),
+            reference_states.split(positions),
+            tokens.ids.split(positions),
+            tokens.sampled_logprobs.split(positions),
+            tokens.advantages.split(positions),
+            tokens.shares.split(positions),
             strict=True,
         )
     ]

@@ -22,8 +22,10 @@ class Ranks:
             torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: object, *exception: object) -> None:
         if self.size > 1:
+            if kind is None:
+                torch.distributed.barrier()  # none leaves while another still talks to it
             torch.distributed.destroy_process_group()
 
     @property

@@ -109,6 +109,7 @@ class VllmSampler:
 
     def _submit(self, request_id: str, request: Request, decoding: Decoding) -> None:
         from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
 
         params = SamplingParams(
             temperature=decoding.temperature,
@@ -116,6 +117,8 @@ class VllmSampler:
             max_tokens=decoding.max_tokens,
             seed=request.seed,
             logprobs=0,  # of the sampled token alone
+            flat_logprobs=True,
+            output_kind=RequestOutputKind.FINAL_ONLY,
             detokenize=False,  # vLLM's own detokenizer drops an unfinished character at the end
             logit_bias=dict.fromkeys(self._forbidden, float("-inf")) or None,
         )
@@ -129,7 +132,7 @@ class VllmSampler:
 
     def _to_sample(self, output: Any) -> Sample:
         token_ids = list(output.token_ids)
-        logprobs = [step[token].logprob for step, token in zip(output.logprobs, token_ids, strict=True)]
+        logprobs = [output.logprobs.logprobs[start] for start in output.logprobs.start_indices]
         text = self._tokenizer.decode(token_ids, skip_special_tokens=True)
         return Sample(text, token_ids, logprobs, output.finish_reason)
 
