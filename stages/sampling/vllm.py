@@ -36,8 +36,6 @@ class VllmSampler:
         try:
             with redirect_stdout(sys.stderr):  # stdout carries results only
                 self._start(model, adapter, pixels, options, max_images)
-        except UsageError:
-            raise
         except Exception as error:
             raise EngineError(f"{model.ref.name}: vLLM could not start ({_reason(error)})") from error
 
@@ -49,8 +47,6 @@ class VllmSampler:
         from vllm.lora.request import LoRARequest
 
         gpu = torch.cuda.is_available()
-        if options.batch_invariant and not gpu:
-            raise UsageError("--batch-invariant is for GPUs; on a CPU the rows do not depend on the batch anyway")
         settings: dict[str, Any] = {
             "model": str(model.path),
             "dtype": "bfloat16" if gpu else "float32",
@@ -153,15 +149,18 @@ def _prepare_environment(options: EngineOptions) -> None:
     }
     for name, value in quiet.items():
         os.environ.setdefault(name, value)
-    if options.batch_invariant:
-        os.environ["VLLM_BATCH_INVARIANT"] = "1"
     if not options.debug:
         warnings.simplefilter("ignore")
         logging.getLogger("vllm").setLevel(logging.ERROR)  # until vLLM sets up its own logging
     prepare_transformers()
     import torch
 
-    if not torch.cuda.is_available():
+    gpu = torch.cuda.is_available()
+    if options.batch_invariant:
+        if not gpu:
+            raise UsageError("--batch-invariant is for GPUs; on a CPU the rows do not depend on the batch anyway")
+        os.environ["VLLM_BATCH_INVARIANT"] = "1"
+    if not gpu:
         # The engine in this process: its own would not have what prepare_transformers() repaired.
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 
