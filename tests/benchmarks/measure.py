@@ -45,12 +45,18 @@ def stopwatch(figures: Figures) -> Iterator[None]:
 
 @contextmanager
 def flop_counter(figures: Figures) -> Iterator[None]:
+    """Causal attention counts half: its kernels leave the other half out. torch counts all of it, and no CPU kernel."""
     aten = torch.ops.aten
-    cpu = {  # torch counts the attention kernels of GPUs only
-        aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
-        aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda g, q, k, v, *_, **__: (
-            sdpa_backward_flop_count(g, q, k, v)
-        ),
+
+    def forward(q: Any, k: Any, v: Any, dropout: float = 0.0, is_causal: bool = False, **_: Any) -> int:
+        return sdpa_flop_count(q, k, v) // (1 + is_causal)
+
+    def backward(g: Any, q: Any, k: Any, v: Any, out: Any, lse: Any, dropout: float, is_causal: bool, **_: Any) -> int:
+        return sdpa_backward_flop_count(g, q, k, v) // (1 + is_causal)
+
+    cpu = {
+        aten._scaled_dot_product_flash_attention_for_cpu: forward,
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: backward,
     }
     with FlopCounterMode(display=False, custom_mapping=cpu) as counter:
         yield

@@ -15,6 +15,7 @@ from torch.nn import functional
 from stages.models import Model
 from stages.parsing import parse_completion
 from stages.vlm import prepare_transformers
+from tests.benchmarks.rollouts import TABLE_FILE
 
 
 class PlainScorer:
@@ -25,8 +26,9 @@ class PlainScorer:
         from transformers import AutoTokenizer
 
         self._tokenizer = AutoTokenizer.from_pretrained(model.path)
-        with safe_open(model.path / "model.safetensors", "pt") as weights:
-            self._table = torch.nn.Embedding.from_pretrained(weights.get_tensor("model.embed_tokens.weight"))
+        with safe_open(model.path / TABLE_FILE, "pt") as weights:
+            [name] = weights.keys()
+            self._table = torch.nn.Embedding.from_pretrained(weights.get_tensor(name))
 
     def embed(self, step: str) -> torch.Tensor:
         ids = self._tokenizer(step, add_special_tokens=False, return_tensors="pt")["input_ids"][0, :64]

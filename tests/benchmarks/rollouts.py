@@ -8,17 +8,21 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from safetensors.numpy import load_file, save_file
 
 from stages.contract import TRAJECTORY
 
 COLOURS = ("red", "blue", "green", "orange", "purple", "grey")
+TABLE, TABLE_FILE = "embed_tokens.weight", "embeddings.safetensors"
 WIDTH, VOCABULARY = 3584, 152064  # of Qwen2.5-VL-7B's embedding table
 
 
 def write_embeddings(folder: Path, vocabulary: int = VOCABULARY, width: int = WIDTH) -> None:
     """Gives the model in `folder` an embedding table of this size, random bfloat16, in a file of its own."""
+    tensors = load_file(folder / "model.safetensors")
+    save_file({name: t for name, t in tensors.items() if not name.endswith(TABLE)}, folder / "model.safetensors")
     header = {
-        "model.embed_tokens.weight": {
+        f"model.language_model.{TABLE}": {
             "dtype": "BF16",
             "shape": [vocabulary, width],
             "data_offsets": [0, 2 * vocabulary * width],
@@ -27,7 +31,7 @@ def write_embeddings(folder: Path, vocabulary: int = VOCABULARY, width: int = WI
     rng = np.random.default_rng(0)
     block = (rng.standard_normal((1024, width), np.float32).view(np.uint32) >> 16).astype(np.uint16)
     encoded = json.dumps(header).encode()
-    with (folder / "model.safetensors").open("wb") as file:
+    with (folder / TABLE_FILE).open("wb") as file:
         file.write(len(encoded).to_bytes(8, "little") + encoded)
         for start in range(0, vocabulary, len(block)):
             file.write(block[: vocabulary - start].tobytes())
