@@ -1,6 +1,5 @@
 """The typer app, and the one place where exceptions become messages and exit codes."""
 
-import math
 import signal
 import traceback
 from collections.abc import Callable
@@ -10,38 +9,50 @@ from typing import Annotated, Any
 
 import typer
 
-from ireasoner_cli import console
-from ireasoner_cli.commands import compare, demo, evaluate, export, inspect, propose, rollout, score, update, verify
+from ireasoner_cli import console, options
+from ireasoner_cli.commands import (
+    compare,
+    demo,
+    evaluate,
+    export,
+    inspect,
+    propose,
+    rollout,
+    run,
+    score,
+    update,
+    verify,
+)
 from ireasoner_cli.commands import report as report_page
+from ireasoner_cli.work import Work
 
 INTERRUPTED = 130
 ENGINE_FAILURE = 4
 
 
-def guarded(command: Callable[..., None]) -> Callable[..., None]:
-    """`command`, with its failures turned into one message and an exit code: 2 wrong usage; 3 bad input data;
-    4 model, engine or device failure; 130 interrupted. `--debug` shows the traceback first."""
+def guarded(command: Callable[..., Work | None]) -> Callable[..., None]:
+    """`command`, the work of a stage that it may come to carried out, and its failures turned into one message and an
+    exit code: 2 wrong usage; 3 bad input data; 4 model, engine or device failure; 130 interrupted. `--debug` shows the
+    traceback first."""
 
     @wraps(command)
-    def run(**options: Any) -> None:
+    def guard(**given: Any) -> None:
         try:
-            for name, value in options.items():
-                if isinstance(value, float) and not math.isfinite(value):
-                    raise typer.BadParameter(
-                        f"{value} is not a finite number", param_hint=f"--{name.replace('_', '-')}"
-                    )
-            command(**options)
+            options.check_finite(given)
+            work = command(**given)
+            if work is not None:
+                work.show(work.stage(progress=console.TerminalProgress()))
         except KeyboardInterrupt:
             console.error("interrupted; what is done is kept: run the same command again to go on from there")
             raise typer.Exit(INTERRUPTED) from None
         except (typer.Exit, typer.BadParameter):
             raise
         except Exception as error:
-            if options["debug"]:
+            if given["debug"]:
                 traceback.print_exc()
             raise typer.Exit(report(error)) from None
 
-    return run
+    return guard
 
 
 def report(error: Exception) -> int:
@@ -70,6 +81,7 @@ for name, command in (
     ("score", score.command),
     ("update", update.command),
     ("eval", evaluate.command),
+    ("run", run.command),
     ("inspect", inspect.command),
     ("report", report_page.command),
     ("export", export.command),

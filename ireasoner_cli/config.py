@@ -8,6 +8,7 @@ from typing import Any
 import typer
 
 DEFAULT_FILE = Path("ireasoner.toml")
+OWN = "ireasoner.own"  # where the context keeps the names that the command's own table sets
 NOT_SETTINGS = {"help", "config"}
 
 
@@ -39,7 +40,15 @@ def apply(context: typer.Context, file: Path | None) -> Path | None:
     settings = {_name(key): value for key, value in shared.items() if _name(key) in options[own]}
     settings |= {_name(key): value for key, value in tables.get(own, {}).items()}
     context.default_map = settings
+    context.meta[OWN] = {_name(key) for key in tables.get(own, {})}
     return file
+
+
+def is_own(context: typer.Context, name: str) -> bool:
+    """Whether option `name` was set for this command: by a flag, a variable or its own table, and not by a key at the
+    top of the file, nor left to its default."""
+    source = context.get_parameter_source(name)
+    return source is not None and (source.name in ("COMMANDLINE", "ENVIRONMENT") or name in context.meta.get(OWN, ()))
 
 
 def _name(key: str) -> str:

@@ -20,6 +20,8 @@ from rich.progress import Task as RichTask
 from rich.table import Table
 from rich.text import Text
 
+from stages.result import Result
+
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 stdout = Console(highlight=False)
 
@@ -39,8 +41,12 @@ def error(message: str) -> None:
     stderr.print(Text.assemble(("error: ", "bold red"), plain(message)))
 
 
+def stage_result(made: Result, as_json: bool) -> None:
+    result(made.path, made.summary, made.reused, as_json)
+
+
 def result(path: Path, summary: dict[str, Any], reused: bool, as_json: bool) -> None:
-    """The stage's result: its path on stdout (or everything, as JSON), its figures on stderr."""
+    """The command's result: its path on stdout (or everything, as JSON), its figures on stderr."""
     if as_json:
         print(json.dumps({"path": str(path), "reused": reused, **summary}))
         return

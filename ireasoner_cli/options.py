@@ -1,6 +1,8 @@
 """The options that several commands share, each declared once."""
 
+import math
 import re
+from collections.abc import Mapping
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -60,6 +62,13 @@ Config = Annotated[
         show_default="ireasoner.toml, if there is one",
     ),
 ]
+
+
+def check_finite(given: Mapping[str, object]) -> None:
+    """Raises typer.BadParameter for an option that is a number, but no finite one."""
+    for name, value in given.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise typer.BadParameter(f"{value} is not a finite number", param_hint=f"--{name.replace('_', '-')}")
 
 
 def parse_part(text: str) -> "Part":

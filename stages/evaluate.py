@@ -26,7 +26,7 @@ from stages.progress import SILENT, Progress
 from stages.prompts import with_question
 from stages.result import Result
 from stages.sampled import Row, SamplingSettings, with_samples
-from stages.sampling import Request, Sample
+from stages.sampling import Engines, Request, Sample, open_sampler
 from stages.tasks.data import files_of
 from stages.tasks.task import BadRow, OutsideTask, Question, Record, Task
 
@@ -48,6 +48,7 @@ def evaluate(
     names: Sequence[str] = (),
     data: Path | None = None,
     reasoning: bool = True,
+    engines: Engines = open_sampler,
 ) -> Result:
     """Writes one row per question and sample, and sums up the scores.
 
@@ -84,7 +85,7 @@ def evaluate(
     with shards.Output(output, EVALUATED, metadata, force, progress) as evaluated:
         with progress.busy("loading the model"):
             most_images = max(benchmark.most_images() for benchmark in benchmarks)
-            sampler = settings.open(checkpoint, start.adapter(SOLVER), most_images)
+            sampler = settings.open(checkpoint, start.adapter(SOLVER), engines, most_images)
         resumed = min(first + evaluated.done, last)
         asked = islice(chain.from_iterable(benchmarks), resumed, last)
         attempts = with_samples(sampler, settings.decoding, _attempts(asked, recorded["prompt"], samples, seed))

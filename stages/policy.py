@@ -10,6 +10,7 @@ metrics.parquet        a row per optimizer step of the update that wrote it
 import hashlib
 import json
 import re
+import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILE = "adapter_model.safetensors"
 TENSOR_FILES = (*(f"{role}/{ADAPTER_FILE}" for role in (PROPOSER, SOLVER)), OPTIMIZER_FILE)
 CONFIG_FILES = tuple(f"{role}/{ADAPTER_CONFIG}" for role in (PROPOSER, SOLVER))
+REMOVABLE = (*TENSOR_FILES, *CONFIG_FILES)
 
 LORA_RANK = 16
 LORA_ALPHA = 32
@@ -128,18 +130,39 @@ def read_state(folder: Path) -> PolicyState:
 
 
 def fingerprint(folder: Path) -> str:
-    """SHA-256 over all that makes the policy what it is; not over its metrics. Raises DataError where a file is
-    missing."""
+    """SHA-256 over all that makes the policy what it is, or, of a pruned one, made it; not over its metrics. Raises
+    DataError where a file is missing."""
     digest = hashlib.sha256()
+    hashes = dict(read_state(folder).files) if is_pruned(folder) else {}
     for name in sorted([*CONFIG_FILES, *TENSOR_FILES, STATE_FILE]):
-        if not (folder / name).is_file():
-            raise DataError(f"{folder}: incomplete policy directory, {name} cannot be read")
-        digest.update(f"{name}\0{checked_sha256(folder / name)}\n".encode())
+        if name not in hashes:
+            if not (folder / name).is_file():
+                raise DataError(f"{folder}: incomplete policy directory, {name} cannot be read")
+            hashes[name] = checked_sha256(folder / name)
+        digest.update(f"{name}\0{hashes[name]}\n".encode())
     return digest.hexdigest()
+
+
+def is_pruned(folder: Path) -> bool:
+    """Whether only the state and the metrics of the policy are left."""
+    return (folder / STATE_FILE).is_file() and not any((folder / name).exists() for name in REMOVABLE)
+
+
+def prune(folder: Path) -> None:
+    """Removes a policy's adapters and moments; what is left still says what it was. Interrupted, it can be repeated."""
+    for name in REMOVABLE:
+        (folder / name).unlink(missing_ok=True)
+    for role in (PROPOSER, SOLVER):
+        shutil.rmtree(folder / role, ignore_errors=True)
 
 
 def check_whole(folder: Path, state: PolicyState) -> None:
     """Raises DataError, naming the file, unless every file is what `state` says, and an adapter or moments."""
+    if is_pruned(folder):
+        raise DataError(
+            f"{folder}: only its state and metrics are left; `ireasoner run` keeps the adapters of the last policies "
+            "(--keep) and of the best. `ireasoner update --force` of its scored shard makes it again"
+        )
     try:
         for name in (*CONFIG_FILES, *TENSOR_FILES):
             if not (folder / name).is_file():

@@ -20,7 +20,7 @@ from stages.pool import Pool, draw, open_pool
 from stages.progress import SILENT, Progress
 from stages.result import Result
 from stages.sampled import Row, SamplingSettings, sample_columns, with_samples
-from stages.sampling import Request
+from stages.sampling import Engines, Request, open_sampler
 
 
 def propose(
@@ -36,6 +36,7 @@ def propose(
     part: shards.Part | None = None,
     force: bool = False,
     progress: Progress = SILENT,
+    engines: Engines = open_sampler,
 ) -> Result:
     """Writes the questions shard: the Proposer's row of each group.
 
@@ -65,7 +66,7 @@ def propose(
     counts = {"groups": last - first, "questions": 0, "unreadable_images": 0}
     with shards.Output(output, TRAJECTORY, metadata, force, progress) as questions:
         with progress.busy("loading the model"):
-            sampler = settings.open(checkpoint, start.adapter(PROPOSER))
+            sampler = settings.open(checkpoint, start.adapter(PROPOSER), engines)
         resumed = min(first + questions.done, last)
         proposals = _proposals(pool, order, range(resumed, last), metadata, embed_images)
         with progress.track("propose", last - first, "groups") as advance:

@@ -17,7 +17,7 @@ from stages.progress import SILENT, Progress
 from stages.prompts import with_question
 from stages.result import Result
 from stages.sampled import Row, SamplingSettings, sample_columns, with_samples
-from stages.sampling import Request
+from stages.sampling import Engines, Request, open_sampler
 
 READ_AHEAD = 64  # trajectories whose images are decoded while others are sampled
 
@@ -33,6 +33,7 @@ def rollout(
     part: shards.Part | None = None,
     force: bool = False,
     progress: Progress = SILENT,
+    engines: Engines = open_sampler,
 ) -> Result:
     """Writes the rollouts shard: each group's proposer row as it was, then its Solver rows.
 
@@ -62,7 +63,7 @@ def rollout(
     counts = {"groups": last - first, "rollouts": 0, "truncated": 0}
     with shards.Output(output, TRAJECTORY, metadata, force, progress) as rollouts:
         with progress.busy("loading the model"):
-            sampler = settings.open(checkpoint, start.adapter(SOLVER))
+            sampler = settings.open(checkpoint, start.adapter(SOLVER), engines)
         resumed = min(first + rollouts.done, last)
         rows = with_samples(
             sampler,

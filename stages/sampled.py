@@ -13,6 +13,7 @@ from stages.prompts import load_prompt
 from stages.sampling import (
     Decoding,
     EngineOptions,
+    Engines,
     Pixels,
     Request,
     Sample,
@@ -64,8 +65,8 @@ class SamplingSettings:
             max_pixels=self.pixels.max_pixels,
         )
 
-    def open(self, model: Model, adapter: Path | None, max_images: int = 1) -> Sampler:
-        return open_sampler(resolve_sampler(self.sampler), model, adapter, self.pixels, self.engine, max_images)
+    def open(self, model: Model, adapter: Path | None, engines: Engines = open_sampler, max_images: int = 1) -> Sampler:
+        return engines(resolve_sampler(self.sampler), model, adapter, self.pixels, self.engine, max_images)
 
     @property
     def decoding(self) -> Decoding:

@@ -236,7 +236,8 @@ def _check_eval(output: Path) -> int:
 
 def _check_policy(folder: Path) -> int:
     """Everything in a policy directory; returns how many optimizer steps its metrics hold."""
-    state = policy.open_policy(folder).state
+    pruned = policy.is_pruned(folder)
+    state = policy.read_state(folder) if pruned else policy.open_policy(folder).state
     metrics = folder / policy.METRICS_FILE
     checked_sha256(metrics)
     steps = shards.read_table(metrics, METRICS)["step"].to_pylist()

@@ -1,11 +1,14 @@
 import json as jsonlib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ireasoner_cli import console, options
+from ireasoner_cli.work import Work
+from stages.result import Result
 from stages.tasks import NAMES
 
 TOKENS, TASK_TOKENS = 256, 1024
@@ -67,7 +70,7 @@ def command(
     json: options.Json = False,
     config: options.Config = None,
     debug: options.Debug = False,
-) -> None:
+) -> Work | None:
     """Answer a labelled benchmark and say how much is right, with error and 95 % interval.
 
     ireasoner eval benchmark.parquet --policy policy/
@@ -85,7 +88,7 @@ def command(
     names = _tasks(task or [])
     if "list" in names:
         _list_tasks(json)
-        return
+        return None
     inputs = benchmark or []
     _check(names, inputs, data, reasoning, prompt)
     part = options.parse_part(shard) if shard else None
@@ -95,17 +98,21 @@ def command(
     )  # fmt: skip
     from stages.evaluate import evaluate
 
-    result = evaluate(
-        inputs, settings, samples, seed, policy, out, model, limit, part, force, console.TerminalProgress(),
-        names, data, reasoning,
+    stage = partial(
+        evaluate, inputs, settings, samples, seed, policy, out, model, limit, part, force,
+        names=names, data=data, reasoning=reasoning,
     )  # fmt: skip
+    return Work(stage, partial(_show, whole=not limit and not part, json=json))
+
+
+def _show(result: Result, whole: bool, json: bool) -> None:
     if json:
         print(jsonlib.dumps({"path": str(result.path), "reused": result.reused, **result.summary}))
         return
     note = "up to date (made from the same inputs, parameters, model and policy): " if result.reused else ""
     console.stderr.print(console.safe_text(f"{note}{result.path}"), style="dim")
     _print_table(result.summary.get("tasks", {"": result.summary}))
-    if not limit and not part:
+    if whole:
         _compare_sizes(result.summary.get("tasks", {}))
 
 

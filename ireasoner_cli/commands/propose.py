@@ -1,7 +1,9 @@
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 from ireasoner_cli import console, options
+from ireasoner_cli.work import Work
 
 
 def command(
@@ -29,7 +31,7 @@ def command(
     json: options.Json = False,
     config: options.Config = None,
     debug: options.Debug = False,
-) -> None:
+) -> Work:
     """Ask one question about each of the next images of the pool.
 
     ireasoner propose --images pool/
@@ -43,7 +45,5 @@ def command(
     )  # fmt: skip
     from stages.propose import propose
 
-    result = propose(
-        images, settings, groups, seed, embed_images, policy, out, model, limit, part, force, console.TerminalProgress()
-    )
-    console.result(result.path, result.summary, result.reused, json)
+    stage = partial(propose, images, settings, groups, seed, embed_images, policy, out, model, limit, part, force)
+    return Work(stage, partial(console.stage_result, as_json=json))

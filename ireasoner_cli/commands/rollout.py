@@ -1,6 +1,8 @@
+from functools import partial
 from typing import Annotated
 
 from ireasoner_cli import console, options
+from ireasoner_cli.work import Work
 
 
 def command(
@@ -26,7 +28,7 @@ def command(
     json: options.Json = False,
     config: options.Config = None,
     debug: options.Debug = False,
-) -> None:
+) -> Work:
     """Sample N reasoned answers to each question.
 
     ireasoner rollout questions.parquet
@@ -40,5 +42,5 @@ def command(
     )  # fmt: skip
     from stages.rollout import rollout
 
-    result = rollout(questions, settings, samples, policy, out, model, limit, part, force, console.TerminalProgress())
-    console.result(result.path, result.summary, result.reused, json)
+    stage = partial(rollout, questions, settings, samples, policy, out, model, limit, part, force)
+    return Work(stage, partial(console.stage_result, as_json=json))

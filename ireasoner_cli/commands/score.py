@@ -1,7 +1,9 @@
 from enum import StrEnum
+from functools import partial
 from typing import Annotated
 
 from ireasoner_cli import console, options
+from ireasoner_cli.work import Work
 
 CONSTANTS = "Constants of the rewards"
 
@@ -46,7 +48,7 @@ def command(
     json: options.Json = False,
     config: options.Config = None,
     debug: options.Debug = False,
-) -> None:
+) -> Work:
     """Reward every trajectory for agreement, of its answer and of its steps.
 
     ireasoner score rollouts.parquet
@@ -59,5 +61,4 @@ def command(
         reward.value, max_steps, total_steps, no_decay, no_density, no_warmup, answer_exponent, length_penalty,
         length_limit, decay, density_exponent, warmup, max_step_weight, entropy_target, entropy_width, limit,
     )  # fmt: skip
-    result = score(rollouts, params, out, model, force, console.TerminalProgress())
-    console.result(result.path, result.summary, result.reused, json)
+    return Work(partial(score, rollouts, params, out, model, force), partial(console.stage_result, as_json=json))

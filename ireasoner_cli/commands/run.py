@@ -1,0 +1,68 @@
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ireasoner_cli import console, options
+from ireasoner_cli.config import is_own
+
+
+def command(
+    context: typer.Context,
+    images: Annotated[Path, options.Option(help="A folder tree of images, or a Parquet dataset with an image column.")],
+    out: Annotated[Path, options.Option(help="The run's folder: it0001/, it0002/ … go into it.")],
+    iterations: Annotated[int, options.Option(min=1, help="Turns of the loop, those done already included.")] = 40,
+    groups: Annotated[
+        int | None, options.Option(min=1, help="Proposals an iteration.", show_default="[propose] groups, or 64")
+    ] = None,
+    benchmark: Annotated[
+        Path | None, options.Option(help="A labelled benchmark to ask now and then.", show_default=False)
+    ] = None,
+    eval_every: Annotated[
+        int, options.Option(min=1, help="Iterations from one evaluation to the next; the last is one, too.")
+    ] = 5,
+    keep: Annotated[
+        int, options.Option(min=2, help="Policies kept whole: the last so many, and the best by the benchmark.")
+    ] = 3,
+    model: Annotated[
+        str | None,
+        options.Option(help="Hugging Face directory or hub id.", show_default="[propose] model, or as for propose"),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        options.Option(min=0, max=2**63 - 1, help="The run's seed.", show_default="[propose] seed, or 0"),
+    ] = None,
+    json: options.Json = False,
+    config: options.Config = None,
+    debug: options.Debug = False,
+) -> None:
+    """Run the whole loop: the stages' own commands, iteration after iteration, on one engine that stays warm.
+
+    ireasoner run --images pool/ --iterations 40 --groups 64 --out runs/first
+
+    ireasoner run --images pool/ --out runs/first --benchmark benchmark.parquet
+
+    It writes the files that a shell loop over propose, rollout, score, update and eval writes, with the settings these
+    have from ireasoner.toml and variables. Interrupted, the same command goes on where it stopped. Of policies no
+    longer kept, state and metrics stay. A run that has collapsed (no entropy, KL out of bounds, nothing parsed) stops
+    and says what to change.
+    """  # fmt: skip
+    from ireasoner_cli.running.display import Display
+    from ireasoner_cli.running.loop import Plan, run_loop
+    from ireasoner_cli.running.prepare import preparing
+
+    # A key at the top of ireasoner.toml reaches the stages by itself, where a stage's table may override it.
+    plan = Plan(
+        images,
+        iterations,
+        out,
+        groups=groups if is_own(context, "groups") else None,
+        model=model if is_own(context, "model") else None,
+        seed=seed if is_own(context, "seed") else None,
+        benchmark=benchmark,
+        eval_every=eval_every,
+        keep=keep,
+    )
+    with Display(iterations) as view:
+        summary = run_loop(plan, preparing(context, config, debug), view)
+    console.result(out, summary, False, json)

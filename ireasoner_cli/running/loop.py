@@ -1,0 +1,186 @@
+"""The loop: every stage of every iteration, on one warm engine.
+
+OUT/base.parquet                                                      the base model on the benchmark
+OUT/it0001/questions.parquet  rollouts.parquet  scored.parquet        as a shell loop writes them
+OUT/it0001/policy/  eval.parquet
+"""
+
+import time
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from ireasoner_cli.running.figures import Figures, collapse, read_figures
+from ireasoner_cli.running.prepare import Prepare
+from stages.errors import EngineError
+from stages.policy import STATE_FILE, is_pruned, prune
+from stages.progress import Progress
+from stages.result import Result
+from stages.sampling.warm import WarmEngine
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `run` was asked for; None leaves a stage its own setting. `keep` counts policies and is at least 2, since
+    the newest can only be checked beside the one before."""
+
+    images: Path
+    iterations: int
+    out: Path
+    groups: int | None = None
+    model: str | None = None
+    seed: int | None = None
+    benchmark: Path | None = None
+    eval_every: int = 5
+    keep: int = 3
+
+    def folder(self, number: int) -> Path:
+        return self.out / f"it{number:04d}"
+
+    def policy(self, number: int) -> Path | None:
+        """The policy that iteration `number` made; None for the base model, number 0."""
+        return self.folder(number) / "policy" if number else None
+
+    def due(self, number: int) -> bool:
+        """Whether the benchmark is asked after iteration `number`."""
+        return self.benchmark is not None and (number % self.eval_every == 0 or number == self.iterations)
+
+
+class View(Progress, Protocol):
+    """Who watches the loop."""
+
+    def iteration(self, number: int) -> AbstractContextManager[None]:
+        """Within, iteration `number` is at work."""
+        ...
+
+    def finished(self, number: int, figures: Figures, seconds: float | None) -> None:
+        """Iteration `number` is done, in so many seconds; None where it was there already."""
+        ...
+
+
+def run_loop(plan: Plan, prepare: Prepare, view: View) -> dict[str, Any]:
+    """Runs what is missing of the plan's iterations; returns the figures of the last, and which policy is best.
+
+    Raises what the stages raise; EngineError when the run has collapsed; KeyboardInterrupt leaves what is done.
+    """
+    loop = _Loop(plan, prepare, view)
+    first = loop.resume()
+    if plan.benchmark is not None:
+        loop.evaluate(0)
+    made: list[Figures] = []  # by this process: who goes on after a collapse means it
+    for number in range(first, max(first, plan.iterations) + 1):
+        new = loop.iterate(number)
+        loop.clear()
+        made += [loop.history[number]] if new else []
+        if reason := collapse(made):
+            raise EngineError(
+                f"stopped after {plan.folder(number)}: {reason}. To go on regardless, run the same command again"
+            )
+    return loop.summary()
+
+
+class _Loop:
+    def __init__(self, plan: Plan, prepare: Prepare, view: View) -> None:
+        self._plan = plan
+        self._prepare = prepare
+        self._view = view
+        self._engines = WarmEngine()
+        self.history: dict[int, Figures] = {}
+        self.base_accuracy: float | None = None
+
+    def resume(self) -> int:
+        """The iteration to begin with: the newest that is done, so that its settings are compared, else the first."""
+        done = 0
+        while (self._plan.folder(done + 1) / "policy" / STATE_FILE).is_file():
+            done += 1
+        if not done:
+            return 1
+        before = self._plan.policy(done - 1)
+        first = done + 1 if before is not None and is_pruned(before) else done
+        for number in range(1, first):
+            self.history[number] = read_figures(self._plan.folder(number))
+            self._view.finished(number, self.history[number], None)
+        self._view.say(f"{self._plan.out}: {done} of {self._plan.iterations} iterations are done; going on from there")
+        return first
+
+    def iterate(self, number: int) -> bool:
+        """One turn of the loop. False when all of it was there."""
+        started = time.monotonic()
+        with self._view.iteration(number):
+            results = [stage(number) for stage in (self._propose, self._rollout, self._score, self._update)]
+            if self._plan.due(number):
+                results.append(self.evaluate(number))
+        new = not all(result.reused for result in results)
+        self.history[number] = read_figures(self._plan.folder(number))
+        self._view.finished(number, self.history[number], time.monotonic() - started if new else None)
+        return new
+
+    def _propose(self, number: int) -> Result:
+        settings = {
+            "images": self._plan.images,
+            "groups": self._plan.groups,
+            "model": self._plan.model,
+            "seed": self._plan.seed,
+        }
+        return self._sample("propose", number, "questions", settings)
+
+    def _rollout(self, number: int) -> Result:
+        return self._sample("rollout", number, "rollouts", {}, self._plan.folder(number) / "questions.parquet")
+
+    def _score(self, number: int) -> Result:
+        folder = self._plan.folder(number)
+        work = self._prepare("score", {"out": folder / "scored.parquet"}, folder / "rollouts.parquet")
+        return work.stage(progress=self._view)
+
+    def _update(self, number: int) -> Result:
+        folder = self._plan.folder(number)
+        settings = {"policy": self._plan.policy(number - 1), "out": folder / "policy"}
+        work = self._prepare("update", settings, folder / "scored.parquet")
+        self._engines.sleep()
+        return work.stage(progress=self._view)
+
+    def evaluate(self, number: int) -> Result:
+        """The benchmark, answered with the policy that iteration `number` made; with the base model for 0."""
+        plan = self._plan
+        assert plan.benchmark is not None
+        out = plan.folder(number) / "eval.parquet" if number else plan.out / "base.parquet"
+        settings = {"model": plan.model, "seed": plan.seed, "policy": plan.policy(number), "out": out}
+        plan.out.mkdir(parents=True, exist_ok=True)
+        work = self._prepare("eval", settings, plan.benchmark)
+        result = work.stage(progress=self._view, engines=self._engines)
+        if not number:
+            self.base_accuracy = result.summary["accuracy"]
+        return result
+
+    def _sample(self, stage: str, number: int, output: str, settings: Mapping[str, object], *inputs: Path) -> Result:
+        folder = self._plan.folder(number)
+        folder.mkdir(parents=True, exist_ok=True)
+        own = {"policy": self._plan.policy(number - 1), "out": folder / f"{output}.parquet"}
+        return self._prepare(stage, {**settings, **own}, *inputs).stage(progress=self._view, engines=self._engines)
+
+    @property
+    def best(self) -> int | None:
+        """The iteration with the highest accuracy, the earliest of several; None before any evaluation."""
+        asked = {number: each.accuracy for number, each in self.history.items() if each.accuracy is not None}
+        return max(sorted(asked), key=lambda number: asked[number]) if asked else None
+
+    def clear(self) -> None:
+        """Removes adapters and moments of all policies but the last ones and the best; metrics and state stay."""
+        newest = max(self.history)
+        for number in self.history:
+            folder = self._plan.folder(number) / "policy"
+            if number <= newest - self._plan.keep and number != self.best and not is_pruned(folder):
+                prune(folder)
+
+    def summary(self) -> dict[str, Any]:
+        """The newest policy and its figures, and the best policy where there were evaluations."""
+        newest = max(self.history)
+        found: dict[str, Any] = {"iterations": newest, "policy": str(self._plan.policy(newest))}
+        found |= {name: value for name, value in self.history[newest].to_json().items() if value is not None}
+        if self.best is not None:
+            found["best"] = str(self._plan.policy(self.best))
+            found["best_accuracy"] = self.history[self.best].accuracy
+            found["base_accuracy"] = self.base_accuracy
+        return found

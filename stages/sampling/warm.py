@@ -1,0 +1,50 @@
+"""One vLLM engine for many stages: opened once, its adapters swapped."""
+
+import gc
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stages.models import Model
+from stages.sampling import EngineOptions, Pixels, Sampler, SamplerName, open_sampler
+
+if TYPE_CHECKING:
+    from stages.sampling.vllm import VllmSampler
+
+
+class WarmEngine:
+    """Called as `open_sampler` is, and with the same rows to come: keeps the engine it has opened as long as the same
+    model, bounds on pixels and device settings are asked for. The cheap samplers are opened each time."""
+
+    def __init__(self) -> None:
+        self._engine: VllmSampler | None = None
+        self._asked: tuple[object, ...] = ()
+        self._max_images = 1
+
+    def __call__(
+        self,
+        name: SamplerName,
+        model: Model,
+        adapter: Path | None,
+        pixels: Pixels,
+        options: EngineOptions,
+        max_images: int = 1,
+    ) -> Sampler:
+        """Raises as `open_sampler` does."""
+        if name != "vllm":
+            return open_sampler(name, model, adapter, pixels, options, max_images)
+        from stages.sampling.vllm import VllmSampler
+
+        asked = (model.ref, pixels, options)
+        if self._engine is None or asked != self._asked or max_images > self._max_images:
+            self._engine = None  # first: a device seldom holds two
+            gc.collect()
+            self._max_images = max(max_images, self._max_images)
+            self._engine = VllmSampler(model, adapter, pixels, options, self._max_images, warm=True)
+            self._asked = asked
+        self._engine.use(adapter)
+        return self._engine
+
+    def sleep(self) -> None:
+        """Leaves the device's memory to the learner until the engine is next asked for."""
+        if self._engine is not None:
+            self._engine.sleep()

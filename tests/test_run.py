@@ -1,0 +1,280 @@
+"""`ireasoner run`: the files of a shell loop, gone on with, pruned, and stopped when it has collapsed."""
+
+import importlib.util
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner, Result
+
+from ireasoner_cli import console
+from ireasoner_cli.app import app
+from ireasoner_cli.running.display import Display, duration, sparkline
+from ireasoner_cli.running.figures import Figures, collapse
+from stages import shards, update
+from stages.learning.learner import UpdateParams
+from stages.models import find_model
+from stages.policy import is_pruned
+from stages.sampled import Row, SamplingSettings
+from stages.sampling import fake, open_sampler
+from stages.sampling.warm import WarmEngine
+from tests import chain
+
+SETTINGS = """
+model = "model"
+sampler = "fake"
+seed = 3
+
+[propose]
+groups = 4
+
+[rollout]
+samples = 3
+
+[score]
+no-warmup = true
+
+[update]
+lr = 1e-3
+groups-per-step = 2
+
+[eval]
+temperature = 1.0
+"""
+
+
+@pytest.fixture
+def world(workdir: Path) -> Path:
+    """A folder with a pool, a model, settings and a benchmark, on which the fake sampler is now and then right."""
+    Path("ireasoner.toml").write_text(SETTINGS)
+    rows = [
+        {"id": str(i), "image": {"bytes": None, "path": f"pool/{i}.png"}, "question": "How many?", "answers": ["2"]}
+        for i in range(8)
+    ]
+    shards.write_table(Path("benchmark.parquet"), pa.Table.from_pylist(rows))
+    return workdir
+
+
+def call(*words: object) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def run(*words: object, out: str = "run", iterations: int = 2) -> Result:
+    return call("run", "--images", "pool", "--out", out, "--iterations", iterations, *words)
+
+
+def shell_loop(out: str, iterations: int) -> None:
+    policy: list[object] = []
+    for number in range(1, iterations + 1):
+        it = Path(out, f"it{number:04d}")
+        it.mkdir(parents=True)
+        for words in (
+            ("propose", "--images", "pool", *policy, "--out", it / "questions.parquet"),
+            ("rollout", it / "questions.parquet", *policy),
+            ("score", it / "rollouts.parquet"),
+            ("update", it / "scored.parquet", *policy),
+            ("eval", "benchmark.parquet", "--policy", it / "policy", "--out", it / "eval.parquet"),
+        ):
+            done = call(*words)
+            assert done.exit_code == 0, done.output
+        policy = ["--policy", it / "policy"]
+    assert call("eval", "benchmark.parquet", "--out", Path(out, "base.parquet")).exit_code == 0
+
+
+def test_the_files_are_those_of_a_shell_loop(world: Path) -> None:
+    shell_loop("shell", 2)
+    done = run("--benchmark", "benchmark.parquet", "--eval-every", 1, "--json")
+    assert done.exit_code == 0, done.output
+    assert chain.file_bytes(Path("run")) == chain.file_bytes(Path("shell"))
+    told = json.loads(done.stdout)
+    assert (told["path"], told["iterations"], told["step"]) == ("run", 2, 8)
+    assert told["policy"] == "run/it0002/policy" and told["best"].startswith("run/it000")
+    assert [line.split(":")[0] for line in done.stderr.splitlines()] == ["it0001 of 2", "it0002 of 2"]
+
+
+def test_what_is_set_for_run_beats_the_stages_tables_and_these_the_top_of_the_file(world: Path) -> None:
+    assert run("--groups", 2, "--seed", 5, iterations=1).exit_code == 0
+    metadata = chain.metadata(Path("run/it0001/questions.parquet"))
+    assert (metadata["params"]["groups"], metadata["seed"]) == (2, 5)
+    assert not Path("run/base.parquet").exists()
+    top = "groups = 5\n" + SETTINGS.replace("groups = 4", "groups = 4\nseed = 8")
+    for more, out, expected in (("", "by-stage", (4, 8)), ("[run]\ngroups = 6\nseed = 9\n", "by-run", (6, 9))):
+        Path("ireasoner.toml").write_text(top + more)
+        assert run(out=out, iterations=1).exit_code == 0
+        metadata = chain.metadata(Path(out, "it0001/questions.parquet"))
+        assert (metadata["params"]["groups"], metadata["seed"]) == expected
+
+
+def test_settings_that_are_wrong_are_refused_before_anything_is_written(world: Path) -> None:
+    assert run("--keep", 1).exit_code == 2
+    Path("ireasoner.toml").write_text(SETTINGS + "\n[run]\nout = 'elsewhere'\nlr = 2\n")
+    done = run()
+    assert done.exit_code == 2 and "unknown key 'lr'" in done.stderr
+    assert not Path("run").exists()
+
+
+@pytest.mark.parametrize("stopped", [1, 2])
+def test_interrupted_and_run_again_equals_uninterrupted(
+    world: Path, monkeypatch: pytest.MonkeyPatch, stopped: int
+) -> None:
+    assert run(out="whole").exit_code == 0
+    whole, calls = update._learn, 0
+
+    def interrupted(*args: object) -> list[Row]:
+        nonlocal calls
+        calls += 1
+        if calls == 2 * stopped:
+            raise KeyboardInterrupt
+        return whole(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(update, "_learn", interrupted)
+    done = run()
+    assert done.exit_code == 130 and "run the same command again" in done.stderr
+    monkeypatch.setattr(update, "_learn", whole)
+    done = run()
+    assert done.exit_code == 0, done.output
+    assert ("1 of 2 iterations are done" in done.stderr) == (stopped == 2)
+    assert chain.file_bytes(Path("run")) == chain.file_bytes(Path("whole"))
+
+
+def test_a_finished_run_is_left_as_it_is_and_can_be_made_longer(world: Path) -> None:
+    assert run().exit_code == 0
+    before = {file: file.stat().st_mtime_ns for file in Path("run").rglob("*")}
+    assert run().exit_code == 0
+    assert run(iterations=1).exit_code == 0
+    assert {file: file.stat().st_mtime_ns for file in Path("run").rglob("*")} == before
+    done = run("--seed", 4)
+    assert done.exit_code == 2 and "seed: 3 → 4" in done.stderr
+    assert run(iterations=3).exit_code == 0
+    assert chain.rows(Path("run/it0003/scored.parquet"))[0]["step"] == 9
+
+
+def test_the_last_policies_and_the_best_are_kept_and_the_rest_can_still_be_looked_at(world: Path) -> None:
+    done = run("--benchmark", "benchmark.parquet", "--eval-every", 1, "--keep", 2, "--json", iterations=5)
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    policies = {f"run/it000{number}/policy" for number in range(1, 6)}
+    whole = {policy for policy in policies if not is_pruned(Path(policy))}
+    assert whole == {"run/it0004/policy", "run/it0005/policy", told["best"]}
+    scores = {policy: _accuracy(Path(policy).parent / "eval.parquet") for policy in policies}
+    assert scores[told["best"]] == max(scores.values()) == told["best_accuracy"]
+    pruned = Path(min(policies - whole))
+    assert {file.name for file in pruned.iterdir()} == {"state.json", "metrics.parquet"}
+
+    for words in (("inspect", "run"), ("inspect", pruned), ("report", "run"), ("verify", "run", "benchmark.parquet")):
+        looked = call(*words)
+        assert looked.exit_code == 0, looked.output
+    refused = call("eval", "benchmark.parquet", "--policy", pruned, "--out", "other.parquet")
+    assert refused.exit_code == 3 and "only its state and metrics are left" in refused.stderr
+    state = (pruned / "state.json").read_bytes()
+    (pruned / "state.json").write_bytes(state.replace(b'"updates": ', b'"updates": 1'))
+    assert call("verify", "run", "benchmark.parquet").exit_code == 3
+    (pruned / "state.json").write_bytes(state)
+
+    longer = run("--benchmark", "benchmark.parquet", "--eval-every", 1, "--keep", 2, "--json", iterations=6)
+    assert longer.exit_code == 0, longer.output
+    assert is_pruned(Path("run/it0004/policy")) or json.loads(longer.stdout)["best"] == "run/it0004/policy"
+
+
+def _accuracy(evaluated: Path) -> float:
+    scores = [row["score"] for row in chain.rows(evaluated)]
+    return sum(scores) / len(scores)
+
+
+GOOD = Figures(
+    step=4, reward=0.5, density=0.8, entropy=0.7, kl=0.01, kl_coef=1e-3, unparsed=0.1, unasked=0.0, accuracy=None,
+    kl_target=0.02,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "bad,named",
+    [
+        ({"entropy": 0.0}, "no entropy left"),
+        ({"kl": 1.5}, "KL"),
+        ({"kl": math.nan}, "KL"),
+        ({"unparsed": 0.95}, "no answer tag"),
+        ({"unasked": 1.0, "unparsed": None, "entropy": None}, "no question tag"),
+    ],
+)
+def test_a_collapse_has_a_name(bad: dict[str, float], named: str) -> None:
+    ill = replace(GOOD, **bad)
+    assert named in (collapse([GOOD, ill, ill, ill]) or "")
+    assert collapse([ill, ill]) is None and collapse([ill, ill, GOOD, ill, ill]) is None
+    assert collapse([GOOD] * 5) is None
+    assert collapse([replace(GOOD, reward=None, density=None, entropy=None, kl=None, unparsed=None)] * 3) is None
+
+
+def test_a_collapsed_run_stops_and_goes_on_when_asked_again(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fake, "_solution", lambda rng: "Step 1: I cannot say.")
+    done = run(iterations=9)
+    assert done.exit_code == 4
+    assert "run/it0003: the Solver's answers cannot be parsed" in done.stderr and "[rollout] prompt" in done.stderr
+    assert not Path("run/it0004").exists()
+    monkeypatch.undo()
+    monkeypatch.chdir(world)
+    assert run(iterations=4).exit_code == 0
+
+
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
+def test_a_warm_engine_samples_what_a_cold_one_does(workdir: Path) -> None:
+    """From the base model and from two policies in turn, the first of them again at the end."""
+    from stages.rollout import rollout
+    from stages.score import ScoreParams, score
+    from stages.update import update as learn
+
+    groups = [chain.group(i, f"pool/{i}.png", [chain.solution(answer) for answer in (4, 4, 5)]) for i in range(3)]
+    chain.write_shard(Path("rolled.parquet"), groups)
+    score([Path("rolled.parquet")], ScoreParams(), out=Path("scored.parquet"))
+    policies: list[Path | None] = [None]
+    for name, lr in (("one", 0.05), ("two", 0.1)):
+        policies.append(learn([Path("scored.parquet")], UpdateParams(lr=lr), out=Path(name)).path)
+    settings = SamplingSettings(max_tokens=12, sampler="vllm")
+    model, warm = find_model("model"), WarmEngine()
+
+    def sampled(place: int, engines: Callable[..., object], out: str) -> list[Row]:
+        step = 3 if place else 0
+        chain.write_shard(Path("asked.parquet"), [group[:1] for group in groups], "propose", step)
+        rollout([Path("asked.parquet")], settings, 3, policies[place], Path(out), engines=engines)  # type: ignore[arg-type]
+        return chain.rows(Path(out))
+
+    opened = warm("vllm", model, None, settings.pixels, settings.engine)
+    by_policy = []
+    for turn, place in enumerate((0, 1, 2, 1)):
+        by_policy.append(sampled(place, warm, f"warm-{turn}.parquet"))
+        warm.sleep()
+    assert warm("vllm", model, None, settings.pixels, settings.engine) is opened
+    assert by_policy[1] == by_policy[3]
+    for place in (0, 2):
+        cold = sampled(place, open_sampler, f"cold-{place}.parquet")
+        for row, other in zip(by_policy[place], cold, strict=True):
+            assert row["token_ids"] == other["token_ids"]
+            assert row["logprobs"] == pytest.approx(other["logprobs"], abs=1e-4)
+    solver = [[row["logprobs"] for row in rows if row["role"] == "solver"] for rows in by_policy]
+    assert solver[0] != solver[1] != solver[2]
+
+
+def test_curves_and_durations_are_short() -> None:
+    assert sparkline([0.0, 0.5, 1.0]) == "▁▄█" or sparkline([0.0, 0.5, 1.0]) == "▁▅█"
+    assert len(sparkline([float(i) for i in range(500)])) == 40
+    assert len(set(sparkline([2.0, 2.0]))) == 1
+    assert [duration(seconds) for seconds in (7.6, 200, 7500)] == ["8 s", "3 min", "2 h 5 min"]
+
+
+def test_the_display_shows_where_the_run_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Console(force_terminal=True, width=110, color_system=None, record=True)
+    monkeypatch.setattr(console, "stderr", terminal)
+    with Display(40) as view:
+        view.finished(6, GOOD, 60.0)
+        with view.iteration(7), view.track("rollout", 64, "groups") as advance:
+            advance(45)
+            view.say("something [/bold] to say")
+    shown = terminal.export_text()
+    assert "it0007 of 40" in shown and "rollout" in shown and "45/64 groups" in shown and "34 min left" in shown
+    assert "entropy" in shown and "0.7" in shown and "accuracy" not in shown
+    assert "something [/bold] to say" in shown
