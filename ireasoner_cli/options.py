@@ -51,6 +51,10 @@ Seed = Annotated[int, Option(min=0, max=2**63 - 1, help="The run's seed.")]
 Limit = Annotated[int | None, Option(min=1, help="Only the first so many groups.", show_default=False)]
 LimitRows = Annotated[int | None, Option(min=1, help="Only the first so many questions.", show_default=False)]
 Force = Annotated[bool, Option("--force", help="Replace an output that was made differently.")]
+DryRun = Annotated[
+    bool,
+    Option("--dry-run", help="Only say what would be read, taken up and written. The model is looked at, not loaded."),
+]
 Json = Annotated[bool, Option("--json", help="Print the result as JSON.")]
 Debug = Annotated[bool, Option("--debug", help="Show tracebacks and the engines' own logs.")]
 Config = Annotated[

@@ -49,8 +49,9 @@ def evaluate(
     data: Path | None = None,
     reasoning: bool = True,
     engines: Engines = open_sampler,
+    dry_run: bool = False,
 ) -> Result:
-    """Writes one row per question and sample, and sums up the scores.
+    """Writes one row per question and sample, and sums up the scores. A `dry_run` only says what would be done.
 
     `names` are tasks, whose files are `inputs` or lie below `data`; without them `inputs` is a benchmark of our own
     schema. With `reasoning` the questions go into the Solver's prompt, otherwise they ask for the answer alone.
@@ -77,11 +78,15 @@ def evaluate(
         model=checkpoint.ref,
         policy=start.ref,
     )
-    if shards.is_done(output, metadata, force):
+    if shards.is_done(output, metadata, force, tidy=not dry_run):
         return Result(output, reused=True, summary=summarize(output))
 
     total = sum(len(benchmark) for benchmark in benchmarks)
     first, last = (part or shards.Part()).bounds(total)
+    if dry_run:
+        done = min(shards.left_over(output, metadata, force), last - first)
+        summary = shards.plan(output, metadata, "questions", last - first, done)
+        return Result(output, summary={**summary, "requests": (last - first - done) * samples})
     with shards.Output(output, EVALUATED, metadata, force, progress) as evaluated:
         with progress.busy("loading the model"):
             most_images = max(benchmark.most_images() for benchmark in benchmarks)

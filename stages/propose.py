@@ -37,8 +37,9 @@ def propose(
     force: bool = False,
     progress: Progress = SILENT,
     engines: Engines = open_sampler,
+    dry_run: bool = False,
 ) -> Result:
-    """Writes the questions shard: the Proposer's row of each group.
+    """Writes the questions shard: the Proposer's row of each group. A `dry_run` only says what would be done.
 
     An image that cannot be read becomes a row with a reject_reason. Raises DataError when no image of the pool
     can be, and for a policy that does not fit; UsageError for paths that are not there; EngineError for the model.
@@ -56,13 +57,17 @@ def propose(
         model=checkpoint.ref,
         policy=start.ref,
     )
-    if shards.is_done(output, metadata, force):
+    if shards.is_done(output, metadata, force, tidy=not dry_run):
         _check_unchanged(output)
         return Result(output, reused=True)
 
     order = draw(len(pool), seed, start.ref.step, min(groups, limit or groups))
     _check_readable(pool, order, pool_path)
     first, last = (part or shards.Part()).bounds(len(order))
+    if dry_run:
+        done = min(shards.left_over(output, metadata, force), last - first)
+        summary = shards.plan(output, metadata, "groups", last - first, done)
+        return Result(output, summary={**summary, "requests": last - first - done})
     counts = {"groups": last - first, "questions": 0, "unreadable_images": 0}
     with shards.Output(output, TRAJECTORY, metadata, force, progress) as questions:
         with progress.busy("loading the model"):

@@ -34,8 +34,10 @@ def rollout(
     force: bool = False,
     progress: Progress = SILENT,
     engines: Engines = open_sampler,
+    dry_run: bool = False,
 ) -> Result:
-    """Writes the rollouts shard: each group's proposer row as it was, then its Solver rows.
+    """Writes the rollouts shard: each group's proposer row as it was, then its Solver rows. A `dry_run` only says
+    what would be done.
 
     A group without a question gets none. Raises DataError for shards, images or a policy that do not fit,
     UsageError for paths that are not there, EngineError for the model.
@@ -55,11 +57,16 @@ def rollout(
         model=checkpoint.ref,
         policy=start.ref,
     )
-    if shards.is_done(output, metadata, force):
+    if shards.is_done(output, metadata, force, tidy=not dry_run):
         return Result(output, reused=True)
 
     total = min(questions.group_count, limit or questions.group_count)
     first, last = (part or shards.Part()).bounds(total)
+    if dry_run:
+        done = min(shards.left_over(output, metadata, force), last - first)
+        summary = shards.plan(output, metadata, "groups", last - first, done)
+        asked = sum(bool(proposal["question"]) for proposal, *_ in questions.groups(first + done, last))
+        return Result(output, summary={**summary, "requests": asked * samples})
     counts = {"groups": last - first, "rollouts": 0, "truncated": 0}
     with shards.Output(output, TRAJECTORY, metadata, force, progress) as rollouts:
         with progress.busy("loading the model"):

@@ -64,8 +64,10 @@ def score(
     model: str | None = None,
     force: bool = False,
     progress: Progress = SILENT,
+    dry_run: bool = False,
 ) -> Result:
-    """Writes the scored shard; `model` says where the recorded model lies now, if not where it was.
+    """Writes the scored shard; `model` says where the recorded model lies now, if not where it was. A `dry_run` only
+    says what would be done.
 
     Raises UsageError, DataError and EngineError as `shards` and `models` do.
     """
@@ -81,10 +83,13 @@ def score(
         model=checkpoint.ref,
         policy=recorded.policy,
     )
-    if shards.is_done(output, metadata, force):
+    if shards.is_done(output, metadata, force, tidy=not dry_run):
         return Result(output, reused=True)
 
     total = min(rollouts.group_count, params.limit or rollouts.group_count)
+    if dry_run:
+        done = min(shards.left_over(output, metadata, force), total)
+        return Result(output, summary=shards.plan(output, metadata, "groups", total, done))
     embedder = StepEmbedder(checkpoint)
     tally = Tally()
     with (

@@ -31,6 +31,7 @@ from stages.progress import SILENT, Progress
 from stages.sealing import checked_sha256, seal
 
 PART = re.compile(r"part-([1-9]\d*)-of-([1-9]\d*)\.parquet")
+SHOWN_INPUTS = 3
 SHOWN_DIFFERENCES = 4
 # Finished groups that become one chunk file, and one row group of the output; fewer where they are large.
 GROUPS_PER_CHUNK = 64
@@ -566,8 +567,9 @@ def clear_leftovers(output: Path) -> None:
             shutil.rmtree(partial)
 
 
-def is_done(output: Path, metadata: Metadata, force: bool) -> bool:
-    """Whether `output` is there, undamaged, and was made from the same inputs with the same parameters.
+def is_done(output: Path, metadata: Metadata, force: bool, tidy: bool = True) -> bool:
+    """Whether `output` is there, undamaged, and was made from the same inputs with the same parameters; if so, and
+    unless `tidy` is off, what interrupted runs have left is cleared away.
 
     Raises, when `force` is off, UsageError if something else is in its place, DataError if it is damaged.
     """
@@ -584,8 +586,48 @@ def is_done(output: Path, metadata: Metadata, force: bool) -> bool:
     except DataError as error:
         raise DataError(f"{error}; it stands where the output goes, and --force replaces it") from error
     refuse_differences(f"{output} exists and", made, metadata)
-    clear_leftovers(output)
+    if tidy:
+        clear_leftovers(output)
     return True
+
+
+def left_over(output: Path, metadata: Metadata, force: bool) -> int:
+    """How many groups an `Output` would find done, without touching anything. Raises as it does."""
+    partial, chunks, done = partial_directory(output), 0, 0
+    for file in sorted(partial.glob("chunk-*.parquet")):
+        if file.name != Output.chunk_name(chunks) or not is_usable(file, metadata, force):
+            break
+        chunks, done = chunks + 1, done + int(schema_of(file).metadata[GROUPS_KEY])
+    aside = partial / ASIDE
+    if aside.exists() and is_usable(aside, metadata, force):
+        notes = schema_of(aside).metadata
+        done += len(json.loads(notes[ENDS_KEY])) if int(notes[CHUNKS_BEFORE_KEY]) == chunks else 0
+    return done
+
+
+def plan(output: Path, metadata: Metadata, unit: str, total: int, done: int) -> dict[str, Any]:
+    """What a dry run says, as a Result's summary: `done` of the `total` groups or questions are there already."""
+    names = ", ".join(ref.name for ref in metadata.inputs[:SHOWN_INPUTS])
+    more = f" and {len(metadata.inputs) - SHOWN_INPUTS} more" if len(metadata.inputs) > SHOWN_INPUTS else ""
+    return {
+        "would_read": names + more,
+        "would_replace" if output.exists() else "would_write": str(output),
+        unit: total,
+        f"{unit}_taken_up": done,
+    }
+
+
+def is_usable(file: Path, metadata: Metadata, force: bool) -> bool:
+    """Whether what an interrupted run left in `file` is undamaged and was made as `metadata` says. Raises UsageError
+    where it was made differently, unless `force` gives that up."""
+    try:
+        checked_sha256(file)
+        made = read_metadata(file)
+    except DataError:
+        return False  # what is damaged is made again
+    if not force:
+        refuse_differences(f"what an interrupted run left in {file.parent}", made, metadata)
+    return not differences(made, metadata)
 
 
 def refuse_differences(what: str, made: Metadata, wanted: Metadata) -> None:
@@ -650,31 +692,21 @@ class Output:
         """The unbroken run of undamaged chunks; anything else is cleared away."""
         usable: list[Path] = []
         for file in sorted(self._partial.glob("chunk-*.parquet")):
-            if file.name == self._chunk_name(len(usable)) and self._is_usable(file):
+            if file.name == self.chunk_name(len(usable)) and is_usable(file, self._metadata, self._force):
                 usable.append(file)
                 self.done += int(schema_of(file).metadata[GROUPS_KEY])
             else:
                 file.unlink()
         return usable
 
-    def _is_usable(self, file: Path) -> bool:
-        try:
-            checked_sha256(file)
-            made = read_metadata(file)
-        except DataError:
-            return False  # what is damaged is made again
-        if not self._force:
-            refuse_differences(f"what an interrupted run left in {self._partial}", made, self._metadata)
-        return not differences(made, self._metadata)
-
     @staticmethod
-    def _chunk_name(index: int) -> str:
+    def chunk_name(index: int) -> str:
         return f"chunk-{index:08d}.parquet"
 
     def _put_aside(self) -> list[pa.Table]:
         """The groups after the last chunk that an interrupted run put aside, a table each."""
         file = self._partial / ASIDE
-        if not file.exists() or not self._is_usable(file):
+        if not file.exists() or not is_usable(file, self._metadata, self._force):
             return []
         notes = schema_of(file).metadata
         if int(notes[CHUNKS_BEFORE_KEY]) != len(self._chunks):
@@ -693,7 +725,7 @@ class Output:
             self._flush(len(self._pending))
 
     def _flush(self, groups: int) -> None:
-        target = self._partial / self._chunk_name(len(self._chunks))
+        target = self._partial / self.chunk_name(len(self._chunks))
         self._write_file(target, [pa.concat_tables(self._pending)], {GROUPS_KEY: str(groups)})
         self._chunks.append(target)
         self._pending, self._pending_bytes = [], 0

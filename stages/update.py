@@ -58,8 +58,10 @@ def update(
     progress: Progress = SILENT,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     gradient_checkpointing: bool = False,
+    dry_run: bool = False,
 ) -> Result:
-    """Writes the next policy directory; `policy` is the one the trajectories were sampled from.
+    """Writes the next policy directory; `policy` is the one the trajectories were sampled from. A `dry_run` only says
+    what would be done.
 
     Under torchrun all its processes call this, and spread the groups of each step over themselves.
     Raises UsageError when the policy is missing or would be written over, DataError for shards, images or a
@@ -87,13 +89,18 @@ def update(
         model=checkpoint.ref,
         policy=start.ref,
     )
+    total = min(scored.group_count, params.limit or scored.group_count)
+    if dry_run:
+        if _is_made(output, lineage, force):
+            return Result(output, reused=True)
+        done = _left_over(shards.partial_directory(output), lineage, force, start.ref.step)
+        return Result(output, summary=shards.plan(output, lineage, "groups", total, done))
     with ranks:
         if ranks.from_first(ranks.first and _is_done(output, lineage, force)):
             return Result(output, reused=True, summary={"step": read_state(output).step})
         if not ranks.first:
             progress = SILENT
 
-        total = min(scored.group_count, params.limit or scored.group_count)
         place = shards.writing(output, force) if ranks.first else nullcontext(shards.partial_directory(output))
         with place as partial:
             with progress.busy("loading the model"):
@@ -285,6 +292,15 @@ def _is_done(output: Path, lineage: Metadata, force: bool) -> bool:
     if old.exists() and not output.exists():
         with contextlib.suppress(UsageError), shards.writing(output, force):
             os.rename(old, output)  # a --force that was cut off between its two renames
+    if not _is_made(output, lineage, force):
+        return False
+    shards.clear_leftovers(output)
+    shutil.rmtree(old, ignore_errors=True)
+    return True
+
+
+def _is_made(output: Path, lineage: Metadata, force: bool) -> bool:
+    """Whether the policy is there, whole, and was made so. Raises UsageError or DataError when something else is."""
     if not output.exists() or force:
         return False
     try:
@@ -293,9 +309,20 @@ def _is_done(output: Path, lineage: Metadata, force: bool) -> bool:
     except DataError as error:
         raise DataError(f"{error}; it stands where the output goes, and --force replaces it") from error
     shards.refuse_differences(f"{output} exists and", made.lineage, lineage)
-    shards.clear_leftovers(output)
-    shutil.rmtree(old, ignore_errors=True)
     return True
+
+
+def _left_over(partial: Path, lineage: Metadata, force: bool, start: int) -> int:
+    """How many groups the newest checkpoint of this very update has learned from, the policy it began from being at
+    step `start`."""
+    for folder in reversed(_checkpoints(partial)):
+        with contextlib.suppress(DataError):
+            state = read_state(folder)
+            if not force:
+                shards.refuse_differences(f"what an interrupted update left in {partial}", state.lineage, lineage)
+            if not shards.differences(state.lineage, lineage):
+                return state.step - start
+    return 0
 
 
 def _set_aside(output: Path) -> Path:

@@ -67,6 +67,7 @@ def command(
     max_model_len: options.MaxModelLen = None,
     batch_invariant: options.BatchInvariant = False,
     force: options.Force = False,
+    dry_run: options.DryRun = False,
     json: options.Json = False,
     config: options.Config = None,
     debug: options.Debug = False,
@@ -100,8 +101,10 @@ def command(
 
     stage = partial(
         evaluate, inputs, settings, samples, seed, policy, out, model, limit, part, force,
-        names=names, data=data, reasoning=reasoning,
+        names=names, data=data, reasoning=reasoning, dry_run=dry_run,
     )  # fmt: skip
+    if dry_run:
+        return Work(stage, partial(console.stage_result, as_json=json))
     return Work(stage, partial(_show, whole=not limit and not part, json=json))
 
 

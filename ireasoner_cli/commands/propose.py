@@ -28,6 +28,7 @@ def command(
     max_model_len: options.MaxModelLen = None,
     batch_invariant: options.BatchInvariant = False,
     force: options.Force = False,
+    dry_run: options.DryRun = False,
     json: options.Json = False,
     config: options.Config = None,
     debug: options.Debug = False,
@@ -45,5 +46,7 @@ def command(
     )  # fmt: skip
     from stages.propose import propose
 
-    stage = partial(propose, images, settings, groups, seed, embed_images, policy, out, model, limit, part, force)
+    stage = partial(
+        propose, images, settings, groups, seed, embed_images, policy, out, model, limit, part, force, dry_run=dry_run
+    )
     return Work(stage, partial(console.stage_result, as_json=json))

@@ -25,6 +25,7 @@ def command(
     max_model_len: options.MaxModelLen = None,
     batch_invariant: options.BatchInvariant = False,
     force: options.Force = False,
+    dry_run: options.DryRun = False,
     json: options.Json = False,
     config: options.Config = None,
     debug: options.Debug = False,
@@ -42,5 +43,5 @@ def command(
     )  # fmt: skip
     from stages.rollout import rollout
 
-    stage = partial(rollout, questions, settings, samples, policy, out, model, limit, part, force)
+    stage = partial(rollout, questions, settings, samples, policy, out, model, limit, part, force, dry_run=dry_run)
     return Work(stage, partial(console.stage_result, as_json=json))

@@ -45,6 +45,7 @@ def command(
     model: options.Model = None,
     limit: options.Limit = None,
     force: options.Force = False,
+    dry_run: options.DryRun = False,
     json: options.Json = False,
     config: options.Config = None,
     debug: options.Debug = False,
@@ -61,4 +62,7 @@ def command(
         reward.value, max_steps, total_steps, no_decay, no_density, no_warmup, answer_exponent, length_penalty,
         length_limit, decay, density_exponent, warmup, max_step_weight, entropy_target, entropy_width, limit,
     )  # fmt: skip
-    return Work(partial(score, rollouts, params, out, model, force), partial(console.stage_result, as_json=json))
+    return Work(
+        partial(score, rollouts, params, out, model, force, dry_run=dry_run),
+        partial(console.stage_result, as_json=json),
+    )

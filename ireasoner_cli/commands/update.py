@@ -30,6 +30,7 @@ def command(
     policy: options.Policy = None,
     limit: options.Limit = None,
     force: options.Force = False,
+    dry_run: options.DryRun = False,
     json: options.Json = False,
     config: options.Config = None,
     debug: options.Debug = False,
@@ -46,5 +47,8 @@ def command(
     from stages.update import UpdateParams, update
 
     params = UpdateParams(lr, groups_per_step, proposer_every, baseline.value, kl_start, kl_target, kl_min, limit)
-    stage = partial(update, scored, params, policy, out, model, force, gradient_checkpointing=gradient_checkpointing)
+    stage = partial(
+        update, scored, params, policy, out, model, force,
+        gradient_checkpointing=gradient_checkpointing, dry_run=dry_run,
+    )  # fmt: skip
     return Work(stage, lambda result: console.stage_result(result, json) if Ranks().first else None)

@@ -17,10 +17,23 @@ import typer
 from ireasoner_cli.app import app
 from ireasoner_cli.demo.layout import lay_out
 from ireasoner_cli.running.display import Display
+from ireasoner_cli.running.figures import Figures
 from ireasoner_cli.running.loop import Plan, run_loop
 from ireasoner_cli.running.prepare import preparing
 from ireasoner_cli.work import Work
 from stages.sampling import open_sampler
+
+
+class Timed(Display):
+    """Keeps the seconds from its making to the end of the last iteration: then the engine is put away, once a run."""
+
+    def __init__(self, iterations: int) -> None:
+        super().__init__(iterations)
+        self.seconds, self._made = 0.0, time.perf_counter()
+
+    def finished(self, number: int, figures: Figures, seconds: float | None) -> None:
+        super().finished(number, figures, seconds)
+        self.seconds = time.perf_counter() - self._made
 
 
 def in_one_process(plan: Plan, warm: bool) -> tuple[float, float]:
@@ -41,10 +54,9 @@ def in_one_process(plan: Plan, warm: bool) -> tuple[float, float]:
 
         return replace(work, stage=stage)
 
-    started = time.perf_counter()
-    with Display(plan.iterations) as view:
+    with Timed(plan.iterations) as view:
         run_loop(plan, timed, view)
-    return time.perf_counter() - started, own
+    return view.seconds, own
 
 
 def as_shell_loop(plan: Plan) -> float:
