@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -278,3 +279,28 @@ def test_the_display_shows_where_the_run_is(monkeypatch: pytest.MonkeyPatch) -> 
     assert "it0007 of 40" in shown and "rollout" in shown and "45/64 groups" in shown and "34 min left" in shown
     assert "entropy" in shown and "0.7" in shown and "accuracy" not in shown
     assert "something [/bold] to say" in shown
+
+
+def test_a_tracker_is_told_the_figures_once(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """wandb itself, offline; the second call goes on with the same run."""
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    logged: list[dict[str, float]] = []
+    log = wandb.Run.log
+    monkeypatch.setattr(wandb.Run, "log", lambda self, data: (logged.append(data), log(self, data))[0])
+    for iterations in (2, 3):
+        done = run("--track", "wandb", "--json", iterations=iterations)
+        assert done.exit_code == 0, done.output
+        assert json.loads(done.stdout)["iterations"] == iterations and "wandb" not in done.stderr
+    assert [data["step"] for data in logged] == [4, 8, 12]
+    assert {"reward", "density", "entropy", "kl", "kl_coef"} <= logged[0].keys()
+    names = {folder.name.rsplit("-", 1)[1] for folder in Path("run/wandb").glob("offline-run-*")}
+    assert names == {Path("run/wandb/run-id").read_text()}
+    assert call("verify", "run").exit_code == call("report", "run").exit_code == 0
+
+
+def test_without_the_tracker_installed_the_extra_is_named(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    done = run("--track", "wandb")
+    assert done.exit_code == 2 and "pip install 'ireasoner[track]'" in done.stderr
+    assert not Path("run").exists()

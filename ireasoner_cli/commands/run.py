@@ -1,3 +1,4 @@
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -5,6 +6,10 @@ import typer
 
 from ireasoner_cli import console, options
 from ireasoner_cli.config import is_own
+
+
+class Tracker(StrEnum):
+    wandb = "wandb"
 
 
 def command(
@@ -32,6 +37,10 @@ def command(
         int | None,
         options.Option(min=0, max=2**63 - 1, help="The run's seed.", show_default="[propose] seed, or 0"),
     ] = None,
+    track: Annotated[
+        Tracker | None,
+        options.Option(help="Send the figures to a tracker, too (the extra `track`).", show_default=False),
+    ] = None,
     json: options.Json = False,
     config: options.Config = None,
     debug: options.Debug = False,
@@ -50,6 +59,7 @@ def command(
     from ireasoner_cli.running.display import Display
     from ireasoner_cli.running.loop import Plan, run_loop
     from ireasoner_cli.running.prepare import preparing
+    from ireasoner_cli.running.tracking import tracking
 
     # A key at the top of ireasoner.toml reaches the stages by itself, where a stage's table may override it.
     plan = Plan(
@@ -63,6 +73,6 @@ def command(
         eval_every=eval_every,
         keep=keep,
     )
-    with Display(iterations) as view:
-        summary = run_loop(plan, preparing(context, config, debug), view)
+    with Display(iterations) as view, tracking(track, out, view.say) as tracked:
+        summary = run_loop(plan, preparing(context, config, debug), view, tracked)
     console.result(out, summary, False, json)

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from ireasoner_cli.running.figures import Figures, collapse, read_figures
 from ireasoner_cli.running.prepare import Prepare
+from ireasoner_cli.running.tracking import Track, no_tracker
 from stages.errors import EngineError
 from stages.policy import STATE_FILE, is_pruned, prune
 from stages.progress import Progress
@@ -60,12 +61,13 @@ class View(Progress, Protocol):
         ...
 
 
-def run_loop(plan: Plan, prepare: Prepare, view: View) -> dict[str, Any]:
+def run_loop(plan: Plan, prepare: Prepare, view: View, track: Track = no_tracker) -> dict[str, Any]:
     """Runs what is missing of the plan's iterations; returns the figures of the last, and which policy is best.
+    `track` is told the figures of each.
 
     Raises what the stages raise; EngineError when the run has collapsed; KeyboardInterrupt leaves what is done.
     """
-    loop = _Loop(plan, prepare, view)
+    loop = _Loop(plan, prepare, view, track)
     first = loop.resume()
     if plan.benchmark is not None:
         loop.evaluate(0)
@@ -82,10 +84,11 @@ def run_loop(plan: Plan, prepare: Prepare, view: View) -> dict[str, Any]:
 
 
 class _Loop:
-    def __init__(self, plan: Plan, prepare: Prepare, view: View) -> None:
+    def __init__(self, plan: Plan, prepare: Prepare, view: View, track: Track) -> None:
         self._plan = plan
         self._prepare = prepare
         self._view = view
+        self._track = track
         self._engines = WarmEngine()
         self.history: dict[int, Figures] = {}
         self.base_accuracy: float | None = None
@@ -100,8 +103,7 @@ class _Loop:
         before = self._plan.policy(done - 1)
         first = done + 1 if before is not None and is_pruned(before) else done
         for number in range(1, first):
-            self.history[number] = read_figures(self._plan.folder(number))
-            self._view.finished(number, self.history[number], None)
+            self._finished(number, None)
         self._view.say(f"{self._plan.out}: {done} of {self._plan.iterations} iterations are done; going on from there")
         return first
 
@@ -113,9 +115,14 @@ class _Loop:
             if self._plan.due(number):
                 results.append(self.evaluate(number))
         new = not all(result.reused for result in results)
-        self.history[number] = read_figures(self._plan.folder(number))
-        self._view.finished(number, self.history[number], time.monotonic() - started if new else None)
+        self._finished(number, time.monotonic() - started if new else None)
         return new
+
+    def _finished(self, number: int, seconds: float | None) -> None:
+        figures = read_figures(self._plan.folder(number))
+        self.history[number] = figures
+        self._view.finished(number, figures, seconds)
+        self._track(figures, seconds is not None)
 
     def _propose(self, number: int) -> Result:
         settings = {

@@ -1,0 +1,80 @@
+"""A run's figures sent to an experiment tracker, under the names of the Parquet columns. Never required."""
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ireasoner_cli.running.figures import Figures
+from stages import shards
+from stages.errors import UsageError
+
+Track = Callable[[Figures, bool], None]
+
+
+def no_tracker(figures: Figures, new: bool) -> None:
+    """Sends nothing."""
+
+
+@contextmanager
+def tracking(tracker: str | None, out: Path, say: Callable[[str], None]) -> Iterator[Track]:
+    """With `tracker` "wandb": what to call with the figures of each iteration, and whether it was made just now.
+
+    A run that is gone on with is the same run to the tracker; `WANDB_MODE=offline` keeps all in OUT/wandb.
+
+    Raises UsageError where the tracker is not installed or cannot begin. Later troubles are only said: they are no
+    reason to lose a run.
+    """
+    if tracker is None:
+        yield no_tracker
+        return
+    try:
+        import wandb
+    except ImportError as error:
+        raise UsageError("--track wandb needs wandb: pip install 'ireasoner[track]'") from error
+    folder = out / "wandb"
+    folder.mkdir(parents=True, exist_ok=True)
+    identity = folder / "run-id"
+    known = identity.is_file()
+    if not known:
+        identity.write_text(uuid.uuid4().hex[:12])
+    # Nothing of wandb's on our streams: stdout carries the result.
+    settings = wandb.Settings(console="off", silent=True)
+    try:
+        run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", "ireasoner"),
+            name=out.resolve().name,
+            id=identity.read_text().strip(),
+            resume="allow",
+            dir=str(out),
+            settings=settings,
+        )
+    except Exception as error:
+        raise UsageError(f"wandb cannot begin ({error}); `wandb login`, or WANDB_MODE=offline") from error
+    run.define_metric("*", step_metric="step")
+    configured = False
+
+    def track(figures: Figures, new: bool) -> None:
+        nonlocal configured
+        try:
+            if not configured:
+                run.config.update(_configuration(out), allow_val_change=True)
+                configured = True
+            if new or not known:
+                run.log({name: value for name, value in figures.to_json().items() if value is not None})
+        except Exception as error:
+            say(f"wandb: {type(error).__name__}: {error}")
+
+    try:
+        yield track
+    except BaseException:
+        run.finish(exit_code=1)
+        raise
+    run.finish()
+
+
+def _configuration(out: Path) -> dict[str, object]:
+    """How the run is made, as its first scored shard records it."""
+    metadata = shards.read_metadata(out / "it0001" / "scored.parquet")
+    return {"model": metadata.model.name, "seed": metadata.seed, "score": metadata.params}
