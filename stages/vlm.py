@@ -29,7 +29,10 @@ def prepare_transformers() -> None:
         pass  # transformers says what is missing, if it is needed
     except RuntimeError as error:
         if "torchvision::nms" not in str(error):
-            raise EngineError(f"torchvision does not fit torch {torch.__version__} ({error})") from error
+            raise EngineError(
+                f"torchvision does not fit torch {torch.__version__} ({error}); install both from one index, for a "
+                "CPU https://download.pytorch.org/whl/cpu"
+            ) from error
         for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
             del sys.modules[name]
         library = torch.library.Library("torchvision", "DEF")

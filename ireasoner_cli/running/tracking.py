@@ -29,6 +29,7 @@ def tracking(tracker: str | None, out: Path, say: Callable[[str], None]) -> Iter
     if tracker is None:
         yield no_tracker
         return
+    os.environ.setdefault("WANDB_SILENT", "true")  # stdout carries results, and stderr our own display
     try:
         import wandb
     except ImportError as error:
@@ -39,8 +40,6 @@ def tracking(tracker: str | None, out: Path, say: Callable[[str], None]) -> Iter
     known = identity.is_file()
     if not known:
         identity.write_text(uuid.uuid4().hex[:12])
-    # Nothing of wandb's on our streams: stdout carries the result.
-    settings = wandb.Settings(console="off", silent=True)
     try:
         run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "ireasoner"),
@@ -48,7 +47,7 @@ def tracking(tracker: str | None, out: Path, say: Callable[[str], None]) -> Iter
             id=identity.read_text().strip(),
             resume="allow",
             dir=str(out),
-            settings=settings,
+            settings=wandb.Settings(console="off"),
         )
     except Exception as error:
         raise UsageError(f"wandb cannot begin ({error}); `wandb login`, or WANDB_MODE=offline") from error

@@ -10,10 +10,11 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from stages.errors import EngineError, UsageError
+from stages.errors import EngineError, StageError, UsageError
 from stages.models import Model
 from stages.policy import LORA_RANK
 from stages.sampling import Decoding, EngineOptions, Pixels, Request, Sample
+from stages.sampling.fitting import check_build, check_fit
 from stages.vlm import PromptBuilder, pixel_settings, prepare_transformers
 
 IN_FLIGHT = 512  # requests the engine holds at a time: enough to keep it full, few enough to bound the images
@@ -39,6 +40,8 @@ class VllmSampler:
         try:
             with redirect_stdout(sys.stderr):  # stdout carries results only
                 self._start(model, adapter is not None or warm, pixels, options, max_images, warm)
+        except StageError:
+            raise
         except Exception as error:
             raise EngineError(f"{model.ref.name}: vLLM could not start ({_reason(error)})") from error
 
@@ -51,7 +54,10 @@ class VllmSampler:
         self, model: Model, lora: bool, pixels: Pixels, options: EngineOptions, max_images: int, warm: bool
     ) -> None:
         import torch
+
+        check_build(torch.__version__)
         from vllm import LLM
+        from vllm.platforms import current_platform
 
         gpu = torch.cuda.is_available()
         settings: dict[str, Any] = {
@@ -77,6 +83,8 @@ class VllmSampler:
             _register_model_class(model)
             # Triton has no CPU backend; a seeded request fails there as soon as its prefill is split.
             settings |= {"enforce_eager": True, "enable_chunked_prefill": False, "max_num_batched_tokens": 8192}
+        else:
+            check_fit(model, current_platform.get_device_total_memory(), options)
         self._llm = LLM(**settings)
         self._sleeps = warm and gpu
         self._asleep = False

