@@ -67,6 +67,8 @@ def run_loop(plan: Plan, prepare: Prepare, view: View, track: Track = no_tracker
 
     Raises what the stages raise; EngineError when the run has collapsed; KeyboardInterrupt leaves what is done.
     """
+    for stage in ("rollout", "score", "update", *(["eval"] if plan.benchmark else [])):
+        prepare(stage, {}, plan.benchmark or plan.out)  # settings that are wrong: said now rather than hours later
     loop = _Loop(plan, prepare, view, track)
     first = loop.resume()
     if plan.benchmark is not None:
@@ -98,14 +100,11 @@ class _Loop:
         done = 0
         while (self._plan.folder(done + 1) / "policy" / STATE_FILE).is_file():
             done += 1
-        if not done:
-            return 1
-        before = self._plan.policy(done - 1)
-        first = done + 1 if before is not None and is_pruned(before) else done
-        for number in range(1, first):
+        for number in range(1, done):
             self._finished(number, None)
-        self._view.say(f"{self._plan.out}: {done} of {self._plan.iterations} iterations are done; going on from there")
-        return first
+        if done:
+            self._view.say(f"{self._plan.out}: {done} of {self._plan.iterations} iterations are done; going on")
+        return max(1, done)
 
     def iterate(self, number: int) -> bool:
         """One turn of the loop. False when all of it was there."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 class WarmEngine:
     """Called as `open_sampler` is, and with the same rows to come: keeps the engine it has opened as long as the same
-    model, bounds on pixels and device settings are asked for. The cheap samplers are opened each time."""
+    model, bounds on pixels and device settings are asked for. Samplers other than vLLM are opened each time."""
 
     def __init__(self) -> None:
         self._engine: VllmSampler | None = None
