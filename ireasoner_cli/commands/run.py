@@ -1,3 +1,4 @@
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -56,6 +57,8 @@ def command(
     longer kept, state and metrics stay. A run that has collapsed (no entropy, KL out of bounds, nothing parsed) stops
     and says what to change.
     """  # fmt: skip
+    if not debug:
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read when torch is imported, here before vLLM
     from ireasoner_cli.running.display import Display
     from ireasoner_cli.running.loop import Plan, run_loop
     from ireasoner_cli.running.prepare import preparing

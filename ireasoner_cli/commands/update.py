@@ -23,7 +23,8 @@ def command(
     kl_target: Annotated[float, options.Option(min=1e-9, help="κ, the KL that β is steered towards.")] = 0.02,
     kl_min: Annotated[float, options.Option(min=0.0, help="β never falls below this.")] = 1e-8,
     gradient_checkpointing: Annotated[
-        bool, options.Option("--gradient-checkpointing", help="Make activations again in backward: slower, for less memory.")
+        bool,
+        options.Option("--gradient-checkpointing", help="Make activations again in backward: slower, for less memory."),
     ] = False,
     out: options.PolicyOut = None,
     model: options.Model = None,
