@@ -8,7 +8,7 @@ import pytest
 from stages.errors import EngineError
 from stages.models import find_model
 from stages.sampling import EngineOptions
-from stages.sampling.fitting import GPU_MEMORY_UTILIZATION, check_build, check_fit
+from stages.sampling.fitting import GPU_MEMORY_UTILIZATION, check_build, check_fit, check_room, weight_bytes
 
 
 def test_a_model_larger_than_the_gpus_memory_names_the_options_to_change(model_dir: Path) -> None:
@@ -21,6 +21,14 @@ def test_a_model_larger_than_the_gpus_memory_names_the_options_to_change(model_d
     check_fit(model, in_bfloat16, EngineOptions(tensor_parallel=2))
     with pytest.raises(EngineError, match="each of 2 GPUs"):
         check_fit(model, in_bfloat16, EngineOptions(tensor_parallel=2, gpu_memory_utilization=0.3))
+
+
+def test_a_model_that_leaves_the_learner_no_room(model_dir: Path) -> None:
+    model = find_model(str(model_dir))
+    weights = weight_bytes(model)
+    check_room(model, weights + 1)
+    with pytest.raises(EngineError, match="smaller --model"):
+        check_room(model, weights)
 
 
 def test_the_share_assumed_is_vllms_default() -> None:

@@ -18,6 +18,7 @@ from stages.learning.loss import Head
 from stages.models import Model
 from stages.policy import ADAPTER_FILE, LORA_ALPHA, LORA_RANK, LORA_TARGETS
 from stages.sampling import Pixels
+from stages.sampling.fitting import check_room
 from stages.vlm import PromptBuilder, prepare_transformers
 
 
@@ -30,6 +31,8 @@ def load_base(model: Model) -> Any:
     from transformers import AutoModelForImageTextToText
 
     gpu = torch.cuda.is_available()
+    if gpu:
+        check_room(model, torch.cuda.mem_get_info()[0])
     try:
         base = AutoModelForImageTextToText.from_pretrained(
             model.path,

@@ -1,4 +1,4 @@
-"""What can be known to be wrong with an engine before it is started, which takes minutes."""
+"""What can be known to be wrong before weights are loaded, for sampling or for learning: that takes minutes."""
 
 from importlib import metadata
 from math import prod
@@ -27,13 +27,27 @@ def check_build(torch_version: str) -> None:
         )
 
 
+def weight_bytes(model: Model) -> int:
+    """What the weights take in bfloat16, at least, from the headers of their files."""
+    tensors = [tensor for file in model.path.glob("*.safetensors") for tensor in tensor_headers(file).values()]
+    return sum(BYTES_A_WEIGHT.get(tensor.dtype, 1) * prod(tensor.shape) for tensor in tensors)
+
+
+def check_room(model: Model, free_bytes: int) -> None:
+    """Raises EngineError, with what to do, where the learner's copy of the weights is more than the `free_bytes` of a
+    GPU's memory. It is not spread over several: every process has one."""
+    if (weights := weight_bytes(model)) >= free_bytes:
+        raise EngineError(
+            f"{model.ref.name}: its weights take {weights / GIB:.1f} GiB, and of the GPU {free_bytes / GIB:.1f} GiB "
+            "are free. Stop what else runs there, use a larger GPU, or a smaller --model"
+        )
+
+
 def check_fit(model: Model, gpu_bytes: int, options: EngineOptions) -> None:
     """Raises EngineError, with the options to change, where the weights alone are more than vLLM may use of a GPU
     with `gpu_bytes` of memory."""
-    tensors = [tensor for file in model.path.glob("*.safetensors") for tensor in tensor_headers(file).values()]
-    weights = sum(BYTES_A_WEIGHT.get(tensor.dtype, 1) * prod(tensor.shape) for tensor in tensors)
     share = options.gpu_memory_utilization or GPU_MEMORY_UTILIZATION
-    each, usable = weights / options.tensor_parallel, share * gpu_bytes
+    each, usable = weight_bytes(model) / options.tensor_parallel, share * gpu_bytes
     if each < usable:
         return
     on = "a GPU" if options.tensor_parallel == 1 else f"each of {options.tensor_parallel} GPUs"
