@@ -3,7 +3,7 @@
 import json
 import sys
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -57,13 +57,13 @@ def _row(name: str, shape: Shape, contender: str, figures: Figures, ours: Figure
 def sweep(repetitions: int) -> list[dict[str, Any]]:
     """Ours alone, one thing changed at a time."""
     rows = []
-    models: dict[Any, Model] = {}
+    models: dict[int, Model] = {}  # by the side of the images that their processors keep
     for what, shapes in swept().items():
         for value, shape in shapes.items():
-            key = (shape.pixels,)
-            if key not in models:
-                models[key] = build(_with_image(shape), Path(tempfile.mkdtemp()) / "model")
-            contender, figures = contenders.Ours(models[key], example(shape, models[key])), Figures()
+            if shape.pixels not in models:
+                models[shape.pixels] = build(_with_image(shape), Path(tempfile.mkdtemp()) / "model")
+            model = models[shape.pixels]
+            contender, figures = contenders.Ours(model, example(shape, model)), Figures()
             contender.step(flop_counter(figures))
             contender.step(memory_meter(figures))
             for _ in range(repetitions):
@@ -84,10 +84,8 @@ def sweep(repetitions: int) -> list[dict[str, Any]]:
 
 def _with_image(shape: Shape) -> Shape:
     """The shape with a processor that keeps images of its size."""
-    import dataclasses
-
     assert shape.sizes is not None
-    return dataclasses.replace(shape, sizes=dataclasses.replace(shape.sizes, pixels=shape.pixels**2))
+    return replace(shape, sizes=replace(shape.sizes, pixels=shape.pixels**2))
 
 
 def show(rows: list[dict[str, Any]], title: str) -> None:
