@@ -733,7 +733,13 @@ class Output:
     def _write_file(self, target: Path, tables: Iterable[pa.Table], more: Mapping[bytes, str] | None = None) -> None:
         unfinished = self._partial / f"{target.name}.unfinished"
         schema = self.schema.with_metadata({**self.schema.metadata, **(more or {})})
-        with pq.ParquetWriter(unfinished, schema, compression="zstd", write_page_checksum=True) as writer:
+        with pq.ParquetWriter(
+            unfinished,
+            schema,
+            compression="zstd",
+            write_page_checksum=True,
+            use_dictionary=_dictionary_columns(schema),
+        ) as writer:
             for table in tables:
                 writer.write_table(table.cast(schema))
         seal(unfinished)
@@ -767,6 +773,20 @@ def _image_feature(schema: pa.Schema) -> dict[bytes, bytes]:
     """The metadata by which Hugging Face datasets shows the image column as pictures."""
     features = {column.name: {"_type": "Image"} for column in schema if column.type == IMAGE}
     return {b"huggingface": json.dumps({"info": {"features": features}}).encode()} if features else {}
+
+
+def _dictionary_columns(schema: pa.Schema) -> list[str]:
+    """All leaves but lists of texts: with one long text in their dictionary the bound on what a row may take, which
+    cannot know how often it comes, would refuse the file."""
+    paths = []
+    for field in schema:
+        if pa.types.is_struct(field.type):
+            paths += [f"{field.name}.{inner.name}" for inner in field.type]
+        elif pa.types.is_list(field.type):
+            paths += [] if pa.types.is_string(field.type.value_type) else [f"{field.name}.list.element"]
+        else:
+            paths.append(field.name)
+    return paths
 
 
 def write_table(path: Path, table: pa.Table) -> None:

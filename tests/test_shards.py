@@ -5,7 +5,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from stages import shards
-from stages.contract import IMAGE, TRAJECTORY, InputRef, Metadata, ModelRef, PolicyRef, group_id, trajectory_seed
+from stages.contract import (
+    IMAGE,
+    SCORED,
+    TRAJECTORY,
+    InputRef,
+    Metadata,
+    ModelRef,
+    PolicyRef,
+    group_id,
+    trajectory_seed,
+)
 from stages.errors import DataError, UsageError
 from tests import chain
 
@@ -233,3 +243,15 @@ def test_ids_and_seeds_differ_wherever_they_should() -> None:
     assert len(ids) == 12 and all(len(group) == 16 and int(group, 16) >= 0 for group in ids)
     seeds = {trajectory_seed(group, role, i) for group in ids for role in ("proposer", "solver") for i in range(9)}
     assert len(seeds) == 12 * 2 * 9 and all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_one_long_text_in_a_list_does_not_make_a_shard_unreadable(tmp_path: Path) -> None:
+    """Nobody knows from its pages how often a row repeats an entry of a dictionary: there must be none."""
+    steps = [["long " * 100_000, *"abcdefg"], *[list("abcdefgh")] * 299]
+    rows = [{"group_id": "a", "group_index": 0, "role": "proposer", "sample_index": 0, "steps": None}]
+    rows += [{**rows[0], "role": "solver", "sample_index": place, "steps": own} for place, own in enumerate(steps)]
+    path = tmp_path / "scored.parquet"
+    with shards.Output(path, SCORED, Metadata("score", {}, 0, (), ModelRef("m"), PolicyRef())) as output:
+        output.write(rows)
+    [group] = shards.Shards([path], "score", SCORED).groups()
+    assert [row["steps"] for row in group[1:]] == steps

@@ -110,7 +110,7 @@ def check(text: str) -> None:
 
 
 def campaign(rows: int, seed: int) -> dict[str, float | int]:
-    """Puts `rows` completions through parsing and the filter one by one, then through `score` as a shard."""
+    """Puts `rows` completions through parsing and the filter one by one, then as a shard through score and inspect."""
     source = completions(seed)
     texts = [next(source) for _ in range(rows)]
     slowest = 0.0
@@ -118,18 +118,24 @@ def campaign(rows: int, seed: int) -> dict[str, float | int]:
         started = time.perf_counter()
         check(text)
         slowest = max(slowest, time.perf_counter() - started)
-    started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        _score(texts, Path(folder))
+        started = time.perf_counter()
+        scored, groups = _score(texts, Path(folder))
+        score_seconds = time.perf_counter() - started
+        started = time.perf_counter()
+        _inspect(scored, groups)
+        inspect_seconds = time.perf_counter() - started
     return {
         "rows": rows,
         "characters": sum(map(len, texts)),
         "slowest_row_seconds": round(slowest, 3),
-        "score_seconds": round(time.perf_counter() - started, 1),
+        "score_seconds": round(score_seconds, 1),
+        "inspect_seconds": round(inspect_seconds, 1),
     }
 
 
-def _score(texts: list[str], folder: Path) -> None:
+def _score(texts: list[str], folder: Path) -> tuple[Path, int]:
+    """The scored shard of `texts` in groups of five, and how many groups these are."""
     import pyarrow.parquet as pq
 
     from stages.score import ScoreParams, score
@@ -151,6 +157,19 @@ def _score(texts: list[str], folder: Path) -> None:
     rewards = pq.read_table(scored, columns=["role", "reward"]).to_pylist()
     assert len(rewards) == len(texts) + len(groups)
     assert all(row["reward"] is not None and 0 <= row["reward"] <= 1 + 1e-9 for row in rewards)
+    return scored, len(groups)
+
+
+def _inspect(scored: Path, groups: int) -> None:
+    """Has `inspect` show every trajectory."""
+    from typer.testing import CliRunner
+
+    from ireasoner_cli.app import app
+
+    for arguments in ([], ["--worst", "--top", str(groups)], ["--best", "--json"]):
+        shown = CliRunner().invoke(app, ["inspect", str(scored), *arguments])
+        assert shown.exit_code == 0 and not shown.exception, shown.output[-500:]
+        assert all(character.isprintable() or character == "\n" for character in shown.stdout)
 
 
 def guided(seconds: int) -> None:
