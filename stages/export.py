@@ -10,7 +10,6 @@ memory holds one tensor at a time, whatever the size of the model.
 
 import json
 import math
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -72,7 +71,7 @@ def export(
             _write(folder / LINEAGE_FILE, lineage.to_json() + "\n")
             _write(folder / "README.md", model_card(lineage, start.state, out.resolve().name))
             _sync(folder)
-            _publish(folder, out)
+            shards.publish_directory(folder, out)
         finally:
             shutil.rmtree(folder, ignore_errors=True)  # gone already where all went well
     return Result(out, summary={"step": start.state.step, "merged": merged})
@@ -181,9 +180,7 @@ def _check_place(out: Path, policy: Path, model: Path) -> None:
 
 
 def _is_done(out: Path, lineage: Metadata, force: bool) -> bool:
-    old = _set_aside(out)
-    if old.exists() and not out.exists():
-        os.rename(old, out)  # a --force that was cut off between its two renames
+    shards.restore_directory(out, force)
     if not out.exists() or force:
         return False
     try:
@@ -194,20 +191,6 @@ def _is_done(out: Path, lineage: Metadata, force: bool) -> bool:
     if different:
         raise UsageError(f"{out} exists and was made differently ({different[0]}); use --force, or another --merge")
     return True
-
-
-def _set_aside(out: Path) -> Path:
-    return out.with_name(f".{out.name}.old")
-
-
-def _publish(finished: Path, out: Path) -> None:
-    old = _set_aside(out)
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        os.rename(out, old)
-    os.rename(finished, out)
-    shards.sync_directory(out.parent)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _copy_files(source: Path, folder: Path) -> None:

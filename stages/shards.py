@@ -567,6 +567,35 @@ def clear_leftovers(output: Path) -> None:
             shutil.rmtree(partial)
 
 
+def publish_directory(finished: Path, output: Path) -> None:
+    """Puts a finished directory in the place of `output`, one that is there aside first; `restore_directory` mends a
+    crash between the two renames."""
+    old = _old_directory(output)
+    shutil.rmtree(old, ignore_errors=True)
+    if output.exists():
+        os.rename(output, old)
+    os.rename(finished, output)
+    sync_directory(output.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def restore_directory(output: Path, force: bool) -> None:
+    """Puts back what `publish_directory` had set aside when it was cut off, unless somebody is at work there."""
+    old = _old_directory(output)
+    if old.exists() and not output.exists():
+        with contextlib.suppress(UsageError), writing(output, force):
+            os.rename(old, output)
+
+
+def discard_old_directory(output: Path) -> None:
+    """Removes what `publish_directory` had set aside, where it was cut off after its last rename."""
+    shutil.rmtree(_old_directory(output), ignore_errors=True)
+
+
+def _old_directory(output: Path) -> Path:
+    return output.with_name(f".{output.name}.old")
+
+
 def is_done(output: Path, metadata: Metadata, force: bool, tidy: bool = True) -> bool:
     """Whether `output` is there, undamaged, and was made from the same inputs with the same parameters; if so, and
     unless `tidy` is off, what interrupted runs have left is cleared away.

@@ -130,7 +130,7 @@ def update(
                     advance(batch.size)
             if ranks.first:
                 finished = _save(learner, partial, PolicyState(step, learner.roles, lineage), metrics)
-                _publish(finished, output)
+                shards.publish_directory(finished, output)
                 shutil.rmtree(partial)
     return Result(output, summary=_summary(step, metrics, first_step))
 
@@ -288,14 +288,11 @@ def _check_place(output: Path, start: Policy) -> None:
 
 
 def _is_done(output: Path, lineage: Metadata, force: bool) -> bool:
-    old = _set_aside(output)
-    if old.exists() and not output.exists():
-        with contextlib.suppress(UsageError), shards.writing(output, force):
-            os.rename(old, output)  # a --force that was cut off between its two renames
+    shards.restore_directory(output, force)
     if not _is_made(output, lineage, force):
         return False
     shards.clear_leftovers(output)
-    shutil.rmtree(old, ignore_errors=True)
+    shards.discard_old_directory(output)
     return True
 
 
@@ -323,10 +320,6 @@ def _left_over(partial: Path, lineage: Metadata, force: bool, start: int) -> int
             if not shards.differences(state.lineage, lineage):
                 return state.step - start
     return 0
-
-
-def _set_aside(output: Path) -> Path:
-    return output.with_name(f".{output.name}.old")
 
 
 def _checkpoints(partial: Path) -> list[Path]:
@@ -373,17 +366,6 @@ def _save(learner: Learner, partial: Path, state: PolicyState, metrics: list[dic
     for old in earlier:
         shutil.rmtree(old)
     return folder
-
-
-def _publish(finished: Path, output: Path) -> None:
-    """Puts the new directory in the old one's place; `_is_done` mends a crash between the renames."""
-    old = _set_aside(output)
-    shutil.rmtree(old, ignore_errors=True)
-    if output.exists():
-        os.rename(output, old)
-    os.rename(finished, output)
-    shards.sync_directory(output.parent)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _summary(step: int, metrics: list[dict[str, Any]], first_step: float | None) -> dict[str, float | int]:

@@ -393,7 +393,7 @@ def test_a_damaged_checkpoint_leaves_no_trace(scored: Path, monkeypatch: pytest.
     """A checkpoint is taken up whole or not at all: what it had loaded before the damage was found must not stay."""
     update([scored], PARAMS, out=Path("whole"))
     with monkeypatch.context() as patch:
-        patch.setattr("stages.update._publish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("stages.shards.publish_directory", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             update([scored], PARAMS)
     [checkpoint] = Path(".policy.partial").glob("step-*")

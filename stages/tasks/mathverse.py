@@ -8,8 +8,7 @@ math-verify, to two decimals.
 
 import re
 
-from stages.tasks.answers import conclusion, option
-from stages.tasks.equivalence import equivalent
+from stages.tasks import problems
 from stages.tasks.task import LETTER, OutsideTask, Question, Record, Task, image_of, known_letter, text_of
 
 IN_THE_PICTURE = "The question is written in the picture."  # the version Vision Only has no text
@@ -43,15 +42,6 @@ def _options(text: str) -> tuple[str, ...]:
     return tuple(choice for _, choice in found) if len(found) > 1 and in_order else UNSEEN_OPTIONS
 
 
-def extract(completion: str, question: Question) -> str | None:
-    return option(completion, question.choices) if question.choices else conclusion(completion)
-
-
-def score(prediction: str, question: Question) -> float:
-    [answer] = question.answers
-    return float(prediction == answer if question.choices else equivalent(answer, prediction))
-
-
 TASK = Task(
     name="mathverse",
     title="MathVerse",
@@ -65,7 +55,7 @@ TASK = Task(
     columns=("sample_index", "problem_index", "problem_version", "question", "image", "answer", "question_type"),
     optional=("question_for_eval",),
     question=question,
-    extract=extract,
-    score=score,
+    extract=problems.extract,
+    score=problems.score,
     published=(43.78, 44.88, 45.91),
 )

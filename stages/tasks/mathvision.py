@@ -5,8 +5,7 @@ there are `options`, otherwise a number or an expression.
 Metric: accuracy; expressions are compared by math-verify, to two decimals as in the authors' rule. No model judges.
 """
 
-from stages.tasks.answers import conclusion, option
-from stages.tasks.equivalence import equivalent
+from stages.tasks import problems
 from stages.tasks.task import LETTER, Question, Record, Task, image_of, known_letter, list_of, text_of, with_options
 
 
@@ -25,15 +24,6 @@ def question(record: Record, position: int) -> Question:
     )
 
 
-def extract(completion: str, question: Question) -> str | None:
-    return option(completion, question.choices) if question.choices else conclusion(completion)
-
-
-def score(prediction: str, question: Question) -> float:
-    [answer] = question.answers
-    return float(prediction == answer if question.choices else equivalent(answer, prediction))
-
-
 TASK = Task(
     name="mathvision",
     title="MathVision",
@@ -47,7 +37,7 @@ TASK = Task(
     columns=("id", "question", "options", "decoded_image", "answer"),
     optional=("subject",),
     question=question,
-    extract=extract,
-    score=score,
+    extract=problems.extract,
+    score=problems.score,
     published=(23.91, 24.81, 25.29),
 )

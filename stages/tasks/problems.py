@@ -1,0 +1,14 @@
+"""Mathematical problems, some with options and some without: how an answer is read off and scored."""
+
+from stages.tasks.answers import conclusion, option
+from stages.tasks.equivalence import equivalent
+from stages.tasks.task import Question
+
+
+def extract(completion: str, question: Question) -> str | None:
+    return option(completion, question.choices) if question.choices else conclusion(completion)
+
+
+def score(prediction: str, question: Question) -> float:
+    [answer] = question.answers
+    return float(prediction == answer if question.choices else equivalent(answer, prediction))
