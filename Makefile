@@ -14,8 +14,11 @@ KILLS ?= 200
 ITERATIONS ?= 500
 ROWS ?= 10000
 SECONDS ?= 600
+# Which seeds the evidence is run with.
+SEEDS ?= 1
 
-.PHONY: install test demo picture bench docs lint types clean campaign-kill campaign-soak campaign-fuzz campaign-fuzz-guided
+.PHONY: install test demo picture bench docs lint types clean \
+	evidence evidence-sweep evidence-page campaign-kill campaign-soak campaign-fuzz campaign-fuzz-guided
 
 install: $(STAMP)
 
@@ -48,6 +51,18 @@ bench: $(STAMP)
 	$(BIN)/pip install -q -e '.[$(HARDWARE),dev,bench]'
 	$(BIN)/python -m tests.benchmarks.learner --out build/bench/learner.json
 	$(BIN)/python -m tests.benchmarks.stages --out build/bench/stages.json
+
+# The evidence: each row of the ablation with each of SEEDS, then the sweep, then the page. What is done is not done
+# again, and other seeds in the tables of docs/evidence/ stay.
+evidence: $(STAMP)
+	$(BIN)/python -m tests.evidence.experiment $(HARDWARE) --seeds $(SEEDS)
+
+evidence-sweep: $(STAMP)
+	$(BIN)/python -m tests.evidence.experiment sweep --seeds $(SEEDS)
+
+evidence-page: $(STAMP)
+	$(BIN)/pip install -q -e '.[$(HARDWARE),dev,evidence]'
+	$(BIN)/python -m tests.evidence.page docs/evidence
 
 # SIGKILL at random moments of each of the five stages, KILLS times, and the same command again.
 campaign-kill: $(STAMP)

@@ -1,7 +1,7 @@
 """Where a model folder stands on the chart world: `python -m ireasoner_cli.demo.evaluate MODEL`.
 
 Prints accuracy on held-out questions (greedy, sampled at temperature 1, and by the majority of N samples), in
-all and by type; how many sampled steps are true; how many sampled proposals the world can read and answer.
+all, by level and by type; how many sampled steps are true; how many sampled proposals the world can read and answer.
 """
 
 import argparse
@@ -55,7 +55,7 @@ class Speaker:
                 top_p=None,
                 top_k=0 if sample else None,
                 suppress_tokens=self.never,
-                max_new_tokens=128,
+                max_new_tokens=160,
             )
             new = said[:, inputs["input_ids"].shape[1] :]
             texts += self.tokenizer.batch_decode(new, skip_special_tokens=True)
@@ -65,7 +65,7 @@ class Speaker:
 def evaluate(speaker: Speaker, questions: int, samples: int, seed: int) -> dict[str, object]:
     """The numbers described at the top of this file."""
     torch.manual_seed(seed)
-    asked = list(world.held_out_questions(questions, seed))
+    asked = list(world.held_out_questions(questions, seed, (*world.HOME, *world.ABROAD)))
     prompt = read_prompt("solver")
     turns = [(chart, prompt.replace("{question}", question.text)) for chart, question in asked]
     greedy = speaker.say(turns, sample=False)
@@ -79,7 +79,7 @@ def evaluate(speaker: Speaker, questions: int, samples: int, seed: int) -> dict[
         # Ties of the majority go to the answer that was sampled first, as in the rewards.
         parsed = [answer for answer in answers if answer is not None]
         majority = Counter(parsed).most_common(1)[0][0] if parsed else None
-        for kind in ("all", question.ask.kind):
+        for kind in ("all", f"level {chart.level}", question.ask.kind):
             right[kind]["greedy"].append(parse_completion(greedy[index]).answer in good)
             right[kind]["sampled"].append(sum(answer in good for answer in answers) / samples)
             right[kind]["majority"].append(majority in good)
@@ -100,7 +100,7 @@ def evaluate(speaker: Speaker, questions: int, samples: int, seed: int) -> dict[
 def evaluate_proposer(speaker: Speaker, count: int, seed: int) -> dict[str, object]:
     """Of `count` sampled proposals: the shares that parse, are in the world's words, and can be answered."""
     rng = random.Random(f"proposer {seed}")
-    charts = [world.draw_chart(rng) for _ in range(count)]
+    charts = [world.draw_chart(rng, rng.choice(world.HOME)) for _ in range(count)]
     proposals = speaker.say([(chart, read_prompt("proposer")) for chart in charts], sample=True)
     parsed = understood = answerable = 0
     texts, kinds = set(), Counter[str]()

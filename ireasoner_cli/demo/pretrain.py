@@ -35,6 +35,7 @@ class Phase:
 
     steps: int
     mix: dict[world.Kind, int]
+    levels: tuple[int, ...]
     proposals: float = 0.0  # share of the examples that teach the Proposer
     carelessness: float = 0.0  # probability that the teacher misreads a height by one unit
 
@@ -44,10 +45,12 @@ class Phase:
 NAMING: dict[world.Kind, int] = {"colours": 6, "total": 2}
 # The careless teacher at the end makes the model as unsure as its teacher is: the most likely reading of a bar
 # stays the true one, while single samples err as often as the teacher does. Self-play has that noise to remove.
+# A level that is there twice is drawn twice as often.
+LEVELS = (1, 2, 2, 3, 3, 4)
 CURRICULUM = (
-    Phase(400, NAMING),
-    Phase(800, world.MIX, proposals=0.15),
-    Phase(300, world.MIX, proposals=0.15, carelessness=0.2),
+    Phase(500, NAMING, LEVELS),
+    Phase(1300, world.MIX, LEVELS, proposals=0.15),
+    Phase(300, world.MIX, LEVELS, proposals=0.15, carelessness=0.15),
 )
 DEFAULT_SIZES = Sizes()
 BATCH = 64
@@ -88,9 +91,9 @@ def read_prompt(role: str) -> str:
     return (PROMPTS / f"{role}.txt").read_text(encoding="utf-8").strip()
 
 
-def draw_example(rng: random.Random, phase: Phase, level: int = 1) -> Example:
-    """An example of a phase, on a chart that is not held out."""
-    chart = world.draw_chart(rng, level)
+def draw_example(rng: random.Random, phase: Phase) -> Example:
+    """An example of a phase, on a chart that is not held out, of any level that the phase has."""
+    chart = world.draw_chart(rng, rng.choice(phase.levels))
     question = world.draw_question(rng, chart, phase.mix)
     if rng.random() < phase.proposals:
         return Example(chart, "proposal", read_prompt("proposer"), world.proposal(question))
@@ -178,10 +181,10 @@ def learning_rate(step: int) -> float:
 
 
 def tokenizer_texts(seed: int) -> list[str]:
-    """What the tokenizer learns its merges from: the world's own words, at the levels that have only bars."""
+    """What the tokenizer learns its merges from: the world's own words, at the levels that are trained on."""
     rng = random.Random(f"tokenizer {seed}")
     texts = [read_prompt("solver"), read_prompt("proposer"), "system\n", "user\n", "assistant\n"] * 100
-    for level in (1, 2, 3):
+    for level in (1, 2, 3, 4):
         for _ in range(2000):
             question = world.draw_question(rng, world.draw_chart(rng, level))
             texts += [question.text, question.solution.completion, world.proposal(question)]

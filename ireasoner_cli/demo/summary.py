@@ -28,6 +28,7 @@ WROTE = (
     ("eval", "eval.parquet", "answers to held-out questions"),
 )
 NO_IMAGE = pa.schema([column for column in SCORED if column.name != "image"])
+ID_AND_SCORE = pa.schema([EVALUATED.field("id"), EVALUATED.field("score")])
 
 
 def main(folder: Path, picture: Path | None = None) -> None:
@@ -125,7 +126,7 @@ def _accuracy(folder: Path, run: Path) -> Group:
 
 def _question_means(path: Path) -> dict[str, float]:
     scores: dict[str, list[float]] = {}
-    for row in shards.read_table(path, EVALUATED).to_pylist():
+    for row in shards.read_table(path, ID_AND_SCORE).to_pylist():
         if row["score"] is not None:
             scores.setdefault(row["id"], []).append(row["score"])
     return {key: fmean(values) for key, values in scores.items()}

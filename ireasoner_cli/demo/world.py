@@ -14,8 +14,9 @@ only, so a benchmark chart shows a row of values that nothing was ever trained o
 import hashlib
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -52,35 +53,46 @@ class Level:
 
     `marks` is the fewest and the most there are, `top` the greatest value. With `finding`, questions may be
     about a mark that has to be found first, by its colour or by how tall it is; otherwise they name its place.
+    `colours` is how many of COLOURS there are to tell apart. With `ghosts`, a grey bar stands half behind each
+    mark. A row of values spans at most `spread` units. `shaded` is another hand's shades and paper.
     """
 
     marks: tuple[int, int]
     top: int
     finding: bool
     styles: tuple[Style, ...] = ("bars",)
+    colours: int = 6
+    ghosts: bool = False
+    spread: int | None = None
+    shaded: bool = False
 
 
 LEVELS = {
     1: Level((3, 4), 9, False),
-    2: Level((4, 5), 9, True),
-    3: Level((5, 6), 12, True),
-    4: Level((4, 5), 9, True, ("lines", "dots")),
+    2: Level((4, 5), 9, True, colours=9, ghosts=True),
+    3: Level((4, 5), 12, True, colours=9, ghosts=True, spread=4),
+    4: Level((3, 4), 9, True, ("lines", "dots"), shaded=True),
     5: Level((3, 5), 9, True, ("pie",)),
     6: Level((5, 6), 9, True, ("bars", "lines", "dots", "pie")),
 }
+# What pools and benchmarks are drawn from, and the world that self-play never sees.
+HOME = (1, 2, 3)
+ABROAD = (4,)
 
 
 @dataclass(frozen=True)
 class Chart:
     """Marks from left to right, or clockwise from the top of a pie.
 
-    `values` are heights, or sizes of slices, in units from 1 to `top`; colours never repeat.
+    `values` are heights, or sizes of slices, in units from 1 to `top`; colours never repeat. `ghosts` are the
+    heights of the grey bars behind the marks; no question is about them.
     """
 
     values: tuple[int, ...]
     colours: tuple[str, ...]
     level: int = 1
     style: Style = "bars"
+    ghosts: tuple[int, ...] = ()
 
     @property
     def words(self) -> Words:
@@ -118,14 +130,18 @@ class Chart:
 
 def draw_chart(rng: random.Random, level: int = 1, held_out: bool = False) -> Chart:
     """A random chart of a level, from the held-out charts or from the others."""
-    fewest, most = LEVELS[level].marks
-    styles = LEVELS[level].styles
-    # A level of one style takes no random number for it: levels 1 to 3 are what the checkpoint was trained on.
-    style = rng.choice(styles) if len(styles) > 1 else styles[0]
+    rules = LEVELS[level]
+    colours = list(COLOURS)[: rules.colours]
     while True:
-        count = rng.randint(fewest, most)
-        values = tuple(rng.randint(1, LEVELS[level].top) for _ in range(count))
-        chart = Chart(values, tuple(rng.sample(list(COLOURS), count)), level, style)
+        style = rng.choice(rules.styles)
+        count = rng.randint(*rules.marks)
+        least, greatest = 1, rules.top
+        if rules.spread is not None:
+            least = rng.randint(1, rules.top - rules.spread)
+            greatest = least + rules.spread
+        values = tuple(rng.randint(least, greatest) for _ in range(count))
+        ghosts = tuple(rng.randint(1, rules.top) for _ in range(count)) if rules.ghosts else ()
+        chart = Chart(values, tuple(rng.sample(colours, count)), level, style, ghosts)
         if chart.held_out == held_out:
             return chart
 
@@ -147,7 +163,7 @@ def misread(chart: Chart, rate: float, rng: random.Random) -> Chart:
 
 def render(chart: Chart) -> Image.Image:
     """The chart as a picture, in its style."""
-    return paint(chart.style, chart.values, chart.colours, chart.top)
+    return paint(chart.style, chart.values, chart.colours, chart.top, chart.ghosts, LEVELS[chart.level].shaded)
 
 
 Kind = Literal["value", "colour", "colours", "place", "sum", "difference", "total", "extreme", "which", "range"]
@@ -388,22 +404,28 @@ def proposal(question: Question) -> str:
     return f"<question>{question.text}</question>\n<rationale>{rationale}</rationale>"
 
 
-def write_pool(folder: Path, count: int, seed: int = 0, level: int = 1) -> list[Path]:
-    """Write `count` unlabelled charts, none of them held out, as PNG files; returns their paths."""
+def pool(count: int, seed: int = 0, levels: Sequence[int] = HOME) -> Iterator[Chart]:
+    """The charts behind `write_pool`, for evidence that needs the truth of every step."""
     rng = random.Random(f"pool {seed}")
+    for level in islice(cycle(levels), count):
+        yield draw_chart(rng, level)
+
+
+def write_pool(folder: Path, count: int, seed: int = 0, levels: Sequence[int] = HOME) -> list[Path]:
+    """Write `count` unlabelled charts, none of them held out, the levels in turn, as PNG files; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"chart-{index:05d}.png" for index in range(count)]
-    for path in paths:
-        path.write_bytes(to_png(render(draw_chart(rng, level))))
+    for path, chart in zip(paths, pool(count, seed, levels), strict=True):
+        path.write_bytes(to_png(render(chart)))
     return paths
 
 
-def benchmark(count: int, seed: int = 0, level: int = 1) -> list[dict[str, Any]]:
-    """Labelled held-out rows: id, image (PNG bytes), question, answers, type."""
+def benchmark(count: int, seed: int = 0, levels: Sequence[int] = HOME) -> list[dict[str, Any]]:
+    """Labelled held-out rows: id (it names the level), image (PNG bytes), question, answers, type."""
     rows = []
-    for index, (chart, question) in enumerate(held_out_questions(count, seed, level)):
+    for index, (chart, question) in enumerate(held_out_questions(count, seed, levels)):
         row = {
-            "id": f"chart-{index:05d}",
+            "id": f"level{chart.level}-{index:05d}",
             "image": to_png(render(chart)),
             "question": question.text,
             "answers": list(question.solution.answers),
@@ -413,9 +435,9 @@ def benchmark(count: int, seed: int = 0, level: int = 1) -> list[dict[str, Any]]
     return rows
 
 
-def held_out_questions(count: int, seed: int = 0, level: int = 1) -> Iterator[tuple[Chart, Question]]:
+def held_out_questions(count: int, seed: int = 0, levels: Sequence[int] = HOME) -> Iterator[tuple[Chart, Question]]:
     """The charts and questions behind `benchmark`, for evidence that needs the truth of every step."""
     rng = random.Random(f"benchmark {seed}")
-    for _ in range(count):
+    for level in islice(cycle(levels), count):
         chart = draw_chart(rng, level, held_out=True)
         yield chart, draw_question(rng, chart)

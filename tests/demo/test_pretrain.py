@@ -9,7 +9,7 @@ from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
 from ireasoner_cli.demo import pretrain, world
 
-PHASE = pretrain.Phase(2, world.MIX, proposals=0.5, carelessness=0.1)
+PHASE = pretrain.Phase(2, world.MIX, pretrain.LEVELS, proposals=0.5, carelessness=0.1)
 
 
 def draw_examples(count: int) -> list[pretrain.Example]:

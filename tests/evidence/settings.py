@@ -1,0 +1,85 @@
+"""What is run: how long, on what, and how the rows differ."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Options = Mapping[str, Mapping[str, Any]]  # of each command, as in ireasoner.toml
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One experiment: every row is a run of its own, over the same images and questions as the others of its seed.
+
+    options: what every row runs with; rows: what each has instead, None for the checkpoint as it is. at_once: rows
+    that run side by side, with a share of the cores each.
+    """
+
+    iterations: int
+    pool: int  # images without labels
+    questions: int  # held out, a quarter of each level
+    options: Options
+    rows: Mapping[str, Options | None]
+    at_once: int = 2
+
+    def of(self, row: str) -> dict[str, dict[str, Any]]:
+        """The options of a row."""
+        changes = self.rows[row] or {}
+        commands = dict.fromkeys([*self.options, *changes])
+        return {command: {**self.options.get(command, {}), **changes.get(command, {})} for command in commands}
+
+
+def _update(**options: Any) -> Options:
+    """What differs only in options of `update`."""
+    return {"update": {name.replace("_", "-"): value for name, value in options.items()}}
+
+
+ROWS: dict[str, Options | None] = {
+    "base": None,
+    "answer": {"score": {"reward": "answer"}},
+    "step": {"score": {"reward": "step"}},
+    "full": {},
+    "no-warmup": {"score": {"no-warmup": True}},
+    "no-decay": {"score": {"no-decay": True}},
+    "no-density": {"score": {"no-density": True}},
+}
+
+ITERATIONS, GROUPS = 30, 48
+OPTIONS: Options = {
+    "propose": {"groups": GROUPS, "max-tokens": 48},
+    "rollout": {"samples": 5, "max-tokens": 144},
+    "score": {"total-steps": ITERATIONS * GROUPS},
+    "update": {"lr": 2.5e-4, "kl-start": 0.05, "kl-min": 0.05, "groups-per-step": 4, "baseline": "group"},
+    "eval": {"max-tokens": 144},
+}
+# The full reward, one thing at a time away from where the sweep starts.
+SWEEP: dict[str, Options | None] = {
+    "base": None,
+    "the start": {},
+    "lr 1e-4": _update(lr=1e-4),
+    "lr 5e-4": _update(lr=5e-4),
+    "lr 1e-3": _update(lr=1e-3),
+    "1 group a step": _update(groups_per_step=1),
+    "16 groups a step": _update(groups_per_step=16),
+    "N = 3": {"rollout": {"samples": 3}},
+    "N = 10": {"rollout": {"samples": 10}},
+    "moving-average baseline": _update(baseline="ema"),
+    "Proposer as it is": _update(proposer_every=10**9),
+    "Proposer with every group": _update(proposer_every=1),
+    "no KL floor": _update(kl_start=1e-3, kl_min=1e-8),
+    "KL floor 0.2": _update(kl_start=0.2, kl_min=0.2),
+}
+
+# An engine takes most of a GPU: one row at a time.
+GPU_OPTIONS: Options = {
+    **OPTIONS,
+    "propose": {"groups": 128, "max-tokens": 48},
+    "score": {"total-steps": 100 * 128},
+    "update": {**OPTIONS["update"], "groups-per-step": 8},
+}
+
+EXPERIMENTS = {
+    "cpu": Settings(ITERATIONS, 2048, 480, OPTIONS, ROWS),
+    "gpu": Settings(100, 16384, 1920, GPU_OPTIONS, ROWS, at_once=1),
+    "sweep": Settings(ITERATIONS, 2048, 480, OPTIONS, SWEEP),
+}
