@@ -44,7 +44,7 @@ ROWS: dict[str, Options | None] = {
     "no-density": {"score": {"no-density": True}},
 }
 
-ITERATIONS, GROUPS = 30, 48
+ITERATIONS, GROUPS = 20, 48
 OPTIONS: Options = {
     "propose": {"groups": GROUPS, "max-tokens": 48},
     "rollout": {"samples": 5, "max-tokens": 144},
@@ -52,7 +52,9 @@ OPTIONS: Options = {
     "update": {"lr": 2.5e-4, "kl-start": 0.05, "kl-min": 0.05, "groups-per-step": 4, "baseline": "group"},
     "eval": {"max-tokens": 144},
 }
-# The full reward, one thing at a time away from where the sweep starts.
+# The full reward over more iterations, one thing at a time away from where the sweep starts.
+SWEEP_ITERATIONS = 30
+SWEEP_OPTIONS: Options = {**OPTIONS, "score": {"total-steps": SWEEP_ITERATIONS * GROUPS}}
 SWEEP: dict[str, Options | None] = {
     "base": None,
     "the start": {},
@@ -81,5 +83,5 @@ GPU_OPTIONS: Options = {
 EXPERIMENTS = {
     "cpu": Settings(ITERATIONS, 2048, 480, OPTIONS, ROWS),
     "gpu": Settings(100, 16384, 1920, GPU_OPTIONS, ROWS, at_once=1),
-    "sweep": Settings(ITERATIONS, 2048, 480, OPTIONS, SWEEP),
+    "sweep": Settings(SWEEP_ITERATIONS, 2048, 480, SWEEP_OPTIONS, SWEEP),
 }
