@@ -1,0 +1,157 @@
+"""The tables of docs/evidence.md, in Markdown, each from the CSV files in `folder`; "" where there is nothing to show.
+
+Accuracies and shares are in %; ± is a 95 % t-interval over seeds.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from stages.errors import DataError
+from tests.evidence.results import ROWS, Mean, by_seed, differences, in_order, over_seeds, read_accuracy, read_dynamics
+
+DECODINGS = {"greedy": "greedy", "sampled": "sampled", "majority": "majority of 5"}
+WORLDS = ("home", "abroad")
+SHARES = {"dominant_right": "dominant answer right", "step_truth": "steps true", "answerable": "answerable"}
+
+
+def accuracy(folder: Path, settings: str, world: str) -> str:
+    """What each configuration came to: three readings of its answers."""
+    table = read_accuracy(folder, settings)
+    means = [{row: over_seeds(column) for row, column in by_seed(table, world, each).items()} for each in DECODINGS]
+    lines = [(_name(row), str(means[0][row].n), *(_accuracy(column[row]) for column in means)) for row in means[0]]
+    return _markdown(("configuration", "seeds", *DECODINGS.values()), lines)
+
+
+def against_answer(folder: Path, settings: str, world: str) -> str:
+    """How each configuration differs from the answer reward alone, and whether by more than the seeds do."""
+    table = read_accuracy(folder, settings)
+    means = [differences(by_seed(table, world, each), "answer") for each in DECODINGS]
+    lines = [(_name(row), str(means[0][row].n), *(_tested(column[row]) for column in means)) for row in means[0]]
+    return _markdown(("configuration", "seeds", *DECODINGS.values()), lines)
+
+
+def against_base(folder: Path, settings: str) -> str:
+    """How far each configuration came from the checkpoint, in both worlds."""
+    table = read_accuracy(folder, settings)
+    means = [differences(by_seed(table, world, each), "base") for world in WORLDS for each in DECODINGS]
+    lines = [(_name(row), *(_difference(column[row]) for column in means)) for row in means[0]]
+    return _markdown(("configuration", *(f"{world}, {each}" for world in WORLDS for each in DECODINGS.values())), lines)
+
+
+def parts(folder: Path, settings: str, world: str, decoding: str) -> str:
+    """Mean accuracy by level and by type of question, and what the full reward changed there."""
+    table = read_accuracy(folder, settings)
+    table = table[(table.world == world) & (table.decoding == decoding)]
+    rows = in_order(table.row)
+    lines = []
+    for part in sorted(table.part.unique(), key=lambda part: (part != "all", not part.startswith("level"), part)):
+        seeds = by_seed(table, world, decoding, part)
+        means = [_percent(over_seeds(seeds[row]).mean) for row in rows]
+        change = differences(seeds, "base").get("full", Mean(0))
+        questions = table[table.part == part].questions.mean()
+        lines.append((part, f"{questions:.0f}", *means, _percent(change.mean, "+")))
+    return _markdown(("", "questions", *map(_name, rows), "full − base"), lines)
+
+
+def early_late(folder: Path, settings: str) -> str:
+    """What the truth says of proposals and rollouts, in the first and the last fifth of training."""
+    table = read_dynamics(folder, settings)
+    ends = table.groupby(["row", "seed"]).iteration.transform("max")
+    first, last = table[table.iteration <= ends / 5], table[table.iteration > ends * 4 / 5]
+    lines = []
+    for row in in_order(table.row):
+        means = [
+            over_seeds(end[end.row == row].groupby("seed")[share].mean()) for share in SHARES for end in (first, last)
+        ]
+        lines.append((_name(row), *map(_accuracy, means)))
+    heading = [f"{title}, {end}" for title in SHARES.values() for end in ("first", "last")]
+    return _markdown(("configuration", *heading), lines)
+
+
+def sweep(folder: Path, settings: str) -> str:
+    """What each row of a sweep came to, how far that is from the checkpoint, and truth and KL where training ended."""
+    table = read_accuracy(folder, settings)
+    seeds = [by_seed(table, "home", each) for each in DECODINGS]
+    seeds.append(by_seed(table, "abroad", "sampled"))
+    changes = differences(seeds[1], "base")
+    ends = read_dynamics(folder, settings).sort_values("iteration").groupby(["row", "seed"], as_index=False).last()
+    lines = []
+    for row in seeds[0]:
+        end = ends[ends.row == row]
+        kl = over_seeds(end.kl).mean
+        lines.append(
+            (
+                _name(row),
+                str(seeds[0][row].count()),
+                *(_accuracy(over_seeds(column[row])) for column in seeds),
+                _difference(changes.get(row, Mean(0))),
+                _percent(over_seeds(end.dominant_right).mean),
+                "–" if kl is None else f"{kl:.3f}",
+            )
+        )
+    heading = ("setting", "seeds", *DECODINGS.values(), "abroad, sampled", "sampled − base", "dominant right", "KL")
+    return _markdown(heading, lines)
+
+
+def step_truth(folder: Path) -> str:
+    """step-truth.csv as it is, numbers to three decimals."""
+    path = folder / "step-truth.csv"
+    if not path.is_file():
+        return ""
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from None
+    return _markdown(tuple(table.columns), [tuple(map(_rounded, line)) for line in table.itertuples(index=False)])
+
+
+TABLES: dict[str, Callable[..., str]] = {
+    "accuracy": accuracy,
+    "against-answer": against_answer,
+    "against-base": against_base,
+    "parts": parts,
+    "early-late": early_late,
+    "sweep": sweep,
+    "step-truth": step_truth,
+}
+
+
+def _markdown(heading: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """The first column to the left, the others, which are numbers, to the right."""
+    body = [f"| {' | '.join(cell.replace('|', '∣') for cell in line)} |" for line in lines]
+    rule = f"| --- |{' ---: |' * (len(heading) - 1)}"
+    return "\n".join([f"| {' | '.join(heading)} |", rule, *body]) if body else ""
+
+
+def _name(row: str) -> str:
+    return ROWS.get(row, row)
+
+
+def _percent(share: float | None, sign: str = "") -> str:
+    if share is None:
+        return "–"
+    # + 0.0: what rounds to nothing is not negative.
+    return f"{round(100 * share, 1) + 0.0:{sign}.1f}".replace("-", "−")
+
+
+def _accuracy(mean: Mean, sign: str = "") -> str:
+    return "–" if mean.mean is None else f"{_percent(mean.mean, sign)} ± {_percent(mean.half)}"
+
+
+def _difference(mean: Mean) -> str:
+    return _accuracy(mean, "+")
+
+
+def _tested(mean: Mean) -> str:
+    if mean.p is None:
+        return _difference(mean)
+    return f"{_difference(mean)} ({'p < 0.001' if mean.p < 0.001 else f'p = {mean.p:.3f}'})"
+
+
+def _rounded(cell: str) -> str:
+    try:
+        return f"{float(cell):.3f}".replace("-", "−") if "." in cell else cell
+    except ValueError:
+        return cell

@@ -1,0 +1,284 @@
+"""The page of the evidence: means over seeds, tests against other rows, and tables that follow from the CSV files."""
+
+import csv
+import itertools
+import random
+import xml.etree.ElementTree
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from stages.errors import DataError
+from stages.statistics import holm
+from tests.evidence import page, tables
+from tests.evidence.results import (
+    ACCURACY,
+    DYNAMICS,
+    ROWS,
+    SERIES,
+    Mean,
+    by_seed,
+    differences,
+    in_order,
+    over_seeds,
+    read_accuracy,
+    read_dynamics,
+)
+
+DOCS = Path(__file__).parent.parent / "docs"
+Accuracy = Callable[[str, int, str, str], float]
+
+shares = st.floats(0, 1).map(lambda share: round(share, 4))
+
+
+def write_csv(path: Path, columns: tuple[str, ...], lines: Iterator[Mapping[str, Any]]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
+
+
+def write_accuracy(folder: Path, rows: Mapping[str, int], accuracy: Accuracy, settings: str = "cpu") -> None:
+    """`accuracy` of row, seed, world and decoding, for so many seeds of each row, the same in all parts."""
+
+    def lines() -> Iterator[Mapping[str, Any]]:
+        for row, seeds in rows.items():
+            for seed, world, decoding in itertools.product(range(1, seeds + 1), tables.WORLDS, tables.DECODINGS):
+                for part, questions in (("value", 3), ("all", 12), ("level 1", 8)):
+                    value = f"{accuracy(row, seed, world, decoding):.6g}"
+                    yield dict(
+                        zip(ACCURACY, (settings, row, seed, world, part, decoding, questions, value), strict=True)
+                    )
+
+    write_csv(folder / "accuracy.csv", ACCURACY, lines())
+
+
+def write_dynamics(folder: Path, course: Callable[[int], float], settings: str = "cpu") -> None:
+    """Ten iterations of two seeds of answer, step and full: all series follow `course` of the iteration, but for the
+    reward of full, which leaves it after the third."""
+
+    def lines() -> Iterator[Mapping[str, Any]]:
+        for row, seed, iteration in itertools.product(("answer", "step", "full"), (1, 2), range(1, 11)):
+            series = dict.fromkeys(SERIES, f"{course(iteration) + seed / 500:.6g}")
+            if row == "full" and iteration > 3:
+                series["reward"] = "0.9"
+            start = {"settings": settings, "row": row, "seed": seed, "iteration": iteration, "step": 48 * iteration}
+            yield {**start, **series}
+
+    write_csv(folder / "dynamics.csv", DYNAMICS, lines())
+
+
+def cells(table: str) -> dict[str, list[str]]:
+    """The cells of a Markdown table's lines behind the first, by the first."""
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+    return {first: rest for first, *rest in lines}
+
+
+@given(st.lists(shares, min_size=2, max_size=8))
+def test_the_interval_is_scipys_t_interval(values: list[float]) -> None:
+    mean = over_seeds(values)
+    assert mean.mean is not None and mean.half is not None
+    assert mean.mean == pytest.approx(sum(values) / len(values))
+    if max(values) > min(values):
+        low, high = stats.t.interval(0.95, len(values) - 1, loc=mean.mean, scale=stats.sem(values))
+        assert (mean.mean - mean.half, mean.mean + mean.half) == pytest.approx((low, high))
+    else:
+        assert mean.half == pytest.approx(0, abs=1e-9) and mean.p is None
+
+
+def test_an_interval_by_hand() -> None:
+    """The standard error of 1, 2, 3 is 1/√3, and t at 97.5 % with two degrees of freedom 4.302653."""
+    mean = over_seeds([1.0, 2.0, 3.0])
+    assert mean.n == 3 and mean.mean == 2.0
+    assert mean.half == pytest.approx(4.302653 / 3**0.5, rel=1e-6)
+
+
+def test_one_seed_has_no_interval_and_none_no_mean() -> None:
+    assert over_seeds([0.5]) == Mean(1, 0.5)
+    assert over_seeds([]) == over_seeds([float("nan")]) == Mean(0)
+
+
+@given(st.lists(st.tuples(shares, shares, shares), min_size=3, max_size=6))
+def test_differences_are_paired_t_tests_with_holms_correction(lines: list[tuple[float, float, float]]) -> None:
+    seeds = pd.DataFrame(lines, columns=["answer", "step", "full"])
+    found = differences(seeds, "answer")
+    assert list(found) == ["step", "full"]
+    spread = [row for row in found if (seeds[row] - seeds["answer"]).std() > 1e-6]
+    expected = [float(stats.ttest_rel(seeds[row], seeds["answer"]).pvalue) for row in spread]
+    assert [found[row].p for row in spread] == pytest.approx(holm(expected), rel=1e-6)
+    for row, mean in found.items():
+        assert mean.mean == pytest.approx((seeds[row] - seeds["answer"]).mean(), abs=1e-12)
+
+
+def test_only_seeds_that_both_rows_have_are_compared() -> None:
+    nan = float("nan")
+    seeds = pd.DataFrame({"answer": [0.5, 0.6, nan, 0.7], "full": [0.6, 0.8, 0.9, nan]})
+    assert differences(seeds, "answer")["full"].n == 2
+    assert differences(seeds, "answer")["full"].mean == pytest.approx(0.15)
+    assert differences(seeds, "base")["full"] == Mean(0)
+
+
+def test_by_seed_has_a_column_for_every_row_of_the_file(tmp_path: Path) -> None:
+    write_accuracy(tmp_path, {"full": 2, "base": 1}, lambda row, seed, *_: seed / 10)
+    seeds = by_seed(read_accuracy(tmp_path, "cpu"), "home", "greedy")
+    assert list(seeds) == ["base", "full"] and list(seeds.index) == [1, 2]
+    assert seeds["full"].tolist() == [0.1, 0.2] and seeds["base"].isna().tolist() == [False, True]
+
+
+def test_the_papers_rows_come_first_and_in_its_order() -> None:
+    assert in_order(["hidden", "full", "base", "full", "a"]) == ["base", "full", "hidden", "a"]
+
+
+def test_tables_from_a_small_file(tmp_path: Path) -> None:
+    gains = {"base": 0.0, "answer": 0.04, "full": 0.06}
+
+    def accuracy(row: str, seed: int, world: str, decoding: str) -> float:
+        return 0.5 + gains[row] + (seed / 100 if row == "full" and world == "home" else 0)
+
+    write_accuracy(tmp_path, {"full": 3, "base": 3, "answer": 2}, accuracy)
+    assert cells(tables.accuracy(tmp_path, "cpu", "home")) == {
+        "base": ["3", *["50.0 ± 0.0"] * 3],
+        "answer reward only": ["2", *["54.0 ± 0.0"] * 3],
+        "full": ["3", *["58.0 ± 2.5"] * 3],
+    }
+    p = stats.ttest_1samp([0.03, 0.04], 0).pvalue
+    assert cells(tables.against_answer(tmp_path, "cpu", "home")) == {
+        "base": ["2", *["−4.0 ± 0.0"] * 3],
+        "full": ["2", *[f"+3.5 ± 6.4 (p = {p:.3f})"] * 3],
+    }
+    assert cells(tables.against_base(tmp_path, "cpu"))["full"] == [*["+8.0 ± 2.5"] * 3, *["+6.0 ± 0.0"] * 3]
+    parts = cells(tables.parts(tmp_path, "cpu", "home", "sampled"))
+    assert list(parts) == ["all", "level 1", "value"]
+    assert parts["value"] == ["3", "50.0", "54.0", "58.0", "+8.0"]
+    assert tables.accuracy(tmp_path, "gpu", "home") == ""
+
+
+def test_one_seed_gets_a_dash_and_a_row_that_was_not_run_no_line(tmp_path: Path) -> None:
+    write_accuracy(tmp_path, {"base": 1, "full": 1}, lambda row, *_: 0.7 if row == "full" else 0.65)
+    assert cells(tables.accuracy(tmp_path, "cpu", "abroad"))["full"] == ["1", *["70.0 ± –"] * 3]
+    assert cells(tables.against_base(tmp_path, "cpu"))["full"] == ["+5.0 ± –"] * 6
+    assert cells(tables.against_answer(tmp_path, "cpu", "home"))["full"] == ["0", *["–"] * 3]
+
+
+def test_the_sweep_ends_where_training_ended(tmp_path: Path) -> None:
+    write_accuracy(
+        tmp_path, {"lr | 1": 1, "full": 1, "base": 1}, lambda row, *_: 0.6 if row == "base" else 0.7, "sweep"
+    )
+    write_dynamics(tmp_path, lambda iteration: iteration / 20, "sweep")
+    found = cells(tables.sweep(tmp_path, "sweep"))
+    assert found["full"] == ["1", *["70.0 ± –"] * 4, "+10.0 ± –", "50.3", "0.503"]
+    assert found["lr ∣ 1"][-3:] == ["+10.0 ± –", "–", "–"]
+    assert found["base"][-3:] == ["–", "–", "–"]
+
+
+def test_the_first_and_the_last_fifth_of_training(tmp_path: Path) -> None:
+    write_dynamics(tmp_path, lambda iteration: iteration / 20)
+    first, last = cells(tables.early_late(tmp_path, "cpu"))["full"][:2]
+    assert first.startswith("7.8 ± ") and last.startswith("47.8 ± ")  # of 1 and 2, and of 9 and 10
+
+
+def test_step_truth_as_it_is(tmp_path: Path) -> None:
+    assert tables.step_truth(tmp_path) == ""
+    (tmp_path / "step-truth.csv").write_text("embedding,auc,n\nstatic,0.61234,12\n,-0.5,\n", encoding="utf-8")
+    assert cells(tables.step_truth(tmp_path)) == {"static": ["0.612", "12"], "": ["−0.500", ""]}
+
+
+HEADER = f"{','.join(ACCURACY)}\n"
+LINE = "cpu,full,1,home,all,greedy,12,0.5\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "No columns"),
+        ("settings,row\ncpu,full\n", "accuracy"),
+        (HEADER + LINE.replace("0.5", "much"), "much"),
+        (HEADER + LINE + LINE.replace("0.5", "0.6"), "line 3"),
+    ],
+)
+def test_a_file_that_is_wrong_is_named(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "accuracy.csv").write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=rf"accuracy\.csv.*{says}"):
+        read_accuracy(tmp_path, "cpu")
+
+
+def write_page(tmp_path: Path, *marks: str) -> Path:
+    """A page with marks, each in its place between lines of prose; returns the folder of its files."""
+    text = "".join(f"Before.\n\n<!-- {mark} -->\nold\n<!-- end -->\n\nAfter.\n" for mark in marks)
+    (tmp_path / "evidence.md").write_text(text, encoding="utf-8")
+    (tmp_path / "evidence").mkdir()
+    return tmp_path / "evidence"
+
+
+MARKS = (
+    "table: accuracy cpu home",
+    "table: step-truth",
+    "figure: ablation",
+    "figure: dynamics cpu",
+    "figure: dynamics gpu",
+)
+
+
+def test_a_page_is_filled_in_and_its_prose_stays(tmp_path: Path) -> None:
+    folder = write_page(tmp_path, *MARKS)
+    write_accuracy(folder, {"base": 2, "full": 2}, lambda row, seed, *_: 0.5 + seed / 100)
+    text, shown = page.fill(folder)
+    assert text.count("Before.\n\n<!--") == text.count("<!-- end -->\n\nAfter.\n") == 5 and "old" not in text
+    assert tables.accuracy(folder, "cpu", "home") in text
+    assert text.count(page.NOTHING) == 3 and "](evidence/ablation.svg)" in text and shown == ["ablation"]
+    (tmp_path / "evidence.md").write_text(text, encoding="utf-8")
+    assert page.fill(folder) == (text, shown)
+
+
+@pytest.mark.parametrize(
+    ("mark", "says"),
+    [
+        ("table: accuracies cpu", "no table accuracies, but accuracy, "),
+        ("table: accuracy cpu", "write accuracy SETTINGS WORLD"),
+        ("figure: ablations", "no figure ablations, but ablation, dynamics"),
+        ("table: step-truth -->\n<!-- table: sweep sweep", "no <!-- end -->"),
+    ],
+)
+def test_a_mark_that_is_wrong_is_named(tmp_path: Path, mark: str, says: str) -> None:
+    with pytest.raises(DataError, match=rf"evidence\.md: .*{says}"):
+        page.fill(write_page(tmp_path, mark))
+
+
+def test_the_committed_page_is_up_to_date() -> None:
+    text, shown = page.fill(DOCS / "evidence")
+    assert (DOCS / "evidence.md").read_text(encoding="utf-8") == text, "docs/evidence.md: run `make evidence-page`"
+    for words in shown:
+        assert (DOCS / "evidence" / page.file_name(words)).is_file(), "docs/evidence/: run `make evidence-page`"
+
+
+def test_the_same_files_give_the_same_figures_of_modest_size(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="only the extra `evidence` has it")
+    folder = write_page(tmp_path, *MARKS)
+    rng = random.Random(1)
+    write_accuracy(folder, dict.fromkeys(ROWS, 3), lambda *_: 0.5 + rng.random() / 10)
+    write_dynamics(folder, lambda iteration: iteration / 20)
+    page.write(folder)
+    made = {file.name: file.read_bytes() for file in folder.glob("*.svg")}
+    assert sorted(made) == ["ablation.svg", "dynamics-cpu.svg"]
+    for svg in made.values():
+        said = " ".join(xml.etree.ElementTree.fromstring(svg).itertext())
+        assert "full" in said and len(svg) < 150_000
+    page.write(folder)
+    assert {name: (folder / name).read_bytes() for name in made} == made
+
+
+def test_the_shaded_span_ends_where_the_reward_leaves_the_answers(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="only the extra `evidence` has it")
+    from tests.evidence.figures import warmup_end
+
+    write_dynamics(tmp_path, lambda iteration: iteration / 20)
+    table = read_dynamics(tmp_path, "cpu")
+    assert warmup_end(table[table.row == "full"]) == 3 * 48
+    assert warmup_end(table[(table.row == "full") & (table.iteration > 3)]) == 0
