@@ -173,7 +173,7 @@ def test_the_sweep_ends_where_training_ended(tmp_path: Path) -> None:
     )
     write_dynamics(tmp_path, lambda iteration: iteration / 20, "sweep")
     found = cells(tables.sweep(tmp_path, "sweep"))
-    assert found["full"] == ["1", *["70.0 ± –"] * 4, "+10.0 ± –", "50.3", "0.503"]
+    assert found["full"] == ["1", *["70.0 ± –"] * 4, "+10.0 ± –", "47.8", "0.478"]
     assert found["lr ∣ 1"][-3:] == ["+10.0 ± –", "–", "–"]
     assert found["base"][-3:] == ["–", "–", "–"]
 

@@ -9,7 +9,7 @@ import pytest
 from ireasoner_cli.demo import world
 from ireasoner_cli.demo.layout import MODEL
 from tests import chain
-from tests.evidence import experiment, records
+from tests.evidence import experiment, records, results
 from tests.evidence.settings import EXPERIMENTS
 from tests.test_cli import succeeds
 
@@ -42,7 +42,7 @@ def scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_an_iteration_is_measured_against_the_truth(scored: Path) -> None:
     found = records.iteration(scored, records.charts(POOL, seed=5))
-    assert set(found) == set(records.DYNAMICS[4:])
+    assert set(found) == {"step", *results.SERIES}
     assert found["step"] == 3
     assert found["answerable"] == pytest.approx(2 / 3)  # nobody can say why
     assert found["dominant_right"] == pytest.approx(1 / 2)

@@ -1,5 +1,7 @@
 """The evidence: what self-play does in the chart world, where every answer and every step has a truth.
 
-settings.py    what is run: sizes, rows, options           experiment.py   runs it, by the product's own commands
-records.py     what a run came to, in two small tables     page.py         tables and figures of docs/evidence.md
+settings.py      what is run: sizes, rows, options
+experiment.py    runs it, by the product's own commands
+records.py       what a run came to, put into the small tables of docs/evidence/
+results.py tables.py figures.py page.py     from those tables to docs/evidence.md
 """

@@ -27,7 +27,7 @@ from ireasoner_cli.demo import world
 from ireasoner_cli.demo.layout import MODEL
 from stages import shards
 from stages.contract import BENCHMARK, BENCHMARK_OPTIONAL
-from tests.evidence import records
+from tests.evidence import records, results
 from tests.evidence.settings import EXPERIMENTS, Settings
 
 BUILD = Path("build/evidence")
@@ -95,13 +95,13 @@ def record(job: Job, truth: Mapping[str, world.Chart]) -> None:
     """Puts what a finished job came to into the tables."""
     key = {"settings": job.name, "row": job.row, "seed": job.seed}
     found = records.accuracies(job.folder / "greedy.parquet", job.folder / "sampled.parquet")
-    records.replace_records(TABLES / "accuracy.csv", records.ACCURACY, key, found)
+    records.replace_records(TABLES / "accuracy.csv", results.ACCURACY, key, found)
     if job.settings.rows[job.row] is not None:
         numbers = range(1, job.settings.iterations + 1)
         course = [
             {"iteration": number, **records.iteration(job.folder / f"it{number:04d}", truth)} for number in numbers
         ]
-        records.replace_records(TABLES / "dynamics.csv", records.DYNAMICS, key, course)
+        records.replace_records(TABLES / "dynamics.csv", results.DYNAMICS, key, course)
 
 
 def _call(job: Job, threads: int, command: str, *arguments: str) -> None:

@@ -18,12 +18,6 @@ from stages.contract import METRICS, SCORED, SOLVER
 from stages.evaluated import Answered, read_run
 from stages.parsing import answer_key
 
-ACCURACY = ("settings", "row", "seed", "world", "part", "decoding", "questions", "accuracy")
-DYNAMICS = (
-    "settings", "row", "seed", "iteration", "step", "proposer_reward", "entropy", "density", "step_similarity",
-    "reward", "r_answer", "r_step", "valid_positions", "steps", "kl", "kl_coef", "dominant_right", "answerable",
-    "step_truth",
-)  # fmt: skip
 READ = pa.schema([column for column in SCORED if column.name not in ("image", "token_ids", "logprobs", "prompt")])
 
 Record = dict[str, Any]
@@ -59,7 +53,7 @@ def charts(count: int, seed: int) -> dict[str, world.Chart]:
 
 
 def iteration(folder: Path, truth: Mapping[str, world.Chart]) -> Record:
-    """The means of one iteration, under the names of DYNAMICS; None where there is nothing to take the mean of."""
+    """The means of one iteration by the names of SERIES, and its `step`; None where there is nothing to take one of."""
     rows = shards.read_table(folder / "scored.parquet", READ).to_pylist()
     metrics = shards.read_table(folder / "policy" / "metrics.parquet", METRICS).to_pylist()
     learned = [row for row in metrics if row["role"] == SOLVER]

@@ -71,12 +71,14 @@ def early_late(folder: Path, settings: str) -> str:
 
 
 def sweep(folder: Path, settings: str) -> str:
-    """What each row of a sweep came to, how far that is from the checkpoint, and truth and KL where training ended."""
+    """What each row of a sweep came to, how far that is from the checkpoint, and truth and KL in the last fifth of
+    training."""
     table = read_accuracy(folder, settings)
     seeds = [by_seed(table, "home", each) for each in DECODINGS]
     seeds.append(by_seed(table, "abroad", "sampled"))
     changes = differences(seeds[1], "base")
-    ends = read_dynamics(folder, settings).sort_values("iteration").groupby(["row", "seed"], as_index=False).last()
+    course = read_dynamics(folder, settings)
+    ends = course[course.iteration > course.groupby(["row", "seed"]).iteration.transform("max") * 4 / 5]
     lines = []
     for row in seeds[0]:
         end = ends[ends.row == row]
