@@ -13,12 +13,14 @@ _TAG = re.compile(r"<[ \t]*+(/?)[ \t]*+(think|answer|question)[ \t]*+>", re.IGNO
 
 @dataclass(frozen=True)
 class Completion:
-    """A parsed Solver completion. `answer` and `answer_key` are both None when there is no answer;
-    `words` counts the white-space separated words before the answer tag (of the whole text without one)."""
+    """A parsed Solver completion. `answer` and `answer_key` are both None when there is no answer; `starts` says where
+    in the text each of the `steps` begins; `words` counts the white-space separated words before the answer tag (of
+    the whole text without one)."""
 
     answer: str | None
     answer_key: str | None
     steps: list[str]
+    starts: list[int]
     words: int
 
 
@@ -49,7 +51,7 @@ def parse_completion(text: str, max_steps: int = 8) -> Completion:
     # Where the first think tag is a closing one, the prompt had opened the block already.
     depth = 1 if first_think is not None and first_think[1] else 0
     opened_at: int | None = 0 if depth else None  # where the first reasoning block's text begins
-    reasoning: str | None = None
+    end: int | None = None  # and where it ends
     answer_tag: re.Match[str] | None = None
     answer = key = ""
     before = text
@@ -62,9 +64,9 @@ def parse_completion(text: str, max_steps: int = 8) -> Completion:
                 opened_at = tag.end() if opened_at is None else opened_at
             elif depth:
                 depth -= 1
-                if not depth and reasoning is None:
-                    reasoning = text[opened_at : tag.start()]
-        elif name == "answer" and not depth and (first_think is None or reasoning is not None):
+                if not depth and end is None:
+                    end = tag.start()
+        elif name == "answer" and not depth and (first_think is None or end is not None):
             if not closing:
                 answer_tag = tag
             elif answer_tag is not None:
@@ -73,12 +75,14 @@ def parse_completion(text: str, max_steps: int = 8) -> Completion:
                 if key := answer_key(answer):
                     break
                 answer_tag = None
-    if reasoning is None:
-        reasoning = before if opened_at is None else text[opened_at:]
+    first = opened_at or 0
+    reasoning = text[first:end] if opened_at is not None else before
+    spans = step_spans(reasoning)[:max_steps]
     return Completion(
         answer=answer if key else None,
         answer_key=key or None,
-        steps=split_steps(reasoning)[:max_steps],
+        steps=[reasoning[start:stop] for start, stop in spans],
+        starts=[first + start for start, _ in spans],
         words=len(before.split()),
     )
 
@@ -103,20 +107,33 @@ _STEP_END = re.compile(r"<[ \t]*/[ \t]*step[^<>\n]{0,64}>", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"(?<=[.!?。！？])\s+|\n+")
 
 
-def split_steps(reasoning: str) -> list[str]:
-    """The reasoning steps: what follows each marker up to the next, or the sentences where nothing is marked."""
+def step_spans(reasoning: str) -> list[tuple[int, int]]:
+    """Where each reasoning step begins and ends: what follows a marker up to the next, or the sentences where nothing
+    is marked; without the white space around them, and without those that are nothing else."""
     markers = list(_STEP_MARKER.finditer(reasoning))
-    if not markers:
-        return [sentence for piece in _SENTENCE_END.split(reasoning) if (sentence := piece.strip())]
-    steps = []
-    ends = [marker.start() for marker in markers[1:]] + [len(reasoning)]
-    for marker, end in zip(markers, ends, strict=True):
-        step = _STEP_END.split(reasoning[marker.end() : end], maxsplit=1)[0].strip()
-        if marker["bold"] and not (marker["early"] or marker["late"]):  # the whole line was bold
-            step = step.removesuffix(marker["bold"]).rstrip()
-        if step:
-            steps.append(step)
-    return steps
+    if markers:
+        ends = [marker.start() for marker in markers[1:]] + [len(reasoning)]
+        spans = [_marked_step(reasoning, marker, end) for marker, end in zip(markers, ends, strict=True)]
+    else:
+        gaps = [gap.span() for gap in _SENTENCE_END.finditer(reasoning)]
+        starts, ends = [0, *(end for _, end in gaps)], [*(start for start, _ in gaps), len(reasoning)]
+        spans = [_stripped(reasoning, start, end) for start, end in zip(starts, ends, strict=True)]
+    return [(start, end) for start, end in spans if start < end]
+
+
+def _marked_step(reasoning: str, marker: re.Match[str], end: int) -> tuple[int, int]:
+    closing = _STEP_END.search(reasoning, marker.end(), end)
+    start, end = _stripped(reasoning, marker.end(), closing.start() if closing else end)
+    if marker["bold"] and not (marker["early"] or marker["late"]):  # the whole line was bold
+        return _stripped(reasoning, start, start + len(reasoning[start:end].removesuffix(marker["bold"])))
+    return start, end
+
+
+def _stripped(text: str, start: int, end: int) -> tuple[int, int]:
+    """The span without the white space at its ends."""
+    kept = text[start:end].lstrip()
+    start = end - len(kept)
+    return start, start + len(kept.rstrip())
 
 
 # ------------------------------------------------------------------------------------------------ answers

@@ -57,7 +57,7 @@ def _make(lineage: Lineage, out: Path, part: shards.Part | None, scratch: Path) 
     if metadata.stage == "score":
         from stages.score import ScoreParams, score
 
-        score(inputs, ScoreParams(**_own(params, ScoreParams)), out, metadata.model.name)
+        score(inputs, ScoreParams(**_own(params, ScoreParams)), out, metadata.model.name, policy=start)
     elif metadata.stage == "update":
         from stages.update import UpdateParams, update
 

@@ -3,24 +3,25 @@
     rollouts.parquet ──▶ scored.parquet
 
 Reads the trajectories in blocks of whole groups, parses the Solver's completions, embeds their reasoning steps
-with the model's own token embeddings, and adds the columns that `update` learns from. Loads the tokenizer and
-the embedding table, never the model.
+(`embedding`), and adds the columns that `update` learns from. Loads the tokenizer and the embedding table; the model,
+with the policy on it, for hidden states only.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-from scipy import sparse
 
 from stages import shards
 from stages.contract import PROPOSER, SCORE_COLUMNS, SCORED, TRAJECTORY, UNREADABLE, Metadata
+from stages.embedding import EmbeddingName, Step, StepEmbedder
+from stages.embedding.static import StaticEmbedder
 from stages.models import Model, locate_model
 from stages.parsing import Completion, parse_completion
+from stages.policy import BASE_MODEL, Policy, check_model, recorded_policy
 from stages.progress import SILENT, Progress
 from stages.result import Result
 from stages.rewards.answer import answer_reward
@@ -28,10 +29,9 @@ from stages.rewards.consensus import NO_ANSWER, Consensus, consensus
 from stages.rewards.proposer import proposer_reward
 from stages.rewards.schedule import step_weight
 from stages.rewards.step import compared_steps, step_reward, step_similarity
+from stages.sampling import Pixels
 
 GROUPS_PER_BLOCK = 256
-TOKENS_PER_STEP = 64
-LONGEST_STEP = 10_000  # characters: no 64 tokens need more, and tokenising a megabyte takes a second
 STEPS_AT_ONCE = 512  # bounds the [steps, width] and [tokens, width] arrays in memory
 
 
@@ -40,6 +40,7 @@ class ScoreParams:
     """The constants of the rewards; the symbols are the design's."""
 
     reward: Literal["mixed", "answer", "step"] = "mixed"
+    embedding: EmbeddingName = "static"
     max_steps: int = 8
     total_steps: int = 2500  # T
     no_decay: bool = False  # δ = 0
@@ -56,6 +57,11 @@ class ScoreParams:
     entropy_width: float = 0.35  # s, nats
     limit: int | None = None
 
+    def recorded(self) -> dict[str, Any]:
+        """What a shard records of these: a static embedding goes without saying, as in shards from before there was
+        another."""
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("embedding", "static")}
+
 
 def score(
     inputs: Sequence[Path],
@@ -65,19 +71,24 @@ def score(
     force: bool = False,
     progress: Progress = SILENT,
     dry_run: bool = False,
+    policy: Path | None = None,
 ) -> Result:
-    """Writes the scored shard; `model` says where the recorded model lies now, if not where it was. A `dry_run` only
-    says what would be done.
+    """Writes the scored shard; `model` says where the recorded model lies now, if not where it was, and `policy` is
+    the one the trajectories were sampled from, which only hidden states need. A `dry_run` only says what would be done.
 
-    Raises UsageError, DataError and EngineError as `shards` and `models` do.
+    Raises UsageError, DataError and EngineError as `shards`, `models`, `recorded_policy` and `HiddenEmbedder` do.
     """
     rollouts = shards.Shards(inputs, "rollout", TRAJECTORY)
     recorded = rollouts.metadata
     checkpoint = locate_model(model, recorded.model)
+    start = BASE_MODEL
+    if params.embedding == "hidden":
+        start = recorded_policy(policy, recorded.policy, rollouts.files[0])
+        check_model(start, checkpoint.ref)
     output = shards.output_path(out, "scored", inputs, None)
     metadata = Metadata(
         stage="score",
-        params={**asdict(params), "rollout": recorded.params},
+        params={**params.recorded(), "rollout": recorded.params},
         seed=recorded.seed,
         inputs=rollouts.inputs,
         model=checkpoint.ref,
@@ -90,22 +101,35 @@ def score(
     if dry_run:
         done = min(shards.left_over(output, metadata, force), total)
         return Result(output, summary=shards.plan(output, metadata, "groups", total, done))
-    embedder = StepEmbedder(checkpoint)
     tally = Tally()
-    with (
-        shards.Output(output, SCORED, metadata, force, progress) as scored,
-        progress.track("score", total, "groups") as advance,
-    ):
-        advance(min(scored.done, total))
-        for block in rollouts.tables(GROUPS_PER_BLOCK, first=scored.done, last=total):
-            columns = score_block(block, params, embedder, recorded.policy.step)
-            tally.add(columns)
-            scored.write(pa.table([*block.columns, *columns.columns], schema=SCORED))
-            advance(len(block["group_id"].unique()))
+    with shards.Output(output, SCORED, metadata, force, progress) as scored:
+        embedder, groups_per_block = _embedder(params, checkpoint, start, recorded, progress)
+        with progress.track("score", total, "groups") as advance:
+            advance(min(scored.done, total))
+            for block in rollouts.tables(groups_per_block, first=scored.done, last=total):
+                columns = score_block(block, params, embedder, recorded.policy.step)
+                tally.add(columns)
+                table = pa.table([*block.columns, *columns.columns], schema=SCORED)
+                scored.write(table if groups_per_block > 1 else table.to_pylist())
+                advance(len(block["group_id"].unique()))
     return Result(output, summary=tally.summary())
 
 
-def score_block(block: pa.Table, params: ScoreParams, embedder: "StepEmbedder", policy_step: int) -> pa.Table:
+def _embedder(
+    params: ScoreParams, model: Model, policy: Policy, recorded: Metadata, progress: Progress
+) -> tuple[StepEmbedder, int]:
+    """The embedder, and for how many groups at a time: one, where each takes a while and none must be lost."""
+    if params.embedding == "static":
+        return StaticEmbedder(model), GROUPS_PER_BLOCK
+    from stages.embedding.hidden import HiddenEmbedder
+
+    with progress.busy("loading the model"):
+        sampled = recorded.stage_params("rollout")
+        pixels = Pixels(sampled.get("min_pixels"), sampled.get("max_pixels"))
+        return HiddenEmbedder(model, policy, pixels), 1
+
+
+def score_block(block: pa.Table, params: ScoreParams, embedder: StepEmbedder, policy_step: int) -> pa.Table:
     """The score columns of a table of whole groups, row for row.
 
     Rows are the block's, rollouts its solver rows (R of them), groups M: a rollout's `row` and `group` index them.
@@ -131,11 +155,15 @@ def score_block(block: pa.Table, params: ScoreParams, embedder: "StepEmbedder", 
     step_counts = np.array([len(completion.steps) for completion in parsed], dtype=np.int64)
     rollout = np.repeat(np.arange(len(parsed)), step_counts)
     position = np.arange(len(rollout)) - np.repeat(np.cumsum(step_counts) - step_counts, step_counts)
-    texts_of_steps = [step for completion in parsed for step in completion.steps]
+    found = [
+        Step(place, start, text)
+        for place, completion in zip(row, parsed, strict=True)
+        for start, text in zip(completion.starts, completion.steps, strict=True)
+    ]
     similarity = np.full(len(rollout), np.nan)
     compared, prototype = compared_steps(rollout, position, group, agreement.dominant)
-    for span in _spans(prototype, STEPS_AT_ONCE):
-        embedding = embedder.embed([texts_of_steps[step] for step in compared[span]])
+    for span in _spans(group[rollout[compared]], STEPS_AT_ONCE):
+        embedding = embedder.embed([found[step] for step in compared[span]], block)
         similarity[compared[span]] = step_similarity(embedding, prototype[span] - prototype[span.start])
     steps = step_reward(
         similarity,
@@ -191,11 +219,11 @@ def _number_keys(parsed: Sequence[Completion]) -> np.ndarray:
     )
 
 
-def _spans(prototype: np.ndarray, size: int) -> Iterator[slice]:
-    """Spans of about `size` steps, none of which parts the steps of one prototype."""
-    starts = np.flatnonzero(np.diff(prototype, prepend=-1, append=-1))  # the end is one more
+def _spans(group: np.ndarray, size: int) -> Iterator[slice]:
+    """Spans of about `size` steps, none of which parts those of one group; group [K]: the group of each, ascending."""
+    starts = np.flatnonzero(np.diff(group, prepend=-1, append=-1))  # the end is one more
     first = 0
-    while first < len(prototype):
+    while first < len(group):
         last = int(starts[max(np.searchsorted(starts, first + size, "right") - 1, np.searchsorted(starts, first) + 1)])
         yield slice(first, last)
         first = last
@@ -231,34 +259,6 @@ def _similarity_lists(
         values[end - count : end] if inside else None
         for end, count, inside in zip(ends, step_counts.tolist(), dominant.tolist(), strict=True)
     ]
-
-
-class StepEmbedder:
-    """e but for its length: the sum of the model's input embeddings over a step's first 64 tokens, which points where
-    their mean does."""
-
-    def __init__(self, model: Model) -> None:
-        self._table = model.embedding_table()
-        self._tokenizer = model.read_tokenizer()
-        self._tokenizer.encode_special_tokens = True  # "<|im_end|>" in a step's text is text
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-
-    def embed(self, steps: Sequence[str]) -> np.ndarray:
-        """[S, width], float32; zero for a step without tokens."""
-        distinct = {step: index for index, step in enumerate(dict.fromkeys(steps))}
-        beginnings = [step[:LONGEST_STEP] for step in distinct]
-        encodings = self._tokenizer.encode_batch_fast(beginnings, add_special_tokens=False)
-        tokens = [encoding.ids[:TOKENS_PER_STEP] for encoding in encodings]
-        ends = np.cumsum([0, *map(len, tokens)])
-        used = np.fromiter(chain.from_iterable(tokens), np.int64, ends[-1])
-        vocabulary, column = np.unique(used, return_inverse=True)
-        # Which tokens each step has, times the embeddings of the tokens there are; sums are in the order of the tokens.
-        counts = sparse.csr_array(
-            (np.ones(len(column), np.float32), column, ends), shape=(len(tokens), len(vocabulary))
-        )
-        sums = counts @ self._table.rows(vocabulary)
-        return sums[[distinct[step] for step in steps]]
 
 
 class Tally:

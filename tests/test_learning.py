@@ -10,7 +10,6 @@ from PIL import Image
 from torch import Tensor
 
 from stages.contract import PROPOSER, SOLVER, Role
-from stages.learning import learner as learning
 from stages.learning import loss as losses
 from stages.learning.attention import Behind, attend_behind, attend_to_itself, causal_behind
 from stages.learning.control import Baseline, next_kl_coef
@@ -18,6 +17,7 @@ from stages.learning.learner import Learner, TrainingGroup, UpdateParams
 from stages.learning.lora import LoraLinear, project
 from stages.learning.loss import Head, Terms, Tokens, loss_terms
 from stages.learning.model import PolicyModel
+from stages.learning.passes import TOKENS_PER_PASS
 from stages.models import Model, find_model
 from stages.policy import RoleState
 from stages.sampling import Pixels
@@ -156,7 +156,7 @@ def test_gradients_are_those_of_the_plain_loop(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """In float64, however the groups of a step are packed, against one stock pass and one backward a rollout."""
-    monkeypatch.setitem(learning.TOKENS_PER_PASS, "cpu", tokens_per_pass)
+    monkeypatch.setitem(TOKENS_PER_PASS, "cpu", tokens_per_pass)
     monkeypatch.setitem(losses.POSITIONS_PER_CHUNK, "cpu", 7)
     learner = Learner(model, UpdateParams(), seed=0, gradient_checkpointing=checkpointing)
     learner.model._peft.double()

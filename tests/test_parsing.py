@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.parsing import answer_key, parse_completion, parse_question, split_steps
+from stages.parsing import answer_key, parse_completion, parse_question, step_spans
 
 TAGS = ["<think>", "</think>", "<answer>", "</answer>", "<step>", "</step>", "Step 1:"]
 ODD = ["\x00", "\x1b[31m", "é", "İ", "−", "½", *"<>/()[]{}*_`$\\.,;:-+ \n\t01aB%"]
@@ -155,7 +155,7 @@ def test_the_answer_is_the_tag_after_the_reasoning(text: str, answer: str | None
     ],
 )
 def test_steps(reasoning: str, steps: list[str]) -> None:
-    assert split_steps(reasoning) == steps
+    assert [reasoning[start:end] for start, end in step_spans(reasoning)] == steps
     assert parse_completion(f"<think>{reasoning}</think><answer>5</answer>").steps == steps
 
 

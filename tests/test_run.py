@@ -77,7 +77,7 @@ def shell_loop(out: str, iterations: int) -> None:
         for words in (
             ("propose", "--images", "pool", *policy, "--out", it / "questions.parquet"),
             ("rollout", it / "questions.parquet", *policy),
-            ("score", it / "rollouts.parquet"),
+            ("score", it / "rollouts.parquet", *policy),
             ("update", it / "scored.parquet", *policy),
             ("eval", "benchmark.parquet", "--policy", it / "policy", "--out", it / "eval.parquet"),
         ):
@@ -96,6 +96,15 @@ def test_the_files_are_those_of_a_shell_loop(world: Path) -> None:
     assert (told["path"], told["iterations"], told["step"]) == ("run", 2, 8)
     assert told["policy"] == "run/it0002/policy" and told["best"].startswith("run/it000")
     assert [line.split(":")[0] for line in done.stderr.splitlines()] == ["it0001 of 2", "it0002 of 2"]
+
+
+def test_hidden_states_are_those_of_the_policy_of_each_turn(world: Path) -> None:
+    Path("ireasoner.toml").write_text(SETTINGS.replace("[score]", '[score]\nembedding = "hidden"'))
+    shell_loop("shell", 2)
+    done = run("--benchmark", "benchmark.parquet", "--eval-every", 1)
+    assert done.exit_code == 0, done.output
+    assert chain.file_bytes(Path("run")) == chain.file_bytes(Path("shell"))
+    assert chain.metadata(Path("run/it0002/scored.parquet"))["params"]["embedding"] == "hidden"
 
 
 def test_what_is_set_for_run_beats_the_stages_tables_and_these_the_top_of_the_file(world: Path) -> None:

@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from stages.embedding import Step
+from stages.embedding.static import StaticEmbedder
 from stages.errors import DataError
 from stages.models import find_model
-from stages.score import ScoreParams, StepEmbedder, _spans, score
+from stages.score import ScoreParams, _spans, score
 from tests import chain, oracle
 from tests.conftest import build_tiny_model
 
@@ -174,8 +176,8 @@ def test_a_model_other_than_the_recorded_one_is_refused(workdir: Path, other_mod
 
 
 def test_special_token_text_in_a_step_is_text(model_dir: Path) -> None:
-    embedder = StepEmbedder(find_model(str(model_dir)))
-    plain, special = embedder.embed(["ab", "<|im_end|>"])
+    embedder = StaticEmbedder(find_model(str(model_dir)))
+    plain, special = embedder.embed([Step(0, 0, "ab"), Step(0, 0, "<|im_end|>")])
     assert np.linalg.norm(plain) > 0 and np.linalg.norm(special) > 0
     table = find_model(str(model_dir)).embedding_table()
     end = table.rows([find_model(str(model_dir)).end_of_turn[0]])[0]
@@ -212,10 +214,10 @@ def test_steps_embedded_a_few_at_a_time_score_the_same(
 
 
 @pytest.mark.parametrize(("sizes", "at_once"), [([2, 2, 3], 4), ([5], 2), ([2], 9), ([], 4), ([3, 1, 1, 1], 3)])
-def test_spans_cover_every_prototype_whole(sizes: list[int], at_once: int) -> None:
-    prototype = np.repeat(np.arange(len(sizes)), sizes)
-    spans = list(_spans(prototype, at_once))
-    assert [step for span in spans for step in range(len(prototype))[span]] == list(range(len(prototype)))
-    numbers = [set(prototype[span].tolist()) for span in spans]
+def test_spans_cover_every_group_whole(sizes: list[int], at_once: int) -> None:
+    group = np.repeat(np.arange(len(sizes)), sizes)
+    spans = list(_spans(group, at_once))
+    assert [step for span in spans for step in range(len(group))[span]] == list(range(len(group)))
+    numbers = [set(group[span].tolist()) for span in spans]
     assert all(not one & other for index, one in enumerate(numbers) for other in numbers[:index])
-    assert all(len(prototype[span]) <= at_once or len(own) == 1 for span, own in zip(spans, numbers, strict=True))
+    assert all(len(group[span]) <= at_once or len(own) == 1 for span, own in zip(spans, numbers, strict=True))

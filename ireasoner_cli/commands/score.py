@@ -1,11 +1,17 @@
 from enum import StrEnum
 from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 from ireasoner_cli import console, options
 from ireasoner_cli.work import Work
 
 CONSTANTS = "Constants of the rewards"
+
+
+class Embedding(StrEnum):
+    static = "static"
+    hidden = "hidden"
 
 
 class Reward(StrEnum):
@@ -19,6 +25,13 @@ def command(
     reward: Annotated[
         Reward, options.Option(help="The Solver's reward: both parts by schedule, or one alone.")
     ] = Reward.mixed,
+    embedding: Annotated[
+        Embedding,
+        options.Option(
+            help="What steps are compared by: the model's token embeddings (the paper's, blind to the order of the "
+            "words), or the policy's hidden states, for which the model is loaded and the images are read."
+        ),
+    ] = Embedding.static,
     no_decay: Annotated[bool, options.Option("--no-decay", help="All step positions weigh the same.")] = False,
     no_density: Annotated[
         bool, options.Option("--no-density", help="Small agreeing groups count like large ones.")
@@ -43,6 +56,13 @@ def command(
     entropy_width: Annotated[float, options.Option(min=0.001, help="s, nats.", rich_help_panel=CONSTANTS)] = 0.35,
     out: options.Out = None,
     model: options.Model = None,
+    policy: Annotated[
+        Path | None,
+        options.Option(
+            help="The policy that the rollouts were sampled from; only --embedding hidden looks at it.",
+            show_default="the base model, at step 0",
+        ),
+    ] = None,
     limit: options.Limit = None,
     force: options.Force = False,
     dry_run: options.DryRun = False,
@@ -55,14 +75,17 @@ def command(
     ireasoner score rollouts.parquet
 
     ireasoner score rollouts.parquet --no-decay --out no-decay.parquet
+
+    ireasoner score rollouts.parquet --embedding hidden --policy policy/
     """
     from stages.score import ScoreParams, score
 
     params = ScoreParams(
-        reward.value, max_steps, total_steps, no_decay, no_density, no_warmup, answer_exponent, length_penalty,
-        length_limit, decay, density_exponent, warmup, max_step_weight, entropy_target, entropy_width, limit,
+        reward.value, embedding.value, max_steps, total_steps, no_decay, no_density, no_warmup, answer_exponent,
+        length_penalty, length_limit, decay, density_exponent, warmup, max_step_weight, entropy_target,
+        entropy_width, limit,
     )  # fmt: skip
     return Work(
-        partial(score, rollouts, params, out, model, force, dry_run=dry_run),
+        partial(score, rollouts, params, out, model, force, dry_run=dry_run, policy=policy),
         partial(console.stage_result, as_json=json),
     )

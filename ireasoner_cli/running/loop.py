@@ -137,7 +137,9 @@ class _Loop:
 
     def _score(self, number: int) -> Result:
         folder = self._plan.folder(number)
-        work = self._prepare("score", {"out": folder / "scored.parquet"}, folder / "rollouts.parquet")
+        settings = {"policy": self._plan.policy(number - 1), "out": folder / "scored.parquet"}
+        work = self._prepare("score", settings, folder / "rollouts.parquet")
+        self._engines.sleep()  # hidden states need the device; nothing is sampled again before the update
         return work.stage(progress=self._view)
 
     def _update(self, number: int) -> Result:

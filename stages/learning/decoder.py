@@ -30,8 +30,8 @@ Attend = Callable[[Tensor, Tensor, Tensor], Attended]
 
 @dataclass(frozen=True)
 class Prefix:
-    """What completions need of their prompts: keys and values of each layer, [ΣP, key_heads, head_dim], and `last`
-    [M, d], the final hidden state of each prompt's last token. lengths: P of each of the M prompts."""
+    """What completions need of their prompts: keys and values of each layer that is run, [ΣP, key_heads, head_dim], and
+    `last` [M, d], the hidden state of each prompt's last token after these. lengths: P of each of the M prompts."""
 
     keys: list[Tensor]
     values: list[Tensor]
@@ -79,24 +79,34 @@ class Decoder:
         self._layers = [_layer(module) for module in language_model.layers]
         self._gradient_checkpointing = gradient_checkpointing
 
-    def prompts(self, embeds: Tensor, position_ids: Tensor, lengths: list[int], role: Role | None) -> Prefix:
-        """Runs prompts of `lengths`, packed: embeds [ΣP, d], position_ids [3, ΣP]. No role: the base model."""
+    @property
+    def depth(self) -> int:
+        """How many layers there are."""
+        return len(self._layers)
+
+    def prompts(
+        self, embeds: Tensor, position_ids: Tensor, lengths: list[int], role: Role | None, depth: int | None = None
+    ) -> Prefix:
+        """Runs prompts of `lengths`, packed: embeds [ΣP, d], position_ids [3, ΣP]. No role: the base model. `depth`:
+        only the first so many layers, here and in the completions behind this prefix."""
         ends = torch.tensor(lengths, device=embeds.device).cumsum(0) - 1
         rope = self._rope(embeds, position_ids)
         keys, values, states = [], [], embeds
-        for index, layer in enumerate(self._layers):
+        layers = self._layers[:depth]
+        for index, layer in enumerate(layers):
             # Past the last layer's keys and values, only the tokens that predict something matter.
-            rows = ends if index == len(self._layers) - 1 else None
+            rows = ends if index == len(layers) - 1 else None
             attend = partial(attend_to_itself, lengths=lengths)
             states, k, v = self._run(layer, states, rope, attend, role, rows)
             keys.append(k)
             values.append(v)
-        return Prefix(keys, values, self._norm(states), lengths)
+        return Prefix(keys, values, self._finished(states, len(keys)), lengths)
 
     def completions(
         self, embeds: Tensor, position_ids: Tensor, prefix: Prefix, lengths: Sequence[Sequence[int]], role: Role | None
     ) -> Tensor:
-        """Final hidden states [ΣL, d] of completions behind `prefix`; embeds [ΣL, d], position_ids [3, ΣL].
+        """Hidden states [ΣL, d] of completions behind `prefix`, after the layers that it was run through; embeds
+        [ΣL, d], position_ids [3, ΣL].
 
         lengths: of the completions of each prompt, in the order of the prompts; there may be none.
         """
@@ -111,13 +121,17 @@ class Decoder:
         visible = [causal_behind(prompt, max(own), embeds.device) for _, own, prompt in groups]
         rope = self._rope(embeds, position_ids)
         states = embeds
-        for layer, keys, values in zip(self._layers, prefix.keys, prefix.values, strict=True):
+        for layer, keys, values in zip(self._layers[: len(prefix.keys)], prefix.keys, prefix.values, strict=True):
             behind = [
                 Behind(keys[place], values[place], own, seen)
                 for (place, own, _), seen in zip(groups, visible, strict=True)
             ]
             states, _, _ = self._run(layer, states, rope, partial(attend_behind, groups=behind), role, None)
-        return self._norm(states)
+        return self._finished(states, len(prefix.keys))
+
+    def _finished(self, states: Tensor, depth: int) -> Tensor:
+        """The final norm belongs to the last layer, as in transformers' `hidden_states`."""
+        return self._norm(states) if depth == self.depth else states
 
     def _rope(self, embeds: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
         """cos and sin [S, head_dim], of position_ids [3, S]."""

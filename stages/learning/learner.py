@@ -1,10 +1,10 @@
 """One optimizer step of one role, and everything that must survive from step to step."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file
@@ -15,6 +15,7 @@ from stages.errors import DataError
 from stages.learning.control import Baseline, next_kl_coef
 from stages.learning.loss import Tokens, loss_terms
 from stages.learning.model import PolicyModel, PromptInputs, write_tensors
+from stages.learning.passes import TOKENS_PER_PASS, packed
 from stages.learning.ranks import Ranks
 from stages.models import Model
 from stages.policy import OPTIMIZER_FILE, PolicyState, RoleState, read_state
@@ -23,10 +24,6 @@ ROLES: tuple[Role, ...] = (SOLVER, PROPOSER)
 WEIGHT_DECAY = 0.01
 MAX_GRAD_NORM = 1.0
 MOMENTS = ("exp_avg", "exp_avg_sq")
-# Prompts, and completions, that run together: enough to keep the device busy, few enough to bound their activations.
-TOKENS_PER_PASS = {"cpu": 256, "cuda": 1024}
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -128,8 +125,9 @@ class Learner:
         for parameter in parameters:
             parameter.grad = torch.zeros_like(parameter)
         figures = torch.zeros(3, device=self.model.device)
+        limit = TOKENS_PER_PASS[self.model.device.type]
         own = [pair for place, pair in enumerate(zip(groups, advantages, strict=True)) if self.computes(place)]
-        for pack in self._packed(own, lambda pair: len(_prompt(pair[0]))):
+        for pack in packed(own, lambda pair: len(_prompt(pair[0])), limit):
             figures += self._backward(role, pack, state.kl_coef, 1 / len(groups))
         self.ranks.sum([*(parameter.grad for parameter in parameters if parameter.grad is not None), figures])
         loss, kl, weight = figures.tolist()
@@ -160,7 +158,7 @@ class Learner:
         reference, prefix = self.model.prompts(prompts, role)
         leaves = prefix.leaves()
         figures = torch.zeros(3, device=device)
-        for rows in self._packed(_rows(pairs, share), lambda row: len(row.tokens)):
+        for rows in packed(_rows(pairs, share), lambda row: len(row.tokens), TOKENS_PER_PASS[device.type]):
             completions = [[row.tokens for row in rows if row.group == index] for index in range(len(pairs))]
             with torch.no_grad():
                 reference_states = self.model.states(prompts, reference, completions, None)
@@ -170,20 +168,6 @@ class Learner:
             figures += torch.stack([terms.loss, terms.kl_mean, terms.weight_mean])
         prefix.backward(leaves)
         return figures
-
-    def _packed(self, items: Iterable[T], size: Callable[[T], int]) -> Iterator[list[T]]:
-        """The items in their order, as many at a time as TOKENS_PER_PASS allows, at least one."""
-        limit = TOKENS_PER_PASS[self.model.device.type]
-        pack: list[T] = []
-        total = 0
-        for item in items:
-            if pack and total + size(item) > limit:
-                yield pack
-                pack, total = [], 0
-            pack.append(item)
-            total += size(item)
-        if pack:
-            yield pack
 
     # ------------------------------------------------------------------------------------------- on disk
 
@@ -206,9 +190,8 @@ class Learner:
         self.roles = dict(state.roles)
         for role in ROLES:
             updates = state.roles[role].updates
+            self.model.set_adapter(role, adapters[role])
             for name, parameter in self.model.parameters(role).items():
-                with torch.no_grad():
-                    parameter.copy_(adapters[role][name])
                 if updates:
                     own = {moment: moments[f"{role}.{name}.{moment}"].to(parameter) for moment in MOMENTS}
                     self._optimizers[role].state[parameter] = {"step": torch.tensor(float(updates)), **own}

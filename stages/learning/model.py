@@ -1,6 +1,6 @@
 """The frozen base model with two LoRA adapters on it, and its forward pass over prompts and their completions."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from stages.contract import PROPOSER, SOLVER, Role
 from stages.errors import DataError, EngineError
 from stages.learning.decoder import Decoder, Prefix
 from stages.learning.loss import Head
+from stages.learning.passes import TOKENS_PER_PASS, packed
 from stages.models import Model
 from stages.policy import ADAPTER_FILE, LORA_ALPHA, LORA_RANK, LORA_TARGETS
 from stages.sampling import Pixels
@@ -78,7 +79,7 @@ class PolicyModel:
         """Loads `model` and puts fresh adapters on it, whose random halves come from `seed`."""
         self._base = load_base(model)
         if not hasattr(self._base.model, "language_model"):
-            raise EngineError(f"{model.ref.name}: only Qwen2.5-VL models can be trained")
+            raise EngineError(f"{model.ref.name}: only Qwen2.5-VL models can be trained, or give hidden states")
         from peft import LoraConfig, get_peft_model
 
         config = LoraConfig(
@@ -110,6 +111,11 @@ class PolicyModel:
     def device(self) -> torch.device:
         return self._base.device
 
+    @property
+    def depth(self) -> int:
+        """How many layers the language model has."""
+        return self._decoder.depth
+
     # ------------------------------------------------------------------------------------ the adapters
 
     def parameters(self, role: Role) -> dict[str, Tensor]:
@@ -129,6 +135,12 @@ class PolicyModel:
         if {name: tensor.shape for name, tensor in own.items()} != {n: t.shape for n, t in stored.items()}:
             raise DataError(f"{folder}: this adapter does not fit the model {self._model.ref.name}")
         return stored
+
+    def set_adapter(self, role: Role, tensors: Mapping[str, Tensor]) -> None:
+        """Puts `tensors`, as `read_adapter` returns them, in the place of the role's own."""
+        with torch.no_grad():
+            for name, parameter in self.parameters(role).items():
+                parameter.copy_(tensors[name])
 
     def save_adapter(self, role: Role, folder: Path) -> None:
         """Writes the adapter as PEFT and vLLM read it."""
@@ -189,22 +201,43 @@ class PolicyModel:
         completions: of each prompt, token ids [L_i] int64, L_i ≥ 1; a prompt may have none here. The last token
         predicts nothing and is not run; the first is predicted by the prompt. No role: π_ref.
         """
-        continued = [
-            (index, tokens[:-1], int(prompt.position_ids.max()) + 1)
-            for index, (prompt, own) in enumerate(zip(prompts, completions, strict=True))
-            for tokens in own
-        ]
-        tokens = torch.cat([tokens for _, tokens, _ in continued]).to(self.device)
-        positions = torch.cat([torch.arange(start, start + len(tokens)) for _, tokens, start in continued])
+        behind = self._behind(prompts, prefix, [[tokens[:-1] for tokens in own] for own in completions], role)
+        first = (prefix.last[index, None] for index, own in enumerate(completions) for _ in own)
+        return torch.cat([part for pair in zip(first, behind, strict=True) for part in pair])
+
+    @torch.no_grad()
+    def token_states(
+        self, prompt: PromptInputs, completions: Sequence[Tensor], role: Role | None, depth: int
+    ) -> Iterator[Tensor]:
+        """The hidden states [L_i, d] at each token of completions behind one prompt, after the first `depth` layers:
+        what transformers calls `hidden_states[depth]`. The prompt is run once, the completions a few at a time.
+
+        completions: token ids [L_i] int64, L_i ≥ 1. No role: the base model.
+        """
+        positions = prompt.position_ids.to(self.device)
+        prefix = self._decoder.prompts(self._embed([prompt]), positions, [len(prompt)], role, depth)
+        for some in packed(completions, len, TOKENS_PER_PASS[self.device.type]):
+            yield from self._behind([prompt], prefix, [some], role)
+
+    def _behind(
+        self,
+        prompts: Sequence[PromptInputs],
+        prefix: Prefix,
+        completions: Sequence[Sequence[Tensor]],
+        role: Role | None,
+    ) -> Sequence[Tensor]:
+        """The hidden states [L_i, d] at each token of the completions behind the prompts."""
+        starts = [int(prompt.position_ids.max()) + 1 for prompt in prompts]
+        continued = [(start, tokens) for start, own in zip(starts, completions, strict=True) for tokens in own]
+        positions = torch.cat([torch.arange(start, start + len(tokens)) for start, tokens in continued])
         run = self._decoder.completions(
-            self._language_model.embed_tokens(tokens),
+            self._language_model.embed_tokens(torch.cat([tokens for _, tokens in continued]).to(self.device)),
             positions.expand(3, -1).to(self.device),
             prefix,
-            [[len(tokens) - 1 for tokens in own] for own in completions],
+            [[len(tokens) for tokens in own] for own in completions],
             role,
         )
-        behind = zip(continued, run.split([len(tokens) for _, tokens, _ in continued]), strict=True)
-        return torch.cat([part for (index, _, _), own in behind for part in (prefix.last[index, None], own)])
+        return run.split([len(tokens) for _, tokens in continued])
 
     @property
     def head(self) -> Head:

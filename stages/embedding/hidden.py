@@ -1,0 +1,161 @@
+"""Steps as the policy itself saw them: hidden states over a step's tokens, in their real context.
+
+What the model read when it sampled them is run again: image, prompt, and the stored token_ids. Each group is run by
+itself, its prompt once and the completions behind it, so that no number depends on which groups come together.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from tokenizers import Tokenizer
+from tokenizers.decoders import DecodeStream
+
+from stages import images
+from stages.contract import SOLVER
+from stages.embedding import TOKENS_PER_STEP, Step
+from stages.errors import DataError, EngineError
+from stages.learning.learner import forbidden_in
+from stages.learning.model import PolicyModel
+from stages.models import Model
+from stages.policy import Policy
+from stages.sampling import Pixels
+
+COLUMNS = (
+    *("group_id", "role", "sample_index", "image", "image_sha256"),
+    *("prompt", "completion", "token_ids", "reject_reason"),
+)
+Row = Mapping[str, Any]
+
+
+class HiddenEmbedder:
+    """e but for its length: the mean of the middle layer's hidden states over a step's first 64 tokens, made a unit
+    vector, less the mean of those of its group.
+
+    docs/evidence.md has the reasons: the last layer sees no more, for twice the work; and without centring, agreement
+    and disagreement earn almost the same, since the hidden states of a group's steps are so alike.
+    """
+
+    def __init__(self, model: Model, policy: Policy, pixels: Pixels) -> None:
+        """Loads `model`, with the Solver's adapter of `policy` on it.
+
+        Raises EngineError when the model will not do, DataError when the adapter is damaged or does not fit.
+        """
+        self._model = model
+        self._pixels = pixels
+        table = model.embedding_table()
+        self._vocabulary, self._width = len(table), table.width
+        self._policy = PolicyModel(model, seed=0)
+        self._role = SOLVER if policy.folder else None
+        if policy.folder:
+            self._policy.set_adapter(SOLVER, self._policy.read_adapter(SOLVER, policy.folder / SOLVER))
+
+    @property
+    def depth(self) -> int:
+        """How many layers the model has."""
+        return self._policy.depth
+
+    def embed(self, steps: Sequence[Step], block: pa.Table) -> np.ndarray:
+        """[S, width], float32. The steps of one group must come together, and all at once.
+
+        Zero for those of a row without tokens, where its reject_reason says why it has none. Raises DataError for
+        rows that have none without a reason, or whose tokens are not what the completion says, and for images that are
+        not the recorded ones; EngineError for states that are not finite.
+        """
+        numbers = sorted({step.row for step in steps})
+        rows: dict[int, Row] = dict(zip(numbers, block.select(COLUMNS).take(numbers).to_pylist(), strict=True))
+        by_group = groupby(steps, key=lambda step: rows[step.row]["group_id"])
+        parts = [self._embed_group(list(own), rows) for _, own in by_group]
+        return np.concatenate([np.zeros((0, self._width), np.float32), *parts])
+
+    def _embed_group(self, steps: list[Step], rows: Mapping[int, Row]) -> np.ndarray:
+        embeddings = np.zeros((len(steps), self._width), np.float32)
+        sampled = [number for number in dict.fromkeys(step.row for step in steps) if self._has_tokens(rows[number])]
+        states = self.states([rows[number] for number in sampled], self.depth // 2)
+        for number, of_row in zip(sampled, states, strict=True):
+            starts, ends = token_spans(self._model.tokenizer, rows[number])
+            for place, step in enumerate(steps):
+                if step.row == number:
+                    embeddings[place] = of_row[tokens_of(step, starts, ends)].mean(0)
+        if not np.isfinite(embeddings).all():
+            raise EngineError(f"group {rows[steps[0].row]['group_id']}: its hidden states are not finite")
+        return centred(steps, embeddings)
+
+    def states(self, rows: Sequence[Row], depth: int) -> Iterator[np.ndarray]:
+        """The hidden states [L_i, width], float32, after `depth` layers at each token of the completions of Solver
+        rows of one group, a few rows at a time. Raises DataError as `embed` does."""
+        if not rows:
+            return
+        if len({row["prompt"] for row in rows}) > 1:
+            raise DataError(f"group {rows[0]['group_id']}: its solver rows have different prompts")
+        image = images.load(rows[0]["image"] or {}, rows[0]["image_sha256"])
+        prompt = self._policy.process(image, rows[0]["prompt"] or "", self._pixels)
+        completions = [torch.tensor(row["token_ids"]) for row in rows]
+        for states in self._policy.token_states(prompt, completions, self._role, depth):
+            yield states.float().cpu().numpy()
+
+    def _has_tokens(self, row: Row) -> bool:
+        if not row["token_ids"]:
+            if row["reject_reason"]:
+                return False
+            raise DataError(f"{_where(row)}: has no token_ids to find hidden states for; use --embedding static")
+        if (token := forbidden_in(self._model, row["token_ids"], self._vocabulary)) is not None:
+            raise DataError(f"{_where(row)}: token {token} cannot have been sampled from {self._model.ref.name}")
+        return True
+
+
+def centred(steps: Sequence[Step], embeddings: np.ndarray) -> np.ndarray:
+    """Embeddings [S, width] of a group's steps as unit vectors, less their mean: what all steps share is left out.
+
+    What is zero stays so. Where every row has only one step, what these share is what they agree on, and is left in.
+    """
+    lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
+    unit = np.divide(embeddings, lengths, out=np.zeros_like(embeddings), where=lengths > 0)
+    if len({step.row for step in steps}) == len(steps):
+        return unit
+    there = lengths[:, 0] > 0
+    unit[there] -= unit[there].mean(0)
+    return unit
+
+
+def token_spans(tokenizer: Tokenizer, row: Row) -> tuple[np.ndarray, np.ndarray]:
+    """Where in the row's completion each of its tokens begins and ends, in characters, [L] int64 both.
+
+    Tokens that hold one character between them, or bytes that are none, all have the span of these; special tokens,
+    which the completion leaves out, an empty one. Raises DataError when the tokens are not the completion's.
+    """
+    completion, token_ids = row["completion"] or "", row["token_ids"]
+    special = {token for token, added in tokenizer.get_added_tokens_decoder().items() if added.special}
+    stream = DecodeStream(skip_special_tokens=True)
+    starts, ends = np.zeros((2, len(token_ids)), np.int64)
+    texts: list[str] = []
+    done, waiting = 0, []  # characters, and the tokens that are still to give one
+    for place, token in enumerate(token_ids):
+        starts[place] = ends[place] = done
+        if token in special:
+            continue
+        waiting.append(place)
+        if text := stream.step(tokenizer, token):
+            texts.append(text)
+            done += len(text)
+            ends[waiting] = done
+            waiting = []
+    ends[waiting] = len(completion)
+    # A completion that was cut off within a character ends with a replacement for it, or without.
+    rest = completion[done:]
+    if "".join(texts) != completion[:done] or rest.strip("\ufffd") or (rest and not waiting):
+        raise DataError(f"{_where(row)}: its completion is not what its token_ids say; use --embedding static")
+    return starts, ends
+
+
+def tokens_of(step: Step, starts: np.ndarray, ends: np.ndarray) -> slice:
+    """The first 64 tokens of a step, those included that it shares with what is beside it."""
+    inside = np.flatnonzero((ends > step.start) & (starts < step.start + len(step.text)))
+    return slice(int(inside[0]), int(inside[min(len(inside), TOKENS_PER_STEP) - 1]) + 1)
+
+
+def _where(row: Row) -> str:
+    return f"group {row['group_id']}, {row['role']} {row['sample_index']}"
