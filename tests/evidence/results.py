@@ -18,7 +18,7 @@ SERIES = (
     "steps", "kl", "kl_coef", "dominant_right", "answerable", "step_truth",
 )  # fmt: skip
 DYNAMICS = ("settings", "row", "seed", "iteration", "step", *SERIES)
-# The paper's rows, in its words; others follow as they come, under their own names.
+# The paper's rows, in its words, and ours; others follow as they come, under their own names.
 ROWS = {
     "base": "base",
     "answer": "answer reward only",
@@ -27,6 +27,7 @@ ROWS = {
     "no-warmup": "without warm-up",
     "no-decay": "without position decay",
     "no-density": "without density weighting",
+    "hidden": "full, steps by hidden states",
 }
 NO_SPREAD = 1e-9  # a standard deviation below this is rounding
 

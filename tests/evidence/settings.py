@@ -42,6 +42,7 @@ ROWS: dict[str, Options | None] = {
     "no-warmup": {"score": {"no-warmup": True}},
     "no-decay": {"score": {"no-decay": True}},
     "no-density": {"score": {"no-density": True}},
+    "hidden": {"score": {"embedding": "hidden"}},
 }
 
 ITERATIONS, GROUPS = 20, 48
