@@ -18,7 +18,7 @@ SECONDS ?= 600
 SEEDS ?= 1
 
 .PHONY: install test demo picture bench docs lint types clean \
-	evidence evidence-sweep evidence-page campaign-kill campaign-soak campaign-fuzz campaign-fuzz-guided
+	evidence evidence-sweep evidence-steps evidence-page campaign-kill campaign-soak campaign-fuzz campaign-fuzz-guided
 
 install: $(STAMP)
 
@@ -60,9 +60,32 @@ evidence: $(STAMP)
 evidence-sweep: $(STAMP)
 	$(BIN)/python -m tests.evidence.experiment sweep --seeds $(SEEDS)
 
+# Does step agreement see step truth: rollouts of the checkpoint, and of a policy after 15 iterations.
+STEPS := build/evidence/steps
+IREASONER := $(abspath $(BIN)/ireasoner)
+
+$(STEPS)/base/questions.parquet: | $(STAMP)
+	rm -rf $(@D)
+	$(BIN)/python -m tests.evidence.step_truth ask $(@D) --model ireasoner_cli/demo/model
+
+$(STEPS)/trained/questions.parquet: $(STEPS)/demo/run/it0015/policy/state.json
+	rm -rf $(@D)
+	$(BIN)/python -m tests.evidence.step_truth ask $(@D) --model $(STEPS)/demo/model --policy $(<D)
+
+$(STEPS)/demo/run/it0015/policy/state.json: | $(STAMP)
+	mkdir -p $(STEPS)
+	$(IREASONER) demo $(STEPS)/demo
+	cd $(STEPS)/demo && IREASONER_UPDATE_LR=2.5e-4 $(IREASONER) run --images pool/ --iterations 15 --out run
+
+$(STEPS)/%/rollouts.parquet: $(STEPS)/%/questions.parquet
+	cd $(@D) && $(IREASONER) rollout questions.parquet --samples 10 --max-tokens 144 $(patsubst trained,--policy policy,$(filter trained,$*))
+
+evidence-steps: $(STEPS)/base/rollouts.parquet $(STEPS)/trained/rollouts.parquet
+	$(BIN)/python -m tests.evidence.step_truth measure $(STEPS)/base $(STEPS)/trained
+
 evidence-page: $(STAMP)
 	$(BIN)/pip install -q -e '.[$(HARDWARE),dev,evidence]'
-	$(BIN)/python -m tests.evidence.page docs/evidence
+	$(BIN)/python -m tests.evidence.page docs/evidence docs/evidence.md README.md
 
 # SIGKILL at random moments of each of the five stages, KILLS times, and the same command again.
 campaign-kill: $(STAMP)

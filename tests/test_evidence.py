@@ -229,12 +229,12 @@ MARKS = (
 def test_a_page_is_filled_in_and_its_prose_stays(tmp_path: Path) -> None:
     folder = write_page(tmp_path, *MARKS)
     write_accuracy(folder, {"base": 2, "full": 2}, lambda row, seed, *_: 0.5 + seed / 100)
-    text, shown = page.fill(folder)
+    text, shown = page.fill(folder, tmp_path / "evidence.md")
     assert text.count("Before.\n\n<!--") == text.count("<!-- end -->\n\nAfter.\n") == 5 and "old" not in text
     assert tables.accuracy(folder, "cpu", "home") in text
     assert text.count(page.NOTHING) == 3 and "](evidence/ablation.svg)" in text and shown == ["ablation"]
     (tmp_path / "evidence.md").write_text(text, encoding="utf-8")
-    assert page.fill(folder) == (text, shown)
+    assert page.fill(folder, tmp_path / "evidence.md") == (text, shown)
 
 
 @pytest.mark.parametrize(
@@ -248,12 +248,13 @@ def test_a_page_is_filled_in_and_its_prose_stays(tmp_path: Path) -> None:
 )
 def test_a_mark_that_is_wrong_is_named(tmp_path: Path, mark: str, says: str) -> None:
     with pytest.raises(DataError, match=rf"evidence\.md: .*{says}"):
-        page.fill(write_page(tmp_path, mark))
+        page.fill(write_page(tmp_path, mark), tmp_path / "evidence.md")
 
 
-def test_the_committed_page_is_up_to_date() -> None:
-    text, shown = page.fill(DOCS / "evidence")
-    assert (DOCS / "evidence.md").read_text(encoding="utf-8") == text, "docs/evidence.md: run `make evidence-page`"
+@pytest.mark.parametrize("committed", [DOCS / "evidence.md", DOCS.parent / "README.md"], ids=lambda path: path.name)
+def test_the_committed_pages_are_up_to_date(committed: Path) -> None:
+    text, shown = page.fill(DOCS / "evidence", committed)
+    assert committed.read_text(encoding="utf-8") == text, f"{committed.name}: run `make evidence-page`"
     for words in shown:
         assert (DOCS / "evidence" / page.file_name(words)).is_file(), "docs/evidence/: run `make evidence-page`"
 
@@ -264,13 +265,13 @@ def test_the_same_files_give_the_same_figures_of_modest_size(tmp_path: Path) -> 
     rng = random.Random(1)
     write_accuracy(folder, dict.fromkeys(ROWS, 3), lambda *_: 0.5 + rng.random() / 10)
     write_dynamics(folder, lambda iteration: iteration / 20)
-    page.write(folder)
+    page.write(folder, tmp_path / "evidence.md")
     made = {file.name: file.read_bytes() for file in folder.glob("*.svg")}
     assert sorted(made) == ["ablation.svg", "dynamics-cpu.svg"]
     for svg in made.values():
         said = " ".join(xml.etree.ElementTree.fromstring(svg).itertext())
         assert "full" in said and len(svg) < 150_000
-    page.write(folder)
+    page.write(folder, tmp_path / "evidence.md")
     assert {name: (folder / name).read_bytes() for name in made} == made
 
 

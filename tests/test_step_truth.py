@@ -12,18 +12,18 @@ from stages import images
 from stages.contract import METADATA_KEY, SOLVER, TRAJECTORY, Metadata, PolicyRef
 from stages.models import find_model
 from tests import chain
-from tests.evidence import step_truth
+from tests.evidence import records, step_truth
 
 
 def test_charts_of_a_pool_are_those_that_were_drawn(tmp_path: Path) -> None:
     files = world.write_pool(tmp_path, 7, seed=3)
-    charts = step_truth.charts_of_pool(7, 3, world.HOME)
+    charts = records.charts(7, seed=3)
     assert [charts[images.sha256(file.read_bytes())].level for file in files] == [1, 2, 3, 1, 2, 3, 1]
 
 
 def write_rollouts(folder: Path, questions: int) -> None:
     """Three true rollouts, and one whose first step is false, for each question."""
-    charts = step_truth.charts_of_pool(questions, step_truth.SEED, world.HOME)
+    charts = records.charts(questions, step_truth.SEED)
     rows = []
     for proposal in chain.rows(folder / "questions.parquet"):
         ask = world.understand(proposal["question"])

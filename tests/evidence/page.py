@@ -1,6 +1,6 @@
-"""Puts what was measured into docs/evidence.md: tables between its marks, figures beside its CSV files.
+"""Puts what was measured into pages: tables between their marks, figures beside the CSV files.
 
-python -m tests.evidence.page docs/evidence
+python -m tests.evidence.page docs/evidence docs/evidence.md README.md
 
 A mark names a table or a figure and what it is of. What stands between it and its end is replaced, the rest is the
 writer's:
@@ -9,6 +9,7 @@ writer's:
     <!-- end -->
 """
 
+import os
 import re
 import sys
 from inspect import signature
@@ -28,10 +29,9 @@ FIGURES = {
 }
 
 
-def fill(folder: Path) -> tuple[str, list[str]]:
-    """The page of `folder`, which lies beside it, filled in from the CSV files there, and the figures that it shows, in
-    the words of their marks. Raises DataError where a mark or a file is wrong."""
-    page = folder.with_suffix(".md")
+def fill(folder: Path, page: Path) -> tuple[str, list[str]]:
+    """The page filled in from the CSV files in `folder`, and the figures that it shows, in the words of their marks.
+    Raises DataError where a mark or a file is wrong."""
     if not page.is_file():
         raise DataError(f"{page}: there is no such page to fill in")
     text = page.read_text(encoding="utf-8")
@@ -41,7 +41,7 @@ def fill(folder: Path) -> tuple[str, list[str]]:
 
     def filled(mark: re.Match[str]) -> str:
         begin, kind, words, end = mark.groups()
-        body = _table(folder, words) if kind == "table" else _figure(folder, words)
+        body = _table(folder, page, words) if kind == "table" else _figure(folder, page, words)
         if kind == "figure" and body:
             shown.append(words)
         return f"{begin}\n{body or NOTHING}\n\n{end}"
@@ -49,22 +49,24 @@ def fill(folder: Path) -> tuple[str, list[str]]:
     return MARK.sub(filled, text), shown
 
 
-def _table(folder: Path, words: str) -> str:
+def _table(folder: Path, page: Path, words: str) -> str:
     name, *arguments = words.split()
     if name not in TABLES:
-        raise DataError(f"{folder}.md: there is no table {name}, but {', '.join(TABLES)}")
+        raise DataError(f"{page}: there is no table {name}, but {', '.join(TABLES)}")
     _, *needed = signature(TABLES[name]).parameters
     if len(arguments) != len(needed):
-        raise DataError(f"{folder}.md: table {words}: write {' '.join([name, *map(str.upper, needed)])}")
+        raise DataError(f"{page}: table {words}: write {' '.join([name, *map(str.upper, needed)])}")
     return TABLES[name](folder, *arguments)
 
 
-def _figure(folder: Path, words: str) -> str:
+def _figure(folder: Path, page: Path, words: str) -> str:
     name, settings = name_and_settings(words)
     if name not in FIGURES:
-        raise DataError(f"{folder}.md: there is no figure {name}, but {', '.join(FIGURES)}")
+        raise DataError(f"{page}: there is no figure {name}, but {', '.join(FIGURES)}")
     read, says = FIGURES[name]
-    return "" if read(folder, settings).empty else f"![{says}]({folder.name}/{file_name(words)})"
+    return (
+        "" if read(folder, settings).empty else f"![{says}]({os.path.relpath(folder, page.parent)}/{file_name(words)})"
+    )
 
 
 def name_and_settings(words: str) -> tuple[str, str]:
@@ -77,19 +79,21 @@ def file_name(words: str) -> str:
     return f"{'-'.join(words.split())}.svg"
 
 
-def write(folder: Path) -> None:
-    """Fills in the page and draws its figures. Writes nothing before all of them are made."""
+def write(folder: Path, *pages: Path) -> None:
+    """Fills in the pages and draws their figures. Writes nothing before all of them are made."""
     from tests.evidence import figures  # needs matplotlib, the tables do not
 
-    text, shown = fill(folder)
+    filled = {page: fill(folder, page) for page in pages}
+    shown = dict.fromkeys(words for _, own in filled.values() for words in own)
     drawn = {file_name(words): figures.draw(folder, *name_and_settings(words)) for words in shown}
     for name, svg in drawn.items():
         (folder / name).write_bytes(svg)
-    folder.with_suffix(".md").write_text(text, encoding="utf-8")
+    for page, (text, _) in filled.items():
+        page.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
     try:
-        write(Path(*sys.argv[1:] or ["docs/evidence"]))
+        write(*map(Path, sys.argv[1:]))
     except (DataError, ModuleNotFoundError) as error:
         sys.exit(str(error))

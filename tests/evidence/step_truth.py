@@ -38,6 +38,7 @@ from stages.rewards.leave_one_out import leave_one_out
 from stages.rewards.step import step_reward
 from stages.sampling import Pixels
 from stages.score import ScoreParams, score_block
+from tests.evidence import records
 from tests.evidence.separation import Separation, area, pairs, resampled
 
 QUESTIONS = 600
@@ -52,13 +53,6 @@ app = typer.Typer(pretty_exceptions_enable=False)
 # ------------------------------------------------------------------------------------------- asking
 
 
-def charts_of_pool(count: int, seed: int, levels: Sequence[int]) -> dict[str, world.Chart]:
-    """The charts that `world.write_pool` draws, by the SHA-256 of their files."""
-    rng = random.Random(f"pool {seed}")
-    charts = [world.draw_chart(rng, levels[index % len(levels)]) for index in range(count)]
-    return {images.sha256(world.to_png(world.render(chart))): chart for chart in charts}
-
-
 @app.command()
 def ask(
     folder: Path,
@@ -70,7 +64,7 @@ def ask(
     (folder / "model").symlink_to(model.resolve())
     if policy:
         (folder / "policy").symlink_to(policy.resolve())
-    charts = charts_of_pool(QUESTIONS, SEED, world.HOME)
+    charts = records.charts(QUESTIONS, SEED)
     start = open_policy(policy)
     checkpoint = replace(find_model(str(model)).ref, name="model")  # as it is called from within the folder
     metadata = Metadata("propose", {}, SEED, (), checkpoint, start.ref)
@@ -269,7 +263,7 @@ def measure(
 ) -> None:
     """What each embedding sees of the rollouts in each folder: all figures in step-truth-all.csv, and a table of the
     main ones in step-truth.csv."""
-    drawn = charts_of_pool(QUESTIONS, SEED, world.HOME)
+    drawn = records.charts(QUESTIONS, SEED)
     rows = [{"rollouts": folder.name, **row} for folder in folders for row in figures(folder, drawn)]
     out.mkdir(parents=True, exist_ok=True)
     for name, table in (("step-truth-all.csv", rows), ("step-truth.csv", list(main_figures(rows)))):
