@@ -4,6 +4,5 @@ settings.py      what is run: sizes, rows, options
 experiment.py    runs it, by the product's own commands
 records.py       what a run came to, put into the small tables of docs/evidence/
 step_truth.py    whether step agreement sees step truth; separation.py    how well, and how sure one can be of it
-step_truth.py    how well agreement of steps, by several embeddings, tells true ones from false; with separation.py
 results.py tables.py figures.py page.py     from those tables to docs/evidence.md
 """
