@@ -52,11 +52,12 @@ bench: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.learner --out build/bench/learner.json
 	$(BIN)/python -m tests.benchmarks.stages --out build/bench/stages.json
 
-# The evidence: each row of the ablation with each of SEEDS, then the sweep, then the page. What is done is not done
-# again, and other seeds in the tables of docs/evidence/ stay.
+# Each row of the ablation with each of SEEDS, in the size for this machine. What is done is not done again, and other
+# seeds in the tables of docs/evidence/ stay.
 evidence: $(STAMP)
 	$(BIN)/python -m tests.evidence.experiment $(HARDWARE) --seeds $(SEEDS)
 
+# Other settings, one thing at a time.
 evidence-sweep: $(STAMP)
 	$(BIN)/python -m tests.evidence.experiment sweep --seeds $(SEEDS)
 
@@ -64,7 +65,7 @@ evidence-sweep: $(STAMP)
 STEPS := build/evidence/steps
 IREASONER := $(abspath $(BIN)/ireasoner)
 
-$(STEPS)/base/questions.parquet: | $(STAMP)
+$(STEPS)/base/questions.parquet: ireasoner_cli/demo/model/model.safetensors | $(STAMP)
 	rm -rf $(@D)
 	$(BIN)/python -m tests.evidence.step_truth ask $(@D) --model ireasoner_cli/demo/model
 
@@ -83,6 +84,7 @@ $(STEPS)/%/rollouts.parquet: $(STEPS)/%/questions.parquet
 evidence-steps: $(STEPS)/base/rollouts.parquet $(STEPS)/trained/rollouts.parquet
 	$(BIN)/python -m tests.evidence.step_truth measure $(STEPS)/base $(STEPS)/trained
 
+# The tables and figures of docs/evidence.md and README.md.
 evidence-page: $(STAMP)
 	$(BIN)/pip install -q -e '.[$(HARDWARE),dev,evidence]'
 	$(BIN)/python -m tests.evidence.page docs/evidence docs/evidence.md README.md

@@ -37,7 +37,7 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "figure.constrained_layout.use": True,
 }
-WORLDS = {"home": "home: the world it plays in", "abroad": "abroad: a world it never sees"}
+WORLDS = {"home": "home: the world of self-play", "abroad": "abroad: a world that self-play never sees"}
 # Colour, filling and place beside the row's line.
 DECODINGS = {"greedy": (ORANGE, "white", -0.14), "sampled": (BLUE, BLUE, 0.14)}
 COURSES = {"answer": BLUE, "step": ORANGE, "full": BLACK}

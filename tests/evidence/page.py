@@ -93,6 +93,8 @@ def write(folder: Path, *pages: Path) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
     try:
         write(*map(Path, sys.argv[1:]))
     except (DataError, ModuleNotFoundError) as error:

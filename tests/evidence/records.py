@@ -1,6 +1,7 @@
 """What a run came to, read from its Parquet files: accuracies on the held-out questions, and the course of training."""
 
 import csv
+import fcntl
 import hashlib
 import os
 from collections import defaultdict
@@ -15,6 +16,7 @@ from ireasoner_cli.demo import world
 from ireasoner_cli.demo.checker import check_steps
 from stages import shards
 from stages.contract import METRICS, SCORED, SOLVER
+from stages.errors import DataError
 from stages.evaluated import Answered, read_run
 from stages.parsing import answer_key
 
@@ -111,8 +113,20 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 
 def replace_records(path: Path, columns: tuple[str, ...], key: Record, records: Iterable[Record]) -> None:
-    """Puts `records` into the CSV file in place of those with the same `key`; the file stays sorted by insertion."""
+    """Puts `records` into the CSV file in place of those with the same `key`, behind the others. Two experiments may do
+    so at once. Raises DataError for a file with other columns."""
+    folder = os.open(path.parent, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    try:
+        _replace(path, columns, key, records)
+    finally:
+        os.close(folder)
+
+
+def _replace(path: Path, columns: tuple[str, ...], key: Record, records: Iterable[Record]) -> None:
     old = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines())) if path.is_file() else []
+    if old and tuple(old[0]) != columns:
+        raise DataError(f"{path}: has the columns {', '.join(old[0])} instead of {', '.join(columns)}")
     kept = [row for row in old if any(row[name] != str(value) for name, value in key.items())]
     unfinished = path.with_suffix(".partial")
     with unfinished.open("w", encoding="utf-8", newline="") as file:

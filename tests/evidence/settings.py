@@ -11,8 +11,7 @@ Options = Mapping[str, Mapping[str, Any]]  # of each command, as in ireasoner.to
 class Settings:
     """One experiment: every row is a run of its own, over the same images and questions as the others of its seed.
 
-    options: what every row runs with; rows: what each has instead, None for the checkpoint as it is. at_once: rows
-    that run side by side, with a share of the cores each.
+    options: what every row runs with; rows: what each has instead, None for the checkpoint as it is.
     """
 
     iterations: int
@@ -20,7 +19,6 @@ class Settings:
     questions: int  # held out, a quarter of each level
     options: Options
     rows: Mapping[str, Options | None]
-    at_once: int = 2
 
     def of(self, row: str) -> dict[str, dict[str, Any]]:
         """The options of a row."""
@@ -73,7 +71,6 @@ SWEEP: dict[str, Options | None] = {
     "KL floor 0.2": _update(kl_start=0.2, kl_min=0.2),
 }
 
-# An engine takes most of a GPU: one row at a time.
 GPU_OPTIONS: Options = {
     **OPTIONS,
     "propose": {"groups": 128, "max-tokens": 48},
@@ -83,6 +80,6 @@ GPU_OPTIONS: Options = {
 
 EXPERIMENTS = {
     "cpu": Settings(ITERATIONS, 2048, 480, OPTIONS, ROWS),
-    "gpu": Settings(100, 16384, 1920, GPU_OPTIONS, ROWS, at_once=1),
+    "gpu": Settings(100, 16384, 1920, GPU_OPTIONS, ROWS),
     "sweep": Settings(SWEEP_ITERATIONS, 2048, 480, SWEEP_OPTIONS, SWEEP),
 }

@@ -12,6 +12,7 @@ dominant groups, since only they have a step reward. A trajectory is true where 
 import csv
 import random
 import re
+import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import chdir
@@ -21,6 +22,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import typer
 
@@ -31,6 +33,7 @@ from stages.contract import METADATA_KEY, PROPOSER, TRAJECTORY, Metadata, group_
 from stages.embedding import Step
 from stages.embedding.hidden import COLUMNS, HiddenEmbedder, centred, token_spans, tokens_of
 from stages.embedding.static import StaticEmbedder
+from stages.errors import DataError, StageError, UsageError
 from stages.models import Model, find_model, locate_model
 from stages.parsing import parse_completion
 from stages.policy import Policy, open_policy, recorded_policy
@@ -42,7 +45,7 @@ from tests.evidence import records
 from tests.evidence.separation import Separation, area, pairs, resampled
 
 QUESTIONS = 600
-SEED = 100  # of the charts, which no pool of a run is drawn from
+SEED = 100  # of the charts, and of no pool of the experiments
 MOST_STEPS = 64  # of a completion whose truth is asked for; the reward looks at the first 8
 RESAMPLES = 1000
 SUM = re.compile(r"(\d+) \+ (\d+) = (\d+)")
@@ -60,13 +63,15 @@ def ask(
     policy: Annotated[Path | None, typer.Option()] = None,
 ) -> None:
     """A folder with a pool of charts and questions of the world's own about them, one each, for `rollout`."""
+    start = open_policy(policy)
+    checkpoint = replace(find_model(str(model)).ref, name="model")  # as it is called from within the folder
+    if folder.exists():
+        raise UsageError(f"{folder} is in the way; name a folder that is new")
     folder.mkdir(parents=True)
     (folder / "model").symlink_to(model.resolve())
     if policy:
         (folder / "policy").symlink_to(policy.resolve())
     charts = records.charts(QUESTIONS, SEED)
-    start = open_policy(policy)
-    checkpoint = replace(find_model(str(model)).ref, name="model")  # as it is called from within the folder
     metadata = Metadata("propose", {}, SEED, (), checkpoint, start.ref)
     rng = random.Random(SEED)
     rows = []
@@ -264,6 +269,9 @@ def measure(
     """What each embedding sees of the rollouts in each folder: all figures in step-truth-all.csv, and a table of the
     main ones in step-truth.csv."""
     drawn = records.charts(QUESTIONS, SEED)
+    for folder in folders:
+        if not (folder / "rollouts.parquet").is_file():
+            raise DataError(f"{folder}: has no rollouts.parquet; make it by `ask` and `ireasoner rollout`")
     rows = [{"rollouts": folder.name, **row} for folder in folders for row in figures(folder, drawn)]
     out.mkdir(parents=True, exist_ok=True)
     for name, table in (("step-truth-all.csv", rows), ("step-truth.csv", list(main_figures(rows)))):
@@ -294,6 +302,8 @@ def figures(folder: Path, charts: Mapping[str, world.Chart]) -> Iterator[dict[st
         model = locate_model(None, recorded.model)
         policy = recorded_policy(Path("policy") if recorded.policy.step else None, recorded.policy, source.files[0])
         table = pa.concat_tables(source.tables(QUESTIONS)).combine_chunks()
+        # Rollouts that were left without tokens have no hidden states.
+        table = table.filter(pc.or_(pc.is_valid(table["token_ids"]), pc.equal(table["role"], PROPOSER)))
         swapped, altered = with_swapped_sums(table, charts, model)
         found: dict[str, dict[Measure, Separation]] = {}
         both = zip(embeddings(table, model, policy), embeddings(swapped, model, policy), strict=True)
@@ -434,4 +444,7 @@ def unrelated(known: Mapping[Step, np.ndarray], table: pa.Table, resamples: np.n
 
 
 if __name__ == "__main__":
-    app()
+    try:
+        app()
+    except StageError as error:
+        sys.exit(str(error))
