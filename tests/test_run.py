@@ -25,6 +25,7 @@ from stages.sampled import Row, SamplingSettings
 from stages.sampling import fake, open_sampler
 from stages.sampling.warm import WarmEngine
 from tests import chain
+from tests.test_cli import fails
 
 SETTINGS = """
 model = "model"
@@ -118,6 +119,11 @@ def test_what_is_set_for_run_beats_the_stages_tables_and_these_the_top_of_the_fi
         assert run(out=out, iterations=1).exit_code == 0
         metadata = chain.metadata(Path(out, "it0001/questions.parquet"))
         assert (metadata["params"]["groups"], metadata["seed"]) == expected
+
+
+def test_torchrun_is_for_update_alone(world: Path) -> None:
+    refused = fails(2, "run", "--images", "pool/", "--out", "run", TORCHELASTIC_RUN_ID="none")
+    assert "shell loop" in refused and not Path("run").exists()
 
 
 def test_settings_that_are_wrong_are_refused_before_anything_is_written(world: Path) -> None:

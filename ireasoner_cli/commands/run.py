@@ -7,6 +7,7 @@ import typer
 
 from ireasoner_cli import console, options
 from ireasoner_cli.config import is_own
+from stages.errors import UsageError
 
 
 class Tracker(StrEnum):
@@ -57,6 +58,8 @@ def command(
     longer kept, state and metrics stay. A run that has collapsed (no entropy, KL out of bounds, nothing parsed) stops
     and says what to change.
     """  # fmt: skip
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # set by torchrun, and by nothing else
+        raise UsageError("run is one process and cannot be started by torchrun; a shell loop can, its `update` alone")
     if not debug:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read when torch is imported, here before vLLM
     from ireasoner_cli.running.display import Display
