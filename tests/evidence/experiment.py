@@ -170,6 +170,7 @@ def main() -> None:
     jobs = [Job(name, settings, row, seed) for seed in seeds for row in rows]
     at_once = 1 if torch.cuda.is_available() else 2  # an engine takes most of a GPU
     threads = max(1, (os.cpu_count() or 1) // at_once)
+    console.print(f"{len(jobs)} runs, {at_once} at a time; to follow one: tail -f {jobs[0].folder / LOG}")
     failed = []
     workers = ThreadPoolExecutor(at_once)
     try:
