@@ -190,6 +190,22 @@ def test_step_truth_as_it_is(tmp_path: Path) -> None:
     assert cells(tables.step_truth(tmp_path)) == {"static": ["0.612", "12"], "": ["−0.500", ""]}
 
 
+def test_single_steps_by_position(tmp_path: Path) -> None:
+    assert tables.step_positions(tmp_path, "static") == ""
+    head = "rollouts,embedding,measure,position,among,estimate,low,high\n"
+    lines = [
+        f"base,{embedding},{measure},{position},{among},0.{position or 9}5,0.1,0.9\n"
+        for embedding in ("static", '"hidden, last layer"')
+        for measure in ("step", "r_step")
+        for position in ("", 1, 2)
+        for among in ("all", "pairs")
+    ]
+    (tmp_path / "step-truth-all.csv").write_text(head + "".join(lines), encoding="utf-8")
+    found = {"1": ["0.150 (0.100 to 0.900)"] * 2, "2": ["0.250 (0.100 to 0.900)"] * 2}
+    assert cells(tables.step_positions(tmp_path, "static")) == found
+    assert cells(tables.step_positions(tmp_path, "hidden,_last_layer")) == found
+
+
 HEADER = f"{','.join(ACCURACY)}\n"
 LINE = "cpu,full,1,home,all,greedy,12,0.5\n"
 

@@ -109,6 +109,25 @@ def step_truth(folder: Path) -> str:
     return _markdown(tuple(table.columns), [tuple(map(_rounded, line)) for line in table.itertuples(index=False)])
 
 
+def step_positions(folder: Path, embedding: str) -> str:
+    """From step-truth-all.csv: how well the similarity of one step tells true from false, by its position; over all
+    steps there, and over pairs of one group. An underscore in `embedding` stands for a space."""
+    path = folder / "step-truth-all.csv"
+    if not path.is_file():
+        return ""
+    table = pd.read_csv(path)
+    own = table[(table.embedding == embedding.replace("_", " ")) & (table.measure == "step") & table.position.notna()]
+    columns = list(dict.fromkeys(zip(own.rollouts, own.among, strict=True)))
+    lines = []
+    for position in sorted(own.position.unique()):
+        here = own[own.position == position].set_index(["rollouts", "among"])
+        shown = [here.loc[column] for column in columns if column in here.index]
+        if len(shown) == len(columns):
+            cells = (f"{each.estimate:.3f} ({each.low:.3f} to {each.high:.3f})" for each in shown)
+            lines.append((f"{position:.0f}", *cells))
+    return _markdown(("position", *(f"{rollouts}, {among}" for rollouts, among in columns)), lines)
+
+
 TABLES: dict[str, Callable[..., str]] = {
     "accuracy": accuracy,
     "against-answer": against_answer,
@@ -117,6 +136,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "early-late": early_late,
     "sweep": sweep,
     "step-truth": step_truth,
+    "step-positions": step_positions,
 }
 
 
