@@ -64,18 +64,20 @@ class Listener:
 
 
 @pytest.fixture
-def sigterm_interrupts() -> Any:
+def signals_interrupt() -> Any:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    # SIGINT, too: what is started in the background is started with it ignored.
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
     yield
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_an_interrupted_update_keeps_the_step_it_is_in(
-    scored: Path, monkeypatch: pytest.MonkeyPatch, sigterm_interrupts: None, number: int
+    scored: Path, monkeypatch: pytest.MonkeyPatch, signals_interrupt: None, number: int
 ) -> None:
     update([scored], PARAMS, out=Path("whole"))
     step, taken = Learner.step, 0
@@ -98,7 +100,7 @@ def test_an_interrupted_update_keeps_the_step_it_is_in(
     assert chain.file_bytes(Path("again")) == chain.file_bytes(Path("whole"))
 
 
-def test_the_second_interruption_does_not_wait(sigterm_interrupts: None) -> None:
+def test_the_second_interruption_does_not_wait(signals_interrupt: None) -> None:
     notices: list[str] = []
     with pytest.raises(KeyboardInterrupt), interrupts.held_back(lambda: notices.append("stopping")) as asked:
         assert not asked()
