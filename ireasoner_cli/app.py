@@ -11,16 +11,12 @@ import typer
 
 from ireasoner_cli import console, options
 from ireasoner_cli.commands import (
+    STAGES,
     compare,
     demo,
-    evaluate,
     export,
     inspect,
-    propose,
-    rollout,
     run,
-    score,
-    update,
     verify,
 )
 from ireasoner_cli.commands import report as report_page
@@ -75,20 +71,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"auto_envvar_prefix": "IREASONER", "help_option_names": ["-h", "--help"]},
 )
-for name, command in (
-    ("propose", propose.command),
-    ("rollout", rollout.command),
-    ("score", score.command),
-    ("update", update.command),
-    ("eval", evaluate.command),
-    ("run", run.command),
-    ("inspect", inspect.command),
-    ("report", report_page.command),
-    ("export", export.command),
-    ("verify", verify.command),
-    ("compare", compare.command),
-    ("demo", demo.command),
-):
+_COMMANDS: dict[str, Callable[..., Work | None]] = {
+    **STAGES,
+    "run": run.command,
+    "inspect": inspect.command,
+    "report": report_page.command,
+    "export": export.command,
+    "verify": verify.command,
+    "compare": compare.command,
+    "demo": demo.command,
+}
+for name, command in _COMMANDS.items():
     app.command(name)(guarded(command))
 
 

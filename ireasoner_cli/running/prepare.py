@@ -7,17 +7,11 @@ from typing import Any
 import typer
 
 from ireasoner_cli import options
-from ireasoner_cli.commands import evaluate, propose, rollout, score, update
+from ireasoner_cli.commands import STAGES
 from ireasoner_cli.work import Work
 
 _stages = typer.Typer()
-for name, command in (
-    ("propose", propose.command),
-    ("rollout", rollout.command),
-    ("score", score.command),
-    ("update", update.command),
-    ("eval", evaluate.command),
-):
+for name, command in STAGES.items():
     _stages.command(name)(command)
 
 Prepare = Callable[..., Work]
