@@ -1,6 +1,6 @@
 """The paper's embedding: the mean of the model's own input token embeddings. Blind to the order of the words."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 
 import numpy as np
@@ -27,9 +27,7 @@ class StaticEmbedder:
     def embed(self, steps: Sequence[Step], block: pa.Table | None = None) -> np.ndarray:
         """[S, width], float32, from the steps' texts alone; zero for a step without tokens."""
         distinct = {text: index for index, text in enumerate(dict.fromkeys(step.text for step in steps))}
-        beginnings = [text[:LONGEST_STEP] for text in distinct]
-        encodings = self._tokenizer.encode_batch_fast(beginnings, add_special_tokens=False)
-        tokens = [encoding.ids[:TOKENS_PER_STEP] for encoding in encodings]
+        tokens = self._tokenise(distinct)
         ends = np.cumsum([0, *map(len, tokens)])
         used = np.fromiter(chain.from_iterable(tokens), np.int64, ends[-1])
         vocabulary, column = np.unique(used, return_inverse=True)
@@ -39,3 +37,7 @@ class StaticEmbedder:
         )
         sums = counts @ self._table.rows(vocabulary)
         return sums[[distinct[step.text] for step in steps]]
+
+    def _tokenise(self, texts: Iterable[str]) -> list[list[int]]:
+        encodings = self._tokenizer.encode_batch_fast([text[:LONGEST_STEP] for text in texts], add_special_tokens=False)
+        return [encoding.ids[:TOKENS_PER_STEP] for encoding in encodings]

@@ -1,5 +1,6 @@
 """`rollout` against bare vLLM, `score` against a plain loop: `python -m tests.benchmarks.stages`."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -8,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,7 +18,10 @@ from unittest import mock
 import typer
 
 from ireasoner_cli import demo
+from stages import score as scoring
+from stages import shards
 from stages.contract import SOLVER
+from stages.embedding.static import StaticEmbedder
 from stages.models import find_model
 from stages.rollout import rollout
 from stages.sampled import SamplingSettings
@@ -151,6 +155,62 @@ def grow_score(sizes: list[int]) -> list[dict[str, Any]]:
     return rows
 
 
+class Stopwatch:
+    """Seconds spent in each of some functions, without those spent in another of them."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._inside: list[str] = []
+        self._since = time.perf_counter()
+
+    def timing(self, part: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*args: Any, **options: Any) -> Any:
+            self._change()
+            self._inside.append(part)
+            try:
+                return work(*args, **options)
+            finally:
+                self._change()
+                self._inside.pop()
+
+        return timed
+
+    def _change(self) -> None:
+        now = time.perf_counter()
+        if self._inside:
+            self.seconds[self._inside[-1]] = self.seconds.get(self._inside[-1], 0.0) + now - self._since
+        self._since = now
+
+
+def share_score(groups: int) -> list[dict[str, Any]]:
+    """Where the time goes, and the questions a second if a part were all there is; in the folder of `race_score`."""
+    watch = Stopwatch()
+    tables = shards.Shards.tables
+
+    def read(*args: Any, **options: Any) -> Iterator[Any]:
+        return iter(watch.timing("reading", tables(*args, **options).__next__), None)
+
+    parts = (
+        (scoring, "parse_completion", "parsing"),
+        (StaticEmbedder, "_tokenise", "tokenising, on all cores"),
+        (StaticEmbedder, "embed", "embedding"),
+        (scoring, "score_block", "rewards and columns"),
+        (shards.Output, "write", "writing"),
+        (shards.Output, "__exit__", "writing"),
+    )
+    with contextlib.ExitStack() as patches:
+        patches.enter_context(mock.patch.object(shards.Shards, "tables", read))
+        for owner, name, part in parts:
+            patches.enter_context(mock.patch.object(owner, name, watch.timing(part, getattr(owner, name))))
+        params = scoring.ScoreParams(no_warmup=True)
+        seconds = timed(lambda: scoring.score([Path("rollouts.parquet")], params, out=Path("shares.parquet")))
+    watch.seconds["the rest"] = seconds - sum(watch.seconds.values())
+    return [
+        {"part": part, "share": own / seconds, "questions/s by itself": groups / own}
+        for part, own in sorted(watch.seconds.items(), key=lambda entry: -entry[1])
+    ]
+
+
 SCORE = """
 import sys, time
 from pathlib import Path
@@ -184,6 +244,8 @@ def main(
     show(tables["rollout"], "rollout: the demonstration checkpoint, N = 5, at most 256 tokens")
     tables["score"] = race_score(score_groups, repetitions)
     show(tables["score"], "score: N = 5, 4 steps, embeddings 152,064 × 3,584")
+    tables["score shares"] = share_score(score_groups)
+    show(tables["score shares"], "where the time of score goes (one run)")
     tables["score sweep"] = grow_score([largest // 100, largest // 10, largest])
     show(tables["score sweep"], "how score grows (one run each)")
     if out:
