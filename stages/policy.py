@@ -19,7 +19,7 @@ from stages import __version__
 from stages.contract import FORMAT, PROPOSER, SOLVER, InputRef, Metadata, ModelRef, PolicyRef, Role
 from stages.errors import DataError, UsageError
 from stages.learning.control import Baseline
-from stages.sealing import checked_sha256
+from stages.shards.sealing import checked_sha256
 from stages.untrusted import Refused, check_links, read_json, tensor_headers
 
 STATE_FILE = "state.json"

@@ -21,7 +21,7 @@ from stages.models import find_model
 from stages.pool import open_pool
 from stages.progress import SILENT, Progress
 from stages.replay import Lineage, replay
-from stages.sealing import checked_sha256
+from stages.shards.sealing import checked_sha256
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from stages.policy import METRICS_FILE, open_policy
 from stages.propose import propose
 from stages.rollout import rollout
 from stages.score import ScoreParams, score
-from stages.sealing import checked_sha256
+from stages.shards.sealing import checked_sha256
 from stages.update import update
 from stages.verify import verify
 from tests import chain
@@ -102,7 +102,7 @@ def test_what_other_tools_write_needs_no_seal_and_what_we_write_they_read(iterat
 
 
 def test_a_damaged_chunk_is_made_again(commands: dict[str, Make], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards, "GROUPS_PER_CHUNK", 2)
+    monkeypatch.setattr(shards.output, "GROUPS_PER_CHUNK", 2)
     commands["questions.parquet"](Path("whole.parquet"))
     with interrupted_after(monkeypatch, 5), pytest.raises(KeyboardInterrupt):
         commands["questions.parquet"](Path("again.parquet"))

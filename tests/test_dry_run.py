@@ -74,7 +74,7 @@ def test_what_an_interrupted_stage_left_is_counted_and_kept(world: Path, monkeyp
             raise KeyboardInterrupt
         return decode(*given)
 
-    monkeypatch.setattr("stages.shards.GROUPS_PER_CHUNK", 3)
+    monkeypatch.setattr("stages.shards.output.GROUPS_PER_CHUNK", 3)
     monkeypatch.setattr(images, "decode", dies)
     assert call(*CHAIN["questions.parquet"]).exit_code == 130
     monkeypatch.setattr(images, "decode", decode)

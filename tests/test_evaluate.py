@@ -171,7 +171,7 @@ def test_parts_of_a_run_over_several_tasks(downloads: Path) -> None:
 
 
 def test_an_interrupted_run_goes_on(downloads: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stages.shards.Output.__init__.__defaults__", (2,))  # chunks of two questions
+    monkeypatch.setattr("stages.shards.output.GROUPS_PER_CHUNK", 2)
     whole = run_tasks(*tasks.NAMES, data=downloads, out=Path("whole.parquet")).read_bytes()
 
     from stages.sampling.fake import FakeSampler

@@ -381,7 +381,7 @@ def test_options_that_are_no_numbers_are_wrong_usage(workdir: Path) -> None:
 
 
 def test_a_group_larger_than_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards, "LIMIT_BYTES", 10_000)
+    monkeypatch.setattr(shards.reading, "LIMIT_BYTES", 10_000)
     rows = [{"group_id": "a" * 16, "group_index": 0, "role": "proposer", "sample_index": 0}]
     rows += [{**rows[0], "role": "solver", "sample_index": i, "completion": "x" * 100} for i in range(1000)]
     path = chain.write_shard(tmp_path / "r.parquet", [rows])  # type: ignore[list-item]

@@ -83,7 +83,7 @@ def test_sharded_equals_whole(ask: Asker, workdir: Path) -> None:
 def test_killed_and_run_again_equals_uninterrupted(
     ask: Asker, monkeypatch: pytest.MonkeyPatch, stop_after: int
 ) -> None:
-    monkeypatch.setattr("stages.shards.GROUPS_PER_CHUNK", 3)
+    monkeypatch.setattr("stages.shards.output.GROUPS_PER_CHUNK", 3)
     whole = ask(out=Path("whole.parquet")).read_bytes()
     calls = 0
 

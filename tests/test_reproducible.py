@@ -92,7 +92,7 @@ def interrupted_at(monkeypatch: pytest.MonkeyPatch, picture: int) -> Iterator[No
 def test_the_rows_do_not_depend_on_how_they_were_made(
     sampled: dict[str, Stage], settings: SamplingSettings, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shards, "GROUPS_PER_CHUNK", 2)
+    monkeypatch.setattr(shards.output, "GROUPS_PER_CHUNK", 2)
     make, exactly = sampled[name], settings.sampler == "fake"
     whole = Path(f"whole/{name}.parquet")
     make(whole, None)

@@ -30,7 +30,7 @@ def a_group(index: int) -> list[dict[str, object]]:
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards, "GROUPS_PER_CHUNK", 2)
+    monkeypatch.setattr(shards.output, "GROUPS_PER_CHUNK", 2)
 
 
 def write(path: Path, indices: range) -> Path:

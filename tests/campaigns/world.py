@@ -64,7 +64,7 @@ def in_child(work: Callable[[], object], kill_after: float | None = None) -> Out
 def lay_out(groups: int) -> dict[str, Stage]:
     """Makes model, pool and benchmark in the working directory; returns each stage, by the name of its output, as a
     function of where to write it. Each reads from `whole/` what the ones before it wrote there."""
-    shards.GROUPS_PER_CHUNK = stages.score.GROUPS_PER_BLOCK = 2  # something between the beginning and the end
+    shards.output.GROUPS_PER_CHUNK = stages.score.GROUPS_PER_BLOCK = 2  # something between the beginning and the end
     for index in range(8):
         draw(Path(f"pool/{index}.png"), index)
     build_tiny_model(Path("model"))

@@ -1,0 +1,114 @@
+"""Files and folders that appear whole or not at all, whatever dies meanwhile, and by one process at a time."""
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from stages.errors import EngineError, UsageError
+
+
+def partial_directory(output: Path) -> Path:
+    """Where the unfinished parts of `output` live."""
+    return output.with_name(f".{output.name}.partial")
+
+
+@contextlib.contextmanager
+def writing(output: Path, force: bool) -> Iterator[Path]:
+    """Holds the hidden partial directory of `output` for this process; yields it.
+
+    Raises UsageError when another process is writing the same output, or has since it was looked for; EngineError
+    when the place cannot be written to, or no longer can.
+    """
+    partial = partial_directory(output)
+    folder_is_new = not output.parent.exists()
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(partial / "lock", os.O_CREAT | os.O_RDWR)
+    except OSError as error:
+        raise EngineError(f"{output}: cannot be written ({error.strerror or error})") from error
+    with open(descriptor) as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UsageError(f"{output}: another process is writing it") from error
+        try:
+            # Whoever held the lock may have finished since we looked, and taken the directory away with it.
+            if not _is_at(lock, partial / "lock") or (output.exists() and not force):
+                raise UsageError(f"{output}: another process has just written it; run the command again")
+            yield partial
+        except OSError as error:
+            raise EngineError(f"{output}: cannot be written ({error.strerror or error})") from error
+        finally:
+            if partial.is_dir() and [entry.name for entry in partial.iterdir()] == ["lock"]:
+                shutil.rmtree(partial)  # nothing was finished that a later run could take up
+                if folder_is_new:
+                    with contextlib.suppress(OSError):
+                        output.parent.rmdir()
+
+
+def _is_at(file: IO[str], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def clear_leftovers(output: Path) -> None:
+    """Removes what a run that died after its last rename left beside `output`, unless somebody is at work there."""
+    if partial_directory(output).exists():
+        with contextlib.suppress(UsageError), writing(output, force=True) as partial:
+            shutil.rmtree(partial)
+
+
+def publish_directory(finished: Path, output: Path) -> None:
+    """Puts a finished directory in the place of `output`, one that is there aside first; `restore_directory` mends a
+    crash between the two renames."""
+    old = _old_directory(output)
+    shutil.rmtree(old, ignore_errors=True)
+    if output.exists():
+        os.rename(output, old)
+    os.rename(finished, output)
+    sync_directory(output.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def restore_directory(output: Path, force: bool) -> None:
+    """Puts back what `publish_directory` had set aside when it was cut off, unless somebody is at work there."""
+    old = _old_directory(output)
+    if old.exists() and not output.exists():
+        with contextlib.suppress(UsageError), writing(output, force):
+            os.rename(old, output)
+
+
+def discard_old_directory(output: Path) -> None:
+    """Removes what `publish_directory` had set aside, where it was cut off after its last rename."""
+    shutil.rmtree(_old_directory(output), ignore_errors=True)
+
+
+def _old_directory(output: Path) -> Path:
+    return output.with_name(f".{output.name}.old")
+
+
+def sync_directory(path: Path) -> None:
+    """Makes renames inside `path` survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_file(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def sync_tree(folder: Path) -> None:
+    """Puts a new folder, its files and its folders on disk, so that a rename can make it visible."""
+    for entry in sorted(folder.iterdir()):
+        sync_tree(entry) if entry.is_dir() else sync_file(entry)
+    sync_directory(folder)

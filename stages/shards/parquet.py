@@ -1,0 +1,181 @@
+"""Parquet files, one at a time: the one module that reads and writes them.
+
+Reading verifies the checksums of pages, the columns and their types, and that no batch can exhaust memory (`pages`).
+"""
+
+import contextlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from stages.contract import IMAGE, METADATA_KEY, Metadata
+from stages.errors import DataError
+from stages.shards.durable import sync_file
+from stages.shards.pages import rows_at_a_time
+from stages.shards.sealing import seal
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turns whatever pyarrow raises over a bad file into a DataError that names it."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise DataError(f"{path}: not a Parquet file, or damaged ({reason})") from error
+
+
+def _open(path: Path) -> pq.ParquetFile:
+    with _reading(path):
+        return pq.ParquetFile(path, page_checksum_verification=True)
+
+
+def read_metadata(path: Path) -> Metadata:
+    """The `ireasoner` metadata of one file. Raises DataError when it has none or it cannot be read."""
+    with _open(path) as file:
+        text = (file.schema_arrow.metadata or {}).get(METADATA_KEY)
+    if text is None:
+        raise DataError(f"{path}: no `ireasoner` metadata; it was not written by a stage of this tool")
+    return Metadata.from_json(text, str(path))
+
+
+def schema_of(path: Path) -> pa.Schema:
+    with _open(path) as file:
+        return file.schema_arrow
+
+
+def row_count(path: Path) -> int:
+    with _open(path) as file:
+        return file.metadata.num_rows
+
+
+def row_group_count(path: Path) -> int:
+    with _open(path) as file:
+        return file.num_row_groups
+
+
+def read_batches(
+    path: Path, schema: pa.Schema, optional: pa.Schema | None = None, row_groups: Sequence[int] | None = None
+) -> Iterator[pa.RecordBatch]:
+    """Batches of bounded size with the columns of `schema`, cast to its types; an `optional` column that the file
+    lacks is null. All rows, or those of some `row_groups`. Raises DataError for missing columns, wrong types, damage,
+    or rows too large for the memory."""
+    with _open(path) as file:
+        present = file.schema_arrow.names
+        if twice := [name for name in schema.names if present.count(name) > 1]:
+            raise DataError(f"{path}: has the column {twice[0]} more than once")
+        if missing := [name for name in schema.names if name not in present]:
+            raise DataError(f"{path}: lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}")
+        wanted = pa.schema([*schema, *(optional or ())])
+        columns = [name for name in wanted.names if name in present]
+        for group in range(file.num_row_groups) if row_groups is None else row_groups:
+            for batch in _row_group_batches(path, file, group, columns):
+                yield pa.RecordBatch.from_arrays(
+                    [_cast(batch, column, path) for column in wanted], schema=wanted.remove_metadata()
+                )
+
+
+def read_columns(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """Batches of bounded size with some of the file's columns, in whatever types they have there."""
+    with _open(path) as file:
+        for group in range(file.num_row_groups):
+            yield from _row_group_batches(path, file, group, columns)
+
+
+def _row_group_batches(path: Path, file: Any, group: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    size = rows_at_a_time(path, file.metadata, group, columns)
+    with _reading(path):
+        yield from file.iter_batches(size, row_groups=[group], columns=columns)
+
+
+def _cast(batch: pa.RecordBatch, column: pa.Field, path: Path) -> pa.Array:
+    if column.name not in batch.schema.names:
+        return pa.nulls(batch.num_rows, column.type)
+    values = batch.column(column.name)
+    try:
+        if column.type == IMAGE:
+            return _cast_images(values)
+        return values.cast(column.type)
+    except pa.ArrowException as error:
+        raise DataError(f"{path}: column {column.name} is {values.type}, and must be {column.type}") from error
+
+
+def is_bytes(kind: pa.DataType) -> bool:
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+
+
+def _cast_images(values: pa.Array) -> pa.Array:
+    """Encoded images as structs of bytes and path, whichever binary and string types another tool chose."""
+    if is_bytes(values.type):
+        parts = [values, pa.nulls(len(values), pa.string())]
+    else:
+        parts = [pc.struct_field(values, name) for name in ("bytes", "path")]
+    cast = [part.cast(field.type) for part, field in zip(parts, IMAGE, strict=True)]
+    return pa.StructArray.from_arrays(cast, fields=list(IMAGE), mask=values.is_null())
+
+
+def read_rows(path: Path, column: pa.Field, rows: set[int]) -> Iterator[tuple[int, Any]]:
+    """The values of one column in the given rows, reading only the row groups that hold them."""
+    with _open(path) as file:
+        first = 0
+        for index in range(file.num_row_groups):
+            count = file.metadata.row_group(index).num_rows
+            if not rows.isdisjoint(range(first, first + count)):
+                row = first
+                for batch in _row_group_batches(path, file, index, [column.name]):
+                    values = _cast(batch, column, path)
+                    yield from ((row + i, values[i].as_py()) for i in range(len(values)) if row + i in rows)
+                    row += len(values)
+            first += count
+
+
+def read_table(path: Path, schema: pa.Schema) -> pa.Table:
+    """A whole small file. Raises DataError for missing columns or damage."""
+    return pa.Table.from_batches(read_batches(path, schema), schema=schema)
+
+
+def read_own(path: Path) -> pa.Table:
+    """A whole file of a size that its writer has bounded."""
+    return pq.read_table(path, page_checksum_verification=True)
+
+
+def write_file(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
+    """Writes the tables, a row group each, with checksums of the pages and of the whole, and puts the file on disk; the
+    rename that makes it appear is the caller's. Raises OSError."""
+    with pq.ParquetWriter(
+        path, schema, compression="zstd", write_page_checksum=True, use_dictionary=_dictionary_columns(schema)
+    ) as writer:
+        for table in tables:
+            writer.write_table(table.cast(schema))
+    seal(path)
+    sync_file(path)
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Writes a small table as a file of its own."""
+    write_file(path, table.schema.with_metadata(image_feature(table.schema)), [table])
+
+
+def image_feature(schema: pa.Schema) -> dict[bytes, bytes]:
+    """The metadata by which Hugging Face datasets shows the image column as pictures."""
+    features = {column.name: {"_type": "Image"} for column in schema if column.type == IMAGE}
+    return {b"huggingface": json.dumps({"info": {"features": features}}).encode()} if features else {}
+
+
+def _dictionary_columns(schema: pa.Schema) -> list[str]:
+    """All leaves but lists of texts: with one long text in their dictionary the bound on what a row may take, which
+    cannot know how often it comes, would refuse the file."""
+    paths = []
+    for field in schema:
+        if pa.types.is_struct(field.type):
+            paths += [f"{field.name}.{inner.name}" for inner in field.type]
+        elif pa.types.is_list(field.type):
+            paths += [] if pa.types.is_string(field.type.value_type) else [f"{field.name}.list.element"]
+        else:
+            paths.append(field.name)
+    return paths
