@@ -159,7 +159,8 @@ def _percent(share: float | None, sign: str = "") -> str:
 
 
 def _accuracy(mean: Mean, sign: str = "") -> str:
-    return "–" if mean.mean is None else f"{_percent(mean.mean, sign)} ± {_percent(mean.half)}"
+    """With its interval, which one seed has none of."""
+    return _percent(mean.mean, sign) + (f" ± {_percent(mean.half)}" if mean.half is not None else "")
 
 
 def _difference(mean: Mean) -> str:
