@@ -8,7 +8,7 @@ from xml.sax.saxutils import escape
 from ireasoner_cli.console import plain
 
 if TYPE_CHECKING:
-    from stages.compare import Comparison
+    from stages.evaluation.compare import Comparison
 
 LINE, LEFT, WIDTH, RIGHT, TOP = 24, 220, 420, 220, 40  # pixels
 COLOURS = {"better": "#1a7f37", "worse": "#cf222e", "": "#57606a"}

@@ -19,7 +19,7 @@ from stages.contract import (
     ModelRef,
     trajectory_seed,
 )
-from stages.evaluated import summarize
+from stages.evaluation.scores import summarize
 from stages.models import DEFAULT_MODEL, locate_model
 from stages.policy import open_policy
 from stages.progress import SILENT, Progress

@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from ireasoner_cli.forest import forest_plot
-from stages.compare import Comparison, compare, paper_table
 from stages.contract import EVALUATED
 from stages.errors import DataError
-from stages.evaluated import Run, read_run
-from stages.statistics import Z
+from stages.evaluation.compare import Comparison, compare, paper_table
+from stages.evaluation.scores import Run, read_run
+from stages.evaluation.statistics import Z
 from tests.test_cli import fails, ireasoner, succeeds
 
 Scores = dict[str, list[float]]  # of each task

@@ -25,7 +25,7 @@ from stages.rollout import rollout
 from stages.score import ScoreParams, score
 from stages.shards.sealing import checked_sha256
 from stages.update import update
-from stages.verify import verify
+from stages.verification.verify import verify
 from tests import chain
 from tests.chain import fake
 

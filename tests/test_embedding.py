@@ -27,7 +27,7 @@ from stages.policy import open_policy
 from stages.sampling import Pixels
 from stages.score import ScoreParams, score
 from stages.update import update
-from stages.verify import verify
+from stages.verification.verify import verify
 from tests import chain
 from tests.plain import Example, PlainLoop, stock_model
 

@@ -11,11 +11,11 @@ from stages import tasks
 from stages.contract import BENCHMARK, BENCHMARK_OPTIONAL
 from stages.errors import DataError, UsageError
 from stages.evaluate import evaluate
-from stages.evaluated import Answered, read_run, summarize, summary
+from stages.evaluation.scores import Answered, read_run, summarize, summary
 from stages.sampled import SamplingSettings
 from stages.sampling import Pixels
 from stages.shards import Part
-from stages.verify import verify
+from stages.verification.verify import verify
 from tests import benchmark_files, chain
 from tests.chain import fake
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from stages.errors import DataError
-from stages.statistics import holm
+from stages.evaluation.statistics import holm
 from tests.evidence import page, tables
 from tests.evidence.results import (
     ACCURACY,

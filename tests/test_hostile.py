@@ -33,7 +33,7 @@ from stages.sampling import Sample
 from stages.sampling.fake import FakeSampler
 from stages.score import ScoreParams, score
 from stages.update import update
-from stages.verify import verify
+from stages.verification.verify import verify
 from tests import chain
 from tests.campaigns import fuzz
 from tests.chain import fake

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.statistics import bootstrap, cluster_sums, estimate, holm, mcnemar, paired, sign_flip, wilson
+from stages.evaluation.statistics import bootstrap, cluster_sums, estimate, holm, mcnemar, paired, sign_flip, wilson
 
 
 def simulate(rng: np.random.Generator, clusters: int, mean: float, spread: float) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ import typer
 from ireasoner_cli import console, options
 
 if TYPE_CHECKING:
-    from stages.compare import Comparison
+    from stages.evaluation.compare import Comparison
 
 SCOPE = (
     "Intervals and tests allow for which questions were asked (clustered by picture), not for the randomness of "
@@ -45,8 +45,8 @@ def command(
         raise typer.BadParameter("name at least two eval files: the base, and what to compare with it")
     if plot and plot.suffix != ".svg":
         raise typer.BadParameter(f"{plot}: the plot is an SVG; name it so")
-    from stages.compare import compare, paper_table
-    from stages.evaluated import read_run
+    from stages.evaluation.compare import compare, paper_table
+    from stages.evaluation.scores import read_run
 
     read = [read_run(path) for path in runs]
     if markdown:

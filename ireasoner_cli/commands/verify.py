@@ -24,7 +24,7 @@ def command(
 
     ireasoner verify it0002/scored.parquet --replay
     """
-    from stages.verify import verify
+    from stages.verification.verify import verify
 
     found = []
     for output in verify(paths, replay, console.TerminalProgress()):

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from stages import shards
 from stages.contract import METRICS, PROPOSER, SCORED, SOLVER
-from stages.evaluated import summarize
+from stages.evaluation.scores import summarize
 from stages.policy import METRICS_FILE, read_state
 
 PATIENCE = 3  # iterations in a row that have to look collapsed

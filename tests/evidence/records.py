@@ -17,7 +17,7 @@ from ireasoner_cli.demo.checker import check_steps
 from stages import shards
 from stages.contract import METRICS, SCORED, SOLVER
 from stages.errors import DataError
-from stages.evaluated import Answered, read_run
+from stages.evaluation.scores import Answered, read_run
 from stages.parsing import answer_key
 
 READ = pa.schema([column for column in SCORED if column.name not in ("image", "token_ids", "logprobs", "prompt")])

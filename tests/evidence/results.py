@@ -9,7 +9,7 @@ import pandas as pd
 from scipy import stats
 
 from stages.errors import DataError
-from stages.statistics import CONFIDENCE, holm
+from stages.evaluation.statistics import CONFIDENCE, holm
 
 ACCURACY = ("settings", "row", "seed", "world", "part", "decoding", "questions", "accuracy")
 # The columns that describe a training iteration, behind settings, row, seed, iteration and step.

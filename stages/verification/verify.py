@@ -16,12 +16,12 @@ import pyarrow as pa
 from stages import images, policy, shards
 from stages.contract import METADATA_KEY, METRICS, PROPOSER, SCHEMAS, InputRef, Metadata, ModelRef, PolicyRef
 from stages.errors import DataError, UsageError
-from stages.invariants import broken_promises
 from stages.models import find_model
 from stages.pool import open_pool
 from stages.progress import SILENT, Progress
-from stages.replay import Lineage, replay
 from stages.shards.sealing import checked_sha256
+from stages.verification.invariants import broken_promises
+from stages.verification.replay import Lineage, replay
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,8 @@ import numpy as np
 
 from stages import tasks
 from stages.errors import DataError
-from stages.evaluated import Answered, Run
-from stages.shards import differences
-from stages.statistics import (
+from stages.evaluation.scores import Answered, Run
+from stages.evaluation.statistics import (
     Difference,
     Estimate,
     cluster_sums,
@@ -19,6 +18,7 @@ from stages.statistics import (
     percentile_interval,
     resampled_means,
 )
+from stages.shards import differences
 
 ALPHA = 0.05
 PAPER = ("Qwen2.5-VL-7B", "EvoLMM", "iReasoner")  # the columns of `Task.published`

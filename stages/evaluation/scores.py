@@ -12,8 +12,8 @@ import pyarrow as pa
 from stages import shards
 from stages.contract import EVALUATED, LEFT_OUT, Metadata
 from stages.errors import DataError
+from stages.evaluation.statistics import estimate
 from stages.parsing import answer_key
-from stages.statistics import estimate
 
 REQUIRED = ("id", "sample_index", "image_sha256", "prediction", "answers", "score", "finish_reason")
 OPTIONAL = ("task", "type", "question", "cluster", "reject_reason")

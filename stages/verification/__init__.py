@@ -1,0 +1,1 @@
+"""A chain of files read again, and made again, to see that it is what it says."""
