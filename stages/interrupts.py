@@ -38,6 +38,35 @@ def held_back(notice: Callable[[], None]) -> Iterator[Callable[[], bool]]:
         _restore(before)
 
 
+class _Interruption(BaseException):
+    """A KeyboardInterrupt by a name that no library knows."""
+
+
+@contextmanager
+def not_swallowed() -> Iterator[None]:
+    """Within, libraries that handle KeyboardInterrupt do not see one; it is raised where the block ends.
+
+    vLLM handles it while its engine starts, and then waits for what no longer comes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before: dict[signal.Signals, Any] = {number: signal.getsignal(number) for number in SIGNALS}
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise _Interruption
+
+    for number, handler in before.items():
+        if callable(handler):
+            signal.signal(number, interrupt)
+    try:
+        yield
+    except _Interruption:
+        raise KeyboardInterrupt from None
+    finally:
+        _restore(before)
+
+
 def _restore(handlers: dict[signal.Signals, Any]) -> None:
     for number, handler in handlers.items():
         if callable(handler):

@@ -196,3 +196,20 @@ def test_two_processes_one_output(workdir: Path) -> None:
         said = "another process" if process.returncode else ""
         assert said in stderr and "Traceback" not in stderr
     assert len(chain.rows(Path("questions.parquet"))) == 3000
+
+
+@pytest.mark.parametrize("number", interrupts.SIGNALS)
+def test_a_library_that_swallows_interruptions_does_not_swallow_this_one(number: signal.Signals) -> None:
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(number, interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt), interrupts.not_swallowed():
+            try:
+                os.kill(os.getpid(), number)
+            except KeyboardInterrupt:
+                pytest.fail("swallowed")
+        assert signal.getsignal(number) is interrupt
+    finally:
+        signal.signal(number, before)

@@ -3,17 +3,17 @@
 import gc
 import logging
 import os
-import sys
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
+from stages import interrupts
 from stages.errors import EngineError, StageError, UsageError
 from stages.models import Model
 from stages.policy import LORA_RANK
 from stages.sampling import Decoding, EngineOptions, Pixels, Request, Sample
+from stages.sampling.engine_log import EngineLog
 from stages.sampling.fitting import check_build, check_fit
 from stages.vlm import PromptBuilder, pixel_settings, prepare_transformers
 
@@ -37,13 +37,14 @@ class VllmSampler:
         self._prompts = PromptBuilder(model, pixels)
         self._forbidden = model.forbidden_tokens
         self._tokenizer = model.tokenizer
+        self._log = EngineLog(shown=options.debug)
         try:
-            with redirect_stdout(sys.stderr):  # stdout carries results only
+            with interrupts.not_swallowed(), self._log.of_children():
                 self._start(model, adapter is not None or warm, pixels, options, max_images, warm)
         except StageError:
             raise
         except Exception as error:
-            raise EngineError(f"{model.ref.name}: vLLM could not start ({_reason(error)})") from error
+            raise EngineError(f"{model.ref.name}: vLLM could not start ({self._log.reason(error)})") from error
 
         self._adapter: Path | None = None
         self._adapters_used = 0
@@ -114,13 +115,19 @@ class VllmSampler:
         try:
             self._llm.wake_up()
         except Exception as error:
-            raise EngineError(f"vLLM could not take up its memory again ({_reason(error)})") from error
+            raise EngineError(f"vLLM could not take up its memory again ({self._log.reason(error)})") from error
         self._asleep = False
 
     def sleep(self) -> None:
-        """Leaves the GPU's memory to others until the next `use`; on a CPU there is nothing to leave."""
+        """Leaves the GPU's memory to others until the next `use`; on a CPU there is nothing to leave.
+
+        Raises EngineError when the engine has failed meanwhile.
+        """
         if self._sleeps and not self._asleep:
-            self._llm.sleep(level=1)
+            try:
+                self._llm.sleep(level=1)
+            except Exception as error:
+                raise EngineError(f"vLLM could not leave its memory ({self._log.reason(error)})") from error
             self._asleep = True
 
     def sample(self, requests: Iterable[Request], decoding: Decoding) -> Iterator[Sample]:
@@ -175,7 +182,7 @@ class VllmSampler:
         try:
             self._llm.llm_engine.add_request(request_id, prompt, params, lora_request=self._lora)
         except Exception as error:
-            raise EngineError(f"vLLM refused a request ({_reason(error)})") from error
+            raise EngineError(f"vLLM refused a request ({self._log.reason(error)})") from error
 
     def _to_sample(self, output: Any) -> Sample:
         token_ids = list(output.token_ids)
@@ -187,7 +194,7 @@ class VllmSampler:
         try:
             return self._llm.llm_engine.step()
         except Exception as error:
-            raise EngineError(f"vLLM failed while sampling ({_reason(error)})") from error
+            raise EngineError(f"vLLM failed while sampling ({self._log.reason(error)})") from error
 
 
 def _prepare_environment(options: EngineOptions) -> None:
@@ -211,7 +218,10 @@ def _prepare_environment(options: EngineOptions) -> None:
         if not gpu:
             raise UsageError("--batch-invariant is for GPUs; on a CPU the rows do not depend on the batch anyway")
         os.environ["VLLM_BATCH_INVARIANT"] = "1"
-    if not gpu:
+    if gpu:
+        # torch has asked the driver for GPUs: in a process that is forked from this one it can use none.
+        os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+    else:
         # The engine in this process: its own would not have what prepare_transformers() repaired.
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 
@@ -224,8 +234,3 @@ def _register_model_class(model: Model) -> None:
     for name in model.architectures:
         if name in ModelRegistry.get_supported_archs():
             ModelRegistry.register_model(name, ModelRegistry.models[name].load_model_cls())
-
-
-def _reason(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
