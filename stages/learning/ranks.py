@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stages.errors import UsageError
+
 
 class Ranks:
     """This process's place among the `size` that learn together; by itself it is rank 0 of 1."""
@@ -15,17 +17,24 @@ class Ranks:
         self.rank = int(os.environ.get("RANK", "0"))
 
     def __enter__(self) -> "Ranks":
-        """Joins the processes that torchrun started with this one, if it did: nccl between GPUs, gloo between CPUs."""
+        """Joins the processes that torchrun started with this one, if it did: nccl between GPUs, gloo between CPUs.
+
+        Raises UsageError where there are more of them than GPUs.
+        """
         if self.size > 1:
             if torch.cuda.is_available():
-                torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-            torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+                device = torch.device("cuda", _own_gpu())
+                torch.cuda.set_device(device)
+                torch.distributed.init_process_group("nccl", device_id=device)
+            else:
+                torch.distributed.init_process_group("gloo")
         return self
 
     def __exit__(self, kind: object, *exception: object) -> None:
-        if self.size > 1:
-            if kind is None:
-                torch.distributed.barrier()  # none leaves while another still talks to it
+        # A failure is said at once, and torchrun then ends the others. Leaving in order is something that all do
+        # together: the others, who wait for this process in a sum, would let it wait until nccl's timeout.
+        if self.size > 1 and kind is None:
+            torch.distributed.barrier()  # none leaves while another still talks to it
             torch.distributed.destroy_process_group()
 
     @property
@@ -55,3 +64,11 @@ class Ranks:
         box = [value]
         torch.distributed.broadcast_object_list(box)
         return box[0]
+
+
+def _own_gpu() -> int:
+    """The number of this process's GPU among those it sees."""
+    number, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    if number >= gpus:
+        raise UsageError(f"more processes than GPUs on this machine; use --nproc-per-node {gpus}")
+    return number
