@@ -18,6 +18,7 @@ from stages import images
 from stages.contract import SOLVER
 from stages.embedding import TOKENS_PER_STEP, Step
 from stages.errors import DataError, EngineError
+from stages.learning.gpu import memory_bounded
 from stages.learning.learner import forbidden_in
 from stages.learning.model import PolicyModel
 from stages.models import Model
@@ -63,7 +64,7 @@ class HiddenEmbedder:
 
         Zero for those of a row without tokens, where its reject_reason says why it has none. Raises DataError for
         rows that have none without a reason, or whose tokens are not what the completion says, and for images that are
-        not the recorded ones; EngineError for states that are not finite.
+        not the recorded ones; EngineError for states that are not finite, and when the device's memory runs out.
         """
         numbers = sorted({step.row for step in steps})
         rows: dict[int, Row] = dict(zip(numbers, block.select(COLUMNS).take(numbers).to_pylist(), strict=True))
@@ -86,7 +87,7 @@ class HiddenEmbedder:
 
     def states(self, rows: Sequence[Row], depth: int) -> Iterator[np.ndarray]:
         """The hidden states [L_i, width], float32, after `depth` layers at each token of the completions of Solver
-        rows of one group, a few rows at a time. Raises DataError as `embed` does."""
+        rows of one group, a few rows at a time. Raises as `embed` does."""
         if not rows:
             return
         if len({row["prompt"] for row in rows}) > 1:
@@ -94,8 +95,9 @@ class HiddenEmbedder:
         image = images.load(rows[0]["image"] or {}, rows[0]["image_sha256"])
         prompt = self._policy.process(image, rows[0]["prompt"] or "", self._pixels)
         completions = [torch.tensor(row["token_ids"]) for row in rows]
-        for states in self._policy.token_states(prompt, completions, self._role, depth):
-            yield states.float().cpu().numpy()
+        with memory_bounded("stop what else runs on it, or use --embedding static"):
+            for states in self._policy.token_states(prompt, completions, self._role, depth):
+                yield states.float().cpu().numpy()
 
     def _has_tokens(self, row: Row) -> bool:
         if not row["token_ids"]:

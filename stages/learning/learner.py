@@ -13,6 +13,7 @@ from torch import Tensor
 from stages.contract import PROPOSER, SOLVER, Role
 from stages.errors import DataError
 from stages.learning.control import Baseline, next_kl_coef
+from stages.learning.gpu import memory_bounded, repeatable
 from stages.learning.loss import Tokens, loss_terms
 from stages.learning.model import PolicyModel, PromptInputs, write_tensors
 from stages.learning.passes import TOKENS_PER_PASS, packed
@@ -85,6 +86,8 @@ class Learner:
         self.params = params
         self.ranks = ranks or Ranks()
         self.model = PolicyModel(model, seed, gradient_checkpointing)
+        saving = "" if gradient_checkpointing else "use --gradient-checkpointing, or "
+        self._memory_advice = f"{saving}sample with a smaller --max-pixels"
         self.roles: dict[Role, RoleState] = dict.fromkeys(ROLES, RoleState(Baseline(), params.kl_start))
         self._optimizers = {
             role: torch.optim.AdamW(
@@ -117,7 +120,8 @@ class Learner:
     def step(self, role: Role, groups: Sequence[TrainingGroup]) -> dict[str, Any]:
         """One optimizer step of `role` on the mean loss of `groups`; returns its row of metrics.
 
-        A step whose gradient is not finite changes no weight and no coefficient; its row shows the norm.
+        A step whose gradient is not finite changes no weight and no coefficient; its row shows the norm. Raises
+        EngineError when the device's memory runs out.
         """
         state, optimizer = self.roles[role], self._optimizers[role]
         advantages = self.advantages(role, groups)
@@ -127,8 +131,9 @@ class Learner:
         figures = torch.zeros(3, device=self.model.device)
         limit = TOKENS_PER_PASS[self.model.device.type]
         own = [pair for place, pair in enumerate(zip(groups, advantages, strict=True)) if self.computes(place)]
-        for pack in packed(own, lambda pair: len(_prompt(pair[0])), limit):
-            figures += self._backward(role, pack, state.kl_coef, 1 / len(groups))
+        with memory_bounded(self._memory_advice), repeatable(self.model.device):
+            for pack in packed(own, lambda pair: len(_prompt(pair[0])), limit):
+                figures += self._backward(role, pack, state.kl_coef, 1 / len(groups))
         self.ranks.sum([*(parameter.grad for parameter in parameters if parameter.grad is not None), figures])
         loss, kl, weight = figures.tolist()
         grad_norm = float(torch.nn.utils.clip_grad_norm_(parameters, MAX_GRAD_NORM))

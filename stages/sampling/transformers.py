@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from stages.learning.gpu import memory_bounded
 from stages.learning.model import load_base
 from stages.models import Model
 from stages.sampling import Decoding, Pixels, Request, Sample
@@ -32,6 +33,7 @@ class TransformersSampler:
         for _, same in groupby(requests, key=lambda request: (id(request.images), request.prompt)):
             yield from self._sample_group(list(same), decoding)
 
+    @memory_bounded("use a smaller --max-pixels, or stop what else runs on it")
     @torch.inference_mode()
     def _sample_group(self, requests: list[Request], decoding: Decoding) -> list[Sample]:
         inputs = self._prompts.inputs(requests[0].images, requests[0].prompt).to(self._model.device)
