@@ -1,6 +1,8 @@
 """The typer app, and the one place where exceptions become messages and exit codes."""
 
 import signal
+import sys
+import threading
 import traceback
 from collections.abc import Callable
 from functools import wraps
@@ -41,7 +43,7 @@ def guarded(command: Callable[..., Work | None]) -> Callable[..., None]:
         except KeyboardInterrupt:
             console.error("interrupted; what is done is kept: run the same command again to go on from there")
             raise typer.Exit(INTERRUPTED) from None
-        except (typer.Exit, typer.BadParameter):
+        except (typer.Exit, typer.BadParameter, BrokenPipeError):  # typer's to handle: a closed pipe ends in silence
             raise
         except Exception as error:
             if given["debug"]:
@@ -103,8 +105,17 @@ def _root(
 def main() -> None:
     """The console script."""
     signal.signal(signal.SIGTERM, _interrupt)
+    sys.unraisablehook = _not_lost
     app(prog_name="ireasoner")
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
+
+
+def _not_lost(ignored: "sys.UnraisableHookArgs") -> None:
+    """An interruption that comes while a library's object is being deleted is ignored by Python: once more, then."""
+    if isinstance(ignored.exc_value, KeyboardInterrupt):
+        threading.Timer(0.1, signal.pthread_kill, [threading.main_thread().ident, signal.SIGINT]).start()
+    else:
+        sys.__unraisablehook__(ignored)

@@ -25,7 +25,7 @@ def apply(context: typer.Context, file: Path | None) -> Path | None:
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise typer.BadParameter(f"{path}: {error}") from error
+        raise typer.BadParameter(f"{path}: {getattr(error, 'strerror', None) or error}") from error
     options = _options_by_command(context)
     everywhere = set().union(*options.values())
     shared = {key: value for key, value in content.items() if not isinstance(value, dict)}

@@ -41,7 +41,7 @@ class Pool(Protocol):
 def open_pool(path: Path) -> Pool:
     """A folder tree of images, or a Parquet file or folder of Parquet files with an image column.
 
-    Raises UsageError when there is no such path, DataError when no image is found.
+    Raises UsageError when there is no such path or it is a single image, DataError when no image is found.
     """
     if not path.exists():
         raise UsageError(f"{path}: no such file or directory")
@@ -56,6 +56,8 @@ def open_pool(path: Path) -> Pool:
             return _FolderPool(path, names)
         if not any(path.rglob("*.parquet")):
             raise DataError(f"{path}: no image in this folder (looked for {', '.join(SUFFIXES)}, and Parquet files)")
+    elif path.name.lower().endswith(SUFFIXES):
+        raise UsageError(f"{path}: a single image; name the folder that holds the images")
     return _ParquetPool(path)
 
 

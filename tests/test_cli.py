@@ -86,6 +86,7 @@ def test_score_needs_neither_torch_nor_transformers(workdir: Path) -> None:
         (2, ["propose", "--images", "pool", *FAKE, "--prompt", "nowhere"], "nowhere: cannot be read as a prompt"),
         (3, ["propose", "--images", "empty", *FAKE], "empty: no image in this folder"),
         (3, ["propose", "--images", "corrupt", *FAKE], "corrupt: none of its 1 images can be read"),
+        (2, ["propose", "--images", "pool/0.png", *FAKE], "pool/0.png: a single image; name the folder"),
         (2, ["rollout", "nowhere.parquet"], "nowhere.parquet: no such file or directory"),
         (3, ["rollout", "empty"], "empty: the directory holds no Parquet file"),
         (3, ["rollout", "text.parquet"], "text.parquet: not a Parquet file"),
@@ -102,6 +103,7 @@ def test_score_needs_neither_torch_nor_transformers(workdir: Path) -> None:
         (2, ["eval", "rollouts.parquet", "--task", "all", *FAKE], "files can be named for one task at a time"),
         (2, ["eval", "--task", "mmmu", "--data", "empty", *FAKE], "empty: no validation files of MMMU"),
         (3, ["eval", "--task", "mmmu", "rollouts.parquet", *FAKE], "lacks the columns id, options, answer"),
+        (3, ["verify", "empty"], "empty: no Parquet file and no policy here; nothing to verify"),
         (2, ["scroe"], "scroe"),
     ],
 )
@@ -187,6 +189,30 @@ def test_interruption_says_how_to_go_on(workdir: Path) -> None:
     assert process.returncode == 130
     assert "run the same command again" in stderr and "Traceback" not in stderr
     assert not Path("questions.parquet").exists()
+
+
+def test_an_interruption_that_python_ignores_comes_again() -> None:
+    program = (
+        "import signal, sys, time\nfrom ireasoner_cli import app\n"
+        "class Unlucky:\n    def __del__(self): signal.raise_signal(signal.SIGINT)\n"
+        "def command(**options):\n    Unlucky()\n    time.sleep(30)\n"
+        "app.app = lambda prog_name: app.guarded(command)(debug=False)\n"
+        "try: app.main()\nexcept BaseException as end: sys.exit(end.exit_code)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=20)
+    assert done.returncode == 130 and done.stderr.startswith("error: interrupted")
+
+
+def test_a_reader_that_has_seen_enough_is_no_failure(workdir: Path) -> None:
+    chain.write_shard(Path("rollouts.parquet"), [chain.group(0, "pool/0.png", [chain.solution(1)])])
+    for command in (["verify", "rollouts.parquet"], ["inspect", "rollouts.parquet"], ["eval", "--task", "list"]):
+        reader, writer = os.pipe()
+        os.close(reader)
+        with os.fdopen(writer, "wb") as closed:
+            done = subprocess.run(
+                [sys.executable, "-m", "ireasoner_cli", *command], stdout=closed, stderr=subprocess.PIPE, text=True
+            )
+        assert done.stderr == "", command
 
 
 # ------------------------------------------------------------------------------------------------ the tasks

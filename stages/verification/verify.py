@@ -39,8 +39,8 @@ def verify(paths: Sequence[Path], again: bool = False, progress: Progress = SILE
     """Checks `paths` (files, directories of parts, policies, or folders of these) and all they were made from, and
     with `again` replays them. Yields what is right as it is found, inputs before outputs.
 
-    Raises UsageError for a path that does not exist, DataError at the first broken link, and whatever a stage that
-    is replayed raises.
+    Raises UsageError for a path that does not exist, DataError where there is nothing to check and at the first
+    broken link, and whatever a stage that is replayed raises.
     """
     chain = _Chain(paths)
     for output in chain.named:
@@ -58,6 +58,8 @@ class _Chain:
     def __init__(self, paths: Sequence[Path]) -> None:
         self._paths = paths
         self.named = list(dict.fromkeys(output for path in paths for output in _outputs(path)))
+        if not self.named:
+            raise DataError(f"{', '.join(map(str, paths))}: no Parquet file and no policy here; nothing to verify")
         self.lineages: dict[Path, Lineage] = {}
         self._checked: set[Path] = set()
         self._hashes: dict[Path, str] = {}
