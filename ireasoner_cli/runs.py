@@ -53,15 +53,14 @@ class Iteration:
 
 
 def find_iterations(run: Path) -> list[Iteration]:
-    """The iterations in `run`: its folders it0001, it0002, …, or else any that hold shards, in the order of their
-    names; or `run` itself, when it holds them. Empty when there are none."""
+    """The iterations in `run`: `run` itself, when it holds shards, and its folders it0001, it0002, …; where there are
+    neither, any of its folders that hold shards, in the order of their names. Empty when there are none."""
     if not run.is_dir():
         return []
-    if _holds_shards(run):
-        return [Iteration(run)]
     folders = sorted(folder for folder in run.iterdir() if folder.is_dir() and not folder.name.startswith("."))
     numbered = sorted((folder for folder in folders if _NUMBERED.fullmatch(folder.name)), key=lambda f: int(f.name[2:]))
-    return [Iteration(folder) for folder in numbered or folders if _holds_shards(folder)]
+    first = [run] if _holds_shards(run) else []
+    return [Iteration(folder) for folder in first + numbered or folders if folder in first or _holds_shards(folder)]
 
 
 def _holds_shards(folder: Path) -> bool:

@@ -1,5 +1,6 @@
 """`inspect` says of any path what it is and what is in it, finished or not, and shows groups without harm."""
 
+import io
 import json
 import math
 from pathlib import Path
@@ -9,10 +10,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 from typer.testing import CliRunner
 
 from ireasoner_cli.app import app
+from ireasoner_cli.inspection.display import run_view, summary_view
 from ireasoner_cli.inspection.distribution import BINS, BLOCKS, Distribution
+from ireasoner_cli.inspection.summary import Summary, summarise
+from ireasoner_cli.runs import Iteration
 from stages import shards
 from tests import chain
 
@@ -111,6 +116,26 @@ def test_a_runs_folder_is_a_line_an_iteration(scored: Path) -> None:
     assert [Path(each["path"]).parent.name for each in content] == ["it0001", "it0002", "it0010"]
     assert content[2]["path"] == "it0010/rollouts.parquet"
     assert "it0010" in run(".")
+    assert "of one shard, such as it0010/rollouts.parquet" in run(".", "--best", code=2)
+    Path("scored.parquet").write_bytes(Path("it0001/scored.parquet").read_bytes())  # a loop by hand begins here
+    assert [each["path"] for each in run_json(".")] == [
+        "scored.parquet", "it0001/scored.parquet", "it0002/scored.parquet", "it0010/rollouts.parquet"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("columns", [30, 60, 80])
+def test_narrow_terminals(scored: Path, columns: int) -> None:
+    """Rows keep their names and a run's figures their ends; histograms make room for them."""
+    console = Console(width=columns, file=io.StringIO())
+    summary = summarise(scored)
+    assert isinstance(summary, Summary)
+    console.print(summary_view(summary))
+    with console.capture() as run:
+        console.print(run_view([(Iteration(Path("it0001")), summary)]))
+    assert max(map(len, run.get().splitlines())) <= columns
+    if columns >= 60:
+        assert "…" not in run.get()
+        assert "\nproposer reward  " in console.file.getvalue() and "\nstep similarity  " in console.file.getvalue()
 
 
 def test_benchmarks_metrics_and_strangers(workdir: Path) -> None:

@@ -38,8 +38,10 @@ def command(
     ireasoner inspect policy/
     """  # fmt: skip
     from ireasoner_cli.inspection import display, groups, summary
+    from ireasoner_cli.runs import find_iterations
     from stages import shards
     from stages.errors import UsageError
+    from stages.policy import STATE_FILE
 
     orders = [order for order, on in zip(groups.Order, (best, worst, disagree), strict=True) if on]
     if (group is not None) + len(orders) > 1:
@@ -50,13 +52,17 @@ def command(
             if json:
                 print(jsonlib.dumps([shard.to_json() for _, shard in found]))
             else:
-                console.stdout.print(display.run_view(found))
+                console.print_table(display.run_view(found))
         elif json:
             print(jsonlib.dumps(found.to_json()))
         else:
             console.stdout.print(display.summary_view(found))
         return
 
+    if inside := (find_iterations(path) if path.is_dir() else []):
+        raise UsageError(f"{path}: groups are shown of one shard, such as {inside[-1].furthest}")
+    if (path / STATE_FILE).is_file():
+        raise UsageError(f"{path}: a policy, and has no groups of trajectories to show")
     files = shards.find_output(path).readable
     metadata = shards.read_metadata(files[0])
     if metadata.stage not in ("rollout", "score"):

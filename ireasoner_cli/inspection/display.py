@@ -2,11 +2,14 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rich import box
+from rich.columns import Columns
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.console import Group as Lines
-from rich.console import RenderableType
+from rich.measure import Measurement
 from rich.panel import Panel
 from rich.rule import Rule
 from rich.table import Table
@@ -113,13 +116,12 @@ def _policy(summary: Summary) -> Table:
     return table
 
 
-def _counts(summary: Summary) -> Text:
-    text = Text()
+def _counts(summary: Summary) -> Columns:
+    counts = Columns(padding=(0, 3))
     for name, number in summary.counts.items():
         worry = name in ("cut_short", "unparsed", "unscored") and number
-        text.append(f"{number:,} ", style=ODD if worry else "bold")
-        text.append(f"{plain(name).replace('_', ' ')}   ")
-    return text
+        counts.add_renderable(Text.assemble((f"{number:,} ", ODD if worry else "bold"), plain(name).replace("_", " ")))
+    return counts
 
 
 def _rejected(rejected: Mapping[str, int]) -> Table:
@@ -132,29 +134,44 @@ def _rejected(rejected: Mapping[str, int]) -> Table:
     return table
 
 
+@dataclass(frozen=True)
+class _Bars:
+    """A histogram with as many bins as there is room for."""
+
+    distribution: Distribution
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(1, BINS)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield Text(self.distribution.bars(min(BINS, options.max_width)), style="cyan", no_wrap=True)
+
+
 def _distributions(distributions: Mapping[str, Distribution]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("")
-    table.add_column("distribution", width=BINS, no_wrap=True)
+    table.add_column("", no_wrap=True)
+    table.add_column(Text("distribution", no_wrap=True, overflow="ellipsis"))
     for name in ("min", "mean", "median", "max"):
         table.add_column(name, justify="right", no_wrap=True)
     for name, distribution in distributions.items():
         figures = distribution.to_json()
         table.add_row(
             Text(plain(name).replace("_", " "), style=LABEL),
-            Text(distribution.bars(), style="cyan"),
+            _Bars(distribution),
             *(f"{figures[column]:.4g}" for column in ("min", "mean", "median", "max")),
         )
     return table
 
 
-def run_view(iterations: Sequence[tuple[Iteration, Summary]]) -> RenderableType:
+def run_view(iterations: Sequence[tuple[Iteration, Summary]]) -> Table:
     """A line an iteration: how far it is, and the means of what matters."""
-    columns = {"reward": "reward", "r_answer": "answer", "r_step": "step", "proposer_reward": "Proposer's"}
+    columns = {"reward": "reward", "r_answer": "answer", "r_step": "step", "proposer_reward": "Proposer"}
     columns |= {"entropy": "entropy", "steps": "steps"}
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
-    for heading in ("iteration", "done", "groups", "rollouts", *columns.values()):
-        table.add_column(heading, justify="left" if heading in ("iteration", "done") else "right")
+    # Close enough for 80 columns; in fewer, words and figures go on below rather than lose their ends.
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0, header_style="dim")
+    table.add_column("iteration", no_wrap=True)
+    for heading in ("done", "groups", "rollouts", *columns.values()):
+        table.add_column(heading, justify="left" if heading == "done" else "right", overflow="fold")
     for iteration, summary in iterations:
         # Of all but the last, the policy may have been removed since.
         done = "update" if iteration.policy or iteration is not iterations[-1][0] else summary.kind

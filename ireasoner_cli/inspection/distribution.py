@@ -22,21 +22,21 @@ class Distribution:
         values = np.concatenate([np.asarray(chunk, dtype=np.float64) for chunk in chunks]) if chunks else np.empty(0)
         return Distribution(values[np.isfinite(values)])
 
-    def histogram(self) -> tuple[np.ndarray, np.ndarray]:
-        """Counts [b] and edges [b+1]: a bin for each whole number where that gives at most BINS, else BINS."""
+    def histogram(self, bins: int = BINS) -> tuple[np.ndarray, np.ndarray]:
+        """Counts [b] and edges [b+1]: a bin for each whole number where that gives at most `bins`, else `bins`."""
         low, high = self.values.min(), self.values.max()
-        whole = np.all(self.values == np.round(self.values)) and high - low < BINS
-        edges = np.arange(low - 0.5, high + 1) if whole else np.linspace(low, high, BINS + 1)
+        whole = np.all(self.values == np.round(self.values)) and high - low < bins
+        edges = np.arange(low - 0.5, high + 1) if whole else np.linspace(low, high, bins + 1)
         if np.any(np.diff(edges) <= 0):  # one value only, or values closer than numbers can be told apart
             edges = np.array([low - 0.5, high + 0.5])
         counts, edges = np.histogram(self.values, edges)
         return counts, edges
 
-    def bars(self) -> str:
+    def bars(self, bins: int = BINS) -> str:
         """The histogram as one character a bin; any value at all shows."""
         if not len(self.values):
             return ""
-        counts, _ = self.histogram()
+        counts, _ = self.histogram(bins)
         heights = np.where(counts > 0, np.maximum(1, np.round(counts / counts.max() * (len(BLOCKS) - 1))), 0)
         return "".join(BLOCKS[int(height)] for height in heights)
 
