@@ -13,6 +13,14 @@ class UsageError(StageError):
     exit_code = 2
 
 
+class MadeDifferently(UsageError):
+    """What is in the output's place was made from other inputs or with other parameters; `found` says which."""
+
+    def __init__(self, found: str) -> None:
+        super().__init__(f"{found}; use --force to replace it, or another --out")
+        self.found = found
+
+
 class DataError(StageError):
     """An input file, image, shard or policy is missing, damaged or does not fit."""
 

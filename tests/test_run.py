@@ -169,6 +169,7 @@ def test_a_finished_run_is_left_as_it_is_and_can_be_made_longer(world: Path) -> 
     assert {file: file.stat().st_mtime_ns for file in Path("run").rglob("*")} == before
     done = run("--seed", 4)
     assert done.exit_code == 2 and "seed: 3 → 4" in done.stderr
+    assert "--force" not in done.stderr  # run has none
     assert run(iterations=3).exit_code == 0
     assert chain.rows(Path("run/it0003/scored.parquet"))[0]["step"] == 9
 

@@ -7,7 +7,7 @@ import typer
 
 from ireasoner_cli import console, options
 from ireasoner_cli.config import is_own
-from stages.errors import UsageError
+from stages.errors import MadeDifferently, UsageError
 
 
 class Tracker(StrEnum):
@@ -80,5 +80,8 @@ def command(
         keep=keep,
     )
     with Display(iterations) as view, tracking(track, out, view.say) as tracked:
-        summary = run_loop(plan, preparing(context, config, debug), view, tracked)
+        try:
+            summary = run_loop(plan, preparing(context, config, debug), view, tracked)
+        except MadeDifferently as error:
+            raise UsageError(f"{error.found}; go on with the settings it began with, or name another --out") from error
     console.result(out, summary, False, json)

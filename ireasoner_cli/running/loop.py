@@ -103,7 +103,9 @@ class _Loop:
         for number in range(1, done):
             self._finished(number, None)
         if done:
-            self._view.say(f"{self._plan.out}: {done} of {self._plan.iterations} iterations are done; going on")
+            wanted = max(done, self._plan.iterations)
+            going_on = "; going on" if done < wanted else ""
+            self._view.say(f"{self._plan.out}: {done} of {wanted} iterations are done{going_on}")
         return max(1, done)
 
     def iterate(self, number: int) -> bool:
@@ -155,7 +157,6 @@ class _Loop:
         assert plan.benchmark is not None
         out = plan.folder(number) / "eval.parquet" if number else plan.out / "base.parquet"
         settings = {"model": plan.model, "seed": plan.seed, "policy": plan.policy(number), "out": out}
-        plan.out.mkdir(parents=True, exist_ok=True)
         work = self._prepare("eval", settings, plan.benchmark)
         result = work.stage(progress=self._view, engines=self._engines)
         if not number:
@@ -164,7 +165,6 @@ class _Loop:
 
     def _sample(self, stage: str, number: int, output: str, settings: Mapping[str, object], *inputs: Path) -> Result:
         folder = self._plan.folder(number)
-        folder.mkdir(parents=True, exist_ok=True)
         own = {"policy": self._plan.policy(number - 1), "out": folder / f"{output}.parquet"}
         return self._prepare(stage, {**settings, **own}, *inputs).stage(progress=self._view, engines=self._engines)
 

@@ -1,12 +1,13 @@
 """Whether what is there already is what would be made: the same inputs, parameters, model and policy."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from stages.contract import Metadata
-from stages.errors import DataError, UsageError
+from stages.errors import DataError, MadeDifferently, UsageError
 from stages.shards.durable import clear_leftovers
 from stages.shards.locating import parts_of_other_counts
 from stages.shards.parquet import read_metadata
@@ -54,11 +55,11 @@ def is_usable(file: Path, metadata: Metadata, force: bool) -> bool:
 
 
 def refuse_differences(what: str, made: Metadata, wanted: Metadata) -> None:
-    """Raises UsageError, naming what differs, unless `what`, made as `made`, is what is wanted."""
+    """Raises MadeDifferently, naming what differs, unless `what`, made as `made`, is what is wanted."""
     if different := differences(made, wanted):
         shown = "; ".join(different[:SHOWN_DIFFERENCES])
         more = f"; and {len(different) - SHOWN_DIFFERENCES} more" if len(different) > SHOWN_DIFFERENCES else ""
-        raise UsageError(f"{what} was made differently ({shown}{more}); use --force to replace it, or another --out")
+        raise MadeDifferently(f"{what} was made differently ({shown}{more})")
 
 
 def differences(old: Metadata, new: Metadata, ignore: Sequence[str] = ()) -> list[str]:
@@ -90,6 +91,8 @@ def _differences(old: Any, new: Any, path: str) -> Iterator[str]:
 
 
 def _brief(value: Any) -> str:
+    if isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value):
+        value = value[:12]  # of a SHA-256
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else text[:57] + "…"
 
