@@ -9,27 +9,28 @@ import pyarrow as pa
 from ireasoner_cli.demo import world
 from stages import shards
 from stages.contract import BENCHMARK
-from stages.errors import UsageError
+from stages.errors import EngineError, UsageError
 
 HERE = Path(__file__).parent
 MODEL = HERE / "model"
 TEMPLATES = HERE / "templates"
+LAST = "ireasoner.toml"  # is put in its place when all else is there
 POOL_IMAGES = 512
 BENCHMARK_QUESTIONS = 300
 
 
 def lay_out(folder: Path) -> bool:
-    """Fills `folder`, all or nothing; False when it was laid out before, and is left as it is.
+    """Fills `folder`; False when it was laid out before, and is left as it is. Interrupted, it can be called again.
 
-    Raises UsageError when something else is in the way.
+    Raises UsageError when something else is in the way, EngineError when the folder cannot be written.
     """
-    if (folder / "ireasoner.toml").is_file():
+    if (folder / LAST).is_file():
         return False
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    unfinished = folder / ".partial"  # inside, for the folder may be the one that the user is in
+    if folder.exists() and not unfinished.is_dir() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} is in the way; name a folder that is new or empty")
-    unfinished = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(unfinished, ignore_errors=True)
     try:
+        shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
         world.write_pool(unfinished / "pool", POOL_IMAGES)
         shutil.copytree(MODEL, unfinished / "model")
@@ -38,7 +39,10 @@ def lay_out(folder: Path) -> bool:
         shards.write_table(unfinished / "benchmark.parquet", pa.Table.from_pylist(rows, schema))
         for template in sorted(TEMPLATES.iterdir()):
             shutil.copyfile(template, unfinished / template.name)
-        os.replace(unfinished, folder)
+        for made in sorted(unfinished.iterdir(), key=lambda made: made.name == LAST):
+            if not (folder / made.name).exists():
+                os.replace(made, folder / made.name)
+        shutil.rmtree(unfinished)
     except OSError as error:
-        raise UsageError(f"{folder}: cannot be written ({error.strerror or error})") from error
+        raise EngineError(f"{folder}: cannot be written ({error.strerror or error})") from error
     return True

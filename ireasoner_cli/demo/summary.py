@@ -80,7 +80,9 @@ def _trajectory(rows: list[dict[str, Any]]) -> Panel:
 
 def _rewards(runs: list[Path], scored: dict[Path, list[dict[str, Any]]]) -> Table:
     columns = ("iteration", "λ", "answer reward", "step reward", "reward", "Proposer's", "entropy", "KL")
-    table = Table(*columns, title="Over the iterations", box=box.SIMPLE_HEAD, title_justify="left")
+    table = Table(
+        *columns, title="Over the iterations", box=box.SIMPLE_HEAD, title_justify="left", collapse_padding=True
+    )
     for run in runs:
         solver = [row for row in scored[run] if row["role"] == SOLVER]
         proposer = [row for row in scored[run] if row["role"] == PROPOSER]
@@ -155,7 +157,7 @@ def _next_steps(folder: Path, run: Path) -> Panel:
         f"cd {folder.resolve().name}                         # settings are in ireasoner.toml",
         f"ireasoner score {run.name}/rollouts.parquet --no-decay --out no-decay.parquet",
         f"ireasoner eval benchmark.parquet --policy {run.name}/policy",
-        "make ITERATIONS=12              # six more",
+        f"make ITERATIONS={int(run.name[2:]) + 6}              # six more",
     )
     return Panel(Text(plain("\n".join(lines))), title="What to type next", expand=False)
 

@@ -35,6 +35,29 @@ def test_what_lies_in_the_folder(tmp_path: Path) -> None:
     assert lay_out(other) and chain.file_bytes(other) == before  # the same bytes everywhere
 
 
+def test_the_folder_may_be_the_one_the_user_is_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert lay_out(Path("."))
+    assert "pool" in os.listdir() and not lay_out(Path("."))
+
+
+def test_interrupted_it_is_laid_out_by_the_next_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert lay_out(tmp_path / "whole")
+    folder = tmp_path / "demo"
+    replace = os.replace
+
+    def interrupted(source: Path, target: Path) -> None:
+        if target == folder / "model":
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(os, "replace", interrupted)
+        lay_out(folder)
+    assert lay_out(folder) and chain.file_bytes(folder) == chain.file_bytes(tmp_path / "whole")
+
+
 def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(UsageError, match="is in the way"):
