@@ -19,6 +19,7 @@ from stages.contract import (
     ModelRef,
     trajectory_seed,
 )
+from stages.errors import DataError
 from stages.evaluation.scores import summarize
 from stages.models import DEFAULT_MODEL, locate_model
 from stages.policy import open_policy
@@ -87,6 +88,8 @@ def evaluate(
         done = min(shards.left_over(output, metadata, force), last - first)
         summary = shards.plan(output, metadata, "questions", last - first, done)
         return Result(output, summary={**summary, "requests": (last - first - done) * samples})
+    for benchmark in benchmarks:
+        _check_askable(benchmark, recorded["prompt"])
     with shards.Output(output, EVALUATED, metadata, force, progress) as evaluated:
         with progress.busy("loading the model"):
             most_images = max(benchmark.most_images() for benchmark in benchmarks)
@@ -127,6 +130,16 @@ def _open(name: str, inputs: Sequence[Path], data: Path | None, limit: int | Non
     if name == "plain":
         return _Benchmark(task, shards.Rows(inputs, BENCHMARK, BENCHMARK_OPTIONAL), limit)
     return _Benchmark(task, shards.Records(files_of(task, inputs, data), task.columns, task.optional), limit)
+
+
+def _check_askable(benchmark: _Benchmark, prompt: str) -> None:
+    """Raises DataError when no row can be asked: a file of something else, and nothing to load a model for."""
+    problem = None
+    for attempt, request in _attempts(benchmark, prompt, 1, 0):
+        if request:
+            return
+        problem = problem or f"{attempt.row['id']}: {attempt.row['reject_reason']}"
+    raise DataError(f"{benchmark.task.title}: none of its {len(benchmark)} questions can be asked ({problem})")
 
 
 @dataclass(frozen=True)

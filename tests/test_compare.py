@@ -168,7 +168,10 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["tasks"][0]["difference"]["test"] == "exact McNemar" and "tuned is better on 1" in found["verdict"]
     base = found["tasks"][0]["base"]
     assert base["high"] - base["low"] == pytest.approx(2 * Z * base["stderr"], rel=0.02)
-    assert succeeds("compare", "base.parquet", "--markdown").startswith("| benchmark |")
+    done = ireasoner("compare", "base.parquet", "--markdown")
+    assert done.stdout.startswith("| benchmark |") and done.stderr == ""
+    write_run(Path("own.parquet"), {"own": BASE["ai2d"]})
+    assert "`eval --task` does" in ireasoner("compare", "own.parquet", "--markdown").stderr
     assert "at least two eval files" in " ".join(fails(2, "compare", "base.parquet").replace("│", " ").split())
     assert "it so" in fails(2, "compare", "base.parquet", "tuned.parquet", "--plot", "d.png")
     assert "no such file" in fails(2, "compare", "base.parquet", "gone.parquet")

@@ -1,4 +1,5 @@
 import importlib.util
+import math
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
@@ -212,13 +213,21 @@ def test_bad_rows_stay_and_are_counted(workdir: Path) -> None:
     assert figures["reject_reasons"] == {"answer": 1, "unreadable image": 1, "no question": 1}
 
 
-def test_a_row_of_another_schema_is_a_bad_row(workdir: Path) -> None:
+def test_a_row_of_another_schema_is_a_bad_row_and_a_file_of_them_is_refused(workdir: Path) -> None:
     path = benchmark_files.mathvista(Path("downloads"))
     table = pq.read_table(path)
-    place = table.schema.get_field_index("metadata")
-    pq.write_table(table.set_column(place, "metadata", pa.array(["{}"] * len(table))), path)
-    rows = chain.rows(run_tasks("mathvista", data=Path("downloads")))
-    assert all(row["reject_reason"].startswith("not of the benchmark's schema: ") for row in rows)
+
+    def put(column: str, values: pa.Array) -> None:
+        pq.write_table(table.set_column(table.schema.get_field_index(column), column, values), path)
+
+    put("precision", pa.array([0.0, *[math.inf] * (len(table) - 1)]))
+    first, *others = chain.rows(run_tasks("mathvista", data=Path("downloads")))
+    assert first["reject_reason"] is None and len(others) == 3
+    assert all(row["reject_reason"].startswith("not of the benchmark's schema: ") for row in others)
+    put("metadata", pa.array(["{}"] * len(table)))
+    with pytest.raises(DataError, match="MathVista: none of its 4 questions can be asked"):
+        run_tasks("mathvista", data=Path("downloads"), out=Path("again.parquet"))
+    assert not Path("again.parquet").exists()
 
 
 def test_limit_counts_the_questions_of_each_task(downloads: Path) -> None:

@@ -47,10 +47,13 @@ def command(
         raise typer.BadParameter(f"{plot}: the plot is an SVG; name it so")
     from stages.evaluation.compare import compare, paper_table
     from stages.evaluation.scores import read_run
+    from stages.tasks import NAMES
 
     read = [read_run(path) for path in runs]
     if markdown:
         print(paper_table(read))
+        if not any(task in NAMES for run in read for task in run.tasks):
+            console.stderr.print("none of the runs answers one of these benchmarks; `eval --task` does")
         return
     comparisons = compare(read[0], read[1:])
     if plot:
