@@ -107,6 +107,9 @@ def test_snippets_run_on_a_scored_shard(
     chain.write_shard(Path("rollouts.parquet"), groups)
     assert CliRunner().invoke(app, ["score", "rollouts.parquet"]).exit_code == 0
     exec(compile(snippet, "snippet", "exec"), {})
+    if "own-questions.parquet" in snippet:
+        asked = ["rollout", "own-questions.parquet", "--out", "own-rollouts.parquet", "--sampler", "fake"]
+        assert CliRunner().invoke(app, asked).exit_code == 0
 
 
 def test_the_shell_completes_commands_and_options() -> None:
