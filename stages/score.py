@@ -262,9 +262,10 @@ def _similarity_lists(
 
 
 class Tally:
-    """Running means over the blocks, for the closing line."""
+    """Counts and running means over the blocks, for the closing line."""
 
     def __init__(self) -> None:
+        self._rollouts = self._answered = 0
         self._sums: dict[str, float] = {}
         self._counts: dict[str, int] = {}
 
@@ -281,10 +282,9 @@ class Tally:
             values = values[~np.isnan(values)]
             self._sums[name] = self._sums.get(name, 0.0) + float(values.sum())
             self._counts[name] = self._counts.get(name, 0) + len(values)
-        answered = sum(key is not None for key in columns["answer_key"].to_pylist())
-        self._sums["answered"] = self._sums.get("answered", 0.0) + answered
-        self._counts["answered"] = self._counts.get("answered", 0) + int(solver.sum())
+        self._rollouts += int(solver.sum())
+        self._answered += len(columns) - columns["answer_key"].null_count
 
     def summary(self) -> dict[str, float | int]:
         means = {name: total / self._counts[name] for name, total in self._sums.items() if self._counts[name]}
-        return {"rollouts": self._counts.get("answered", 0), **means}
+        return {"rollouts": self._rollouts, "answered": self._answered, **means}
