@@ -79,9 +79,13 @@ def _trajectory(rows: list[dict[str, Any]]) -> Panel:
 
 
 def _rewards(runs: list[Path], scored: dict[Path, list[dict[str, Any]]]) -> Table:
-    columns = ("iteration", "λ", "answer reward", "step reward", "reward", "Proposer's", "entropy", "KL")
+    columns = ("iteration", "λ", "r_answer", "r_step", "reward", "Proposer", "entropy", "KL")
     table = Table(
-        *columns, title="Over the iterations", box=box.SIMPLE_HEAD, title_justify="left", collapse_padding=True
+        *columns,
+        title="Mean rewards, iteration by iteration",
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+        collapse_padding=True,
     )
     for run in runs:
         solver = [row for row in scored[run] if row["role"] == SOLVER]

@@ -77,7 +77,7 @@ def test_the_commands_work_as_written_and_the_summary_reads_what_they_wrote(
         capture_output=True, text=True, env={**os.environ, **fake},
     )  # fmt: skip
     assert make.returncode == 0, make.stderr
-    for title in ("What each stage wrote", "One trajectory", "Over the iterations", "Held-out accuracy", "type next"):
+    for title in ("What each stage wrote", "One trajectory", "Mean rewards", "Held-out accuracy", "type next"):
         assert title in make.stdout
     assert "it0002/scored.parquet" in make.stdout
     again = subprocess.run(["make", "-q", "ITERATIONS=2", "it0002/policy/state.json"])

@@ -22,6 +22,7 @@ DYNAMICS = ("settings", "row", "seed", "iteration", "step", *SERIES)
 ROWS = {
     "base": "base",
     "answer": "answer reward only",
+    "answer-faster": "answer reward only, lr 3e-4",
     "step": "step reward only",
     "full": "full",
     "no-warmup": "without warm-up",
