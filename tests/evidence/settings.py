@@ -35,7 +35,7 @@ def _update(**options: Any) -> Options:
 ROWS: dict[str, Options | None] = {
     "base": None,
     "answer": {"score": {"reward": "answer"}},
-    # About as far from the base model as the rows with a step reward, which go farther at the same learning rate.
+    # The control: a step reward takes the policy farther from the base model, and so does a higher learning rate.
     "answer-faster": {"score": {"reward": "answer"}, **_update(lr=3e-4)},
     "step": {"score": {"reward": "step"}},
     "full": {},
