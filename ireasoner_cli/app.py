@@ -23,6 +23,7 @@ from ireasoner_cli.commands import (
 )
 from ireasoner_cli.commands import report as report_page
 from ireasoner_cli.work import Work
+from stages.interrupts import Interruption
 
 INTERRUPTED = 130
 ENGINE_FAILURE = 4
@@ -31,7 +32,7 @@ ENGINE_FAILURE = 4
 def guarded(command: Callable[..., Work | None]) -> Callable[..., None]:
     """`command`, the work of a stage that it may come to carried out, and its failures turned into one message and an
     exit code: 2 wrong usage; 3 bad input data; 4 model, engine or device failure; 130 interrupted. `--debug` shows the
-    traceback first."""
+    traceback first. A closed stdout is typer's to handle: silence, and 1."""
 
     @wraps(command)
     def guard(**given: Any) -> None:
@@ -43,9 +44,11 @@ def guarded(command: Callable[..., Work | None]) -> Callable[..., None]:
         except KeyboardInterrupt:
             console.error("interrupted; what is done is kept: run the same command again to go on from there")
             raise typer.Exit(INTERRUPTED) from None
-        except (typer.Exit, typer.BadParameter, BrokenPipeError):  # typer's to handle: a closed pipe ends in silence
+        except (typer.Exit, typer.BadParameter):
             raise
         except Exception as error:
+            if isinstance(error, BrokenPipeError) and console.nobody_reads():
+                raise
             if given["debug"]:
                 traceback.print_exc()
             raise typer.Exit(report(error)) from None
@@ -115,7 +118,8 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 def _not_lost(ignored: "sys.UnraisableHookArgs") -> None:
     """An interruption that comes while a library's object is being deleted is ignored by Python: once more, then."""
-    if isinstance(ignored.exc_value, KeyboardInterrupt):
-        threading.Timer(0.1, signal.pthread_kill, [threading.main_thread().ident, signal.SIGINT]).start()
+    if isinstance(ignored.exc_value, KeyboardInterrupt | Interruption):
+        # Not SIGINT, which is ignored in what a script starts in the background.
+        threading.Timer(0.1, signal.pthread_kill, [threading.main_thread().ident, signal.SIGTERM]).start()
     else:
         sys.__unraisablehook__(ignored)

@@ -1,6 +1,7 @@
 """What a person sees: results on stdout, everything else on stderr, progress only on a terminal."""
 
 import json
+import select
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -35,6 +36,13 @@ def safe_text(text: str) -> Text:
 def plain(text: str) -> str:
     """`safe_text` as a string."""
     return "".join(character if character.isprintable() or character == "\n" else "�" for character in text)
+
+
+def nobody_reads() -> bool:
+    """Whether stdout is a pipe that was closed at its other end."""
+    poll = select.poll()
+    poll.register(1, select.POLLOUT)
+    return any(events & select.POLLERR for _, events in poll.poll(0))
 
 
 def error(message: str) -> None:

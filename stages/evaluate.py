@@ -133,13 +133,18 @@ def _open(name: str, inputs: Sequence[Path], data: Path | None, limit: int | Non
 
 
 def _check_askable(benchmark: _Benchmark, prompt: str) -> None:
-    """Raises DataError when no row can be asked: a file of something else, and nothing to load a model for."""
+    """Raises DataError when no row can be asked: a file of something else, and nothing to load a model for. Rows that
+    are left out by the task's own rules say nothing of that."""
+    if not len(benchmark):
+        raise DataError(f"{benchmark.task.title}: has no questions")
     problem = None
     for attempt, request in _attempts(benchmark, prompt, 1, 0):
         if request:
             return
-        problem = problem or f"{attempt.row['id']}: {attempt.row['reject_reason']}"
-    raise DataError(f"{benchmark.task.title}: none of its {len(benchmark)} questions can be asked ({problem})")
+        if problem is None and not attempt.row["reject_reason"].startswith(LEFT_OUT):
+            problem = f"{attempt.row['id']}: {attempt.row['reject_reason']}"
+    if problem:
+        raise DataError(f"{benchmark.task.title}: none of its {len(benchmark)} questions can be asked ({problem})")
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ def held_back(notice: Callable[[], None]) -> Iterator[Callable[[], bool]]:
         _restore(before)
 
 
-class _Interruption(BaseException):
+class Interruption(BaseException):
     """A KeyboardInterrupt by a name that no library knows."""
 
 
@@ -53,18 +53,25 @@ def not_swallowed() -> Iterator[None]:
         return
     before: dict[signal.Signals, Any] = {number: signal.getsignal(number) for number in SIGNALS}
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise _Interruption
+    asked = False
 
-    for number, handler in before.items():
-        if callable(handler):
-            signal.signal(number, interrupt)
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True  # the exception itself may come to be another, or be ignored, on its way
+        raise Interruption
+
     try:
+        for number, handler in before.items():
+            if callable(handler):
+                signal.signal(number, interrupt)
         yield
-    except _Interruption:
-        raise KeyboardInterrupt from None
-    finally:
         _restore(before)
+    except BaseException:
+        _restore(before)
+        if not asked:
+            raise
+    if asked:
+        raise KeyboardInterrupt
 
 
 def _restore(handlers: dict[signal.Signals, Any]) -> None:

@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
+from ireasoner_cli.app import guarded
 from tests import benchmark_files, chain
 
 FAKE = ("--model", "model", "--sampler", "fake")
@@ -191,11 +193,15 @@ def test_interruption_says_how_to_go_on(workdir: Path) -> None:
     assert not Path("questions.parquet").exists()
 
 
-def test_an_interruption_that_python_ignores_comes_again() -> None:
+@pytest.mark.parametrize("within", ["nullcontext", "not_swallowed"])
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+def test_an_interruption_that_python_ignores_comes_again(within: str, number: str) -> None:
     program = (
-        "import signal, sys, time\nfrom ireasoner_cli import app\n"
-        "class Unlucky:\n    def __del__(self): signal.raise_signal(signal.SIGINT)\n"
-        "def command(**options):\n    Unlucky()\n    time.sleep(30)\n"
+        "import signal, sys, time\nfrom contextlib import nullcontext\n"
+        "from ireasoner_cli import app\nfrom stages.interrupts import not_swallowed\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        f"class Unlucky:\n    def __del__(self): signal.raise_signal(signal.{number})\n"
+        f"def command(**options):\n    with {within}():\n        Unlucky()\n        time.sleep(30)\n"
         "app.app = lambda prog_name: app.guarded(command)(debug=False)\n"
         "try: app.main()\nexcept BaseException as end: sys.exit(end.exit_code)\n"
     )
@@ -203,7 +209,16 @@ def test_an_interruption_that_python_ignores_comes_again() -> None:
     assert done.returncode == 130 and done.stderr.startswith("error: interrupted")
 
 
-def test_a_reader_that_has_seen_enough_is_no_failure(workdir: Path) -> None:
+def test_a_broken_pipe_of_something_else_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    def command(**options: object) -> None:
+        raise BrokenPipeError("the tracker is gone")
+
+    with pytest.raises(typer.Exit) as end:
+        guarded(command)(debug=False)
+    assert end.value.exit_code == 4 and "the tracker is gone" in capsys.readouterr().err
+
+
+def test_a_reader_that_has_seen_enough_is_not_shown_a_traceback(workdir: Path) -> None:
     chain.write_shard(Path("rollouts.parquet"), [chain.group(0, "pool/0.png", [chain.solution(1)])])
     for command in (["verify", "rollouts.parquet"], ["inspect", "rollouts.parquet"], ["eval", "--task", "list"]):
         reader, writer = os.pipe()
@@ -212,7 +227,7 @@ def test_a_reader_that_has_seen_enough_is_no_failure(workdir: Path) -> None:
             done = subprocess.run(
                 [sys.executable, "-m", "ireasoner_cli", *command], stdout=closed, stderr=subprocess.PIPE, text=True
             )
-        assert done.stderr == "", command
+        assert (done.returncode, done.stderr) == (1, ""), command
 
 
 # ------------------------------------------------------------------------------------------------ the tasks

@@ -230,6 +230,17 @@ def test_a_row_of_another_schema_is_a_bad_row_and_a_file_of_them_is_refused(work
     assert not Path("again.parquet").exists()
 
 
+def test_rows_that_the_task_leaves_out_are_no_reason_to_refuse_it(workdir: Path) -> None:
+    path = benchmark_files.scienceqa(Path("downloads"))
+    table = pq.read_table(path)
+    pq.write_table(table.slice(1), path)  # the first question has no image
+    [row] = chain.rows(run_tasks("scienceqa", data=Path("downloads"), limit=1))
+    assert row["reject_reason"] == "left out: no image" and row["completion"] is None
+    pq.write_table(table.slice(0, 0), path)
+    with pytest.raises(DataError, match="ScienceQA: has no questions"):
+        run_tasks("scienceqa", data=Path("downloads"), out=Path("none.parquet"))
+
+
 def test_limit_counts_the_questions_of_each_task(downloads: Path) -> None:
     rows = chain.rows(run_tasks("ai2d", "chartqa", data=downloads, limit=2))
     assert [row["task"] for row in rows] == ["ai2d", "ai2d", "chartqa", "chartqa"]

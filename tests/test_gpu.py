@@ -96,6 +96,16 @@ def test_weights_go_to_the_current_gpu_in_bfloat16(gpu: dict[str, Any], model: M
     assert gpu["dtype"] == torch.bfloat16
 
 
+def test_what_makes_products_repeatable_is_set_before_the_first(
+    gpu: dict[str, Any], model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "environ", {**os.environ})
+    os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
+    with OtherDevice():
+        models.load_base(model)
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+
+
 def test_what_an_earlier_model_left_is_freed_before_the_room_is_looked_at(
     gpu: dict[str, Any], model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,13 +174,11 @@ def test_hidden_states_of_the_policy_and_of_the_base_model(
 
 
 def test_gradients_on_a_gpu_are_repeatable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     with repeatable(torch.device("cpu")):
         assert not torch.are_deterministic_algorithms_enabled()
     with pytest.raises(KeyError), repeatable(torch.device("cuda")):
         assert torch.are_deterministic_algorithms_enabled()
         assert not torch.is_deterministic_algorithms_warn_only_enabled()  # with which attention stays as it was
-        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
         raise KeyError
     assert not torch.are_deterministic_algorithms_enabled()
 
@@ -185,15 +193,19 @@ def test_a_full_gpu_is_said_in_one_line_with_what_helps(text: str, needed: str) 
     assert str(raised.value) == f"the GPU's memory is full{needed}; use less"
 
 
+@pytest.mark.parametrize("where", ["the prompts", "the moments"])
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_a_step_that_does_not_fit_names_the_option_that_helps(
-    checkpointing: bool, model: Model, groups: list[TrainingGroup], monkeypatch: pytest.MonkeyPatch
+    checkpointing: bool, where: str, model: Model, groups: list[TrainingGroup], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError(FULL)
 
     learner = Learner(model, UpdateParams(), seed=0, gradient_checkpointing=checkpointing)
-    monkeypatch.setattr(learner.model, "prompts", full)
+    if where == "the prompts":
+        monkeypatch.setattr(learner.model, "prompts", full)
+    else:
+        monkeypatch.setattr(torch.optim.AdamW, "step", full)
     with pytest.raises(EngineError, match="--max-pixels") as raised:
         learner.step(SOLVER, groups)
     assert ("--gradient-checkpointing" in str(raised.value)) is not checkpointing

@@ -211,5 +211,13 @@ def test_a_library_that_swallows_interruptions_does_not_swallow_this_one(number:
             except KeyboardInterrupt:
                 pytest.fail("swallowed")
         assert signal.getsignal(number) is interrupt
+        with pytest.raises(KeyboardInterrupt), interrupts.not_swallowed():
+            try:
+                os.kill(os.getpid(), number)
+            except BaseException as error:
+                raise RuntimeError("the engine did not start") from error
+        assert signal.getsignal(number) is interrupt
+        with pytest.raises(RuntimeError), interrupts.not_swallowed():
+            raise RuntimeError
     finally:
         signal.signal(number, before)

@@ -15,6 +15,7 @@ HERE = Path(__file__).parent
 MODEL = HERE / "model"
 TEMPLATES = HERE / "templates"
 LAST = "ireasoner.toml"  # is put in its place when all else is there
+UNFINISHED = ".ireasoner-demo.partial"  # inside the folder, which may be the one that the user is in
 POOL_IMAGES = 512
 BENCHMARK_QUESTIONS = 300
 
@@ -26,7 +27,7 @@ def lay_out(folder: Path) -> bool:
     """
     if (folder / LAST).is_file():
         return False
-    unfinished = folder / ".partial"  # inside, for the folder may be the one that the user is in
+    unfinished = folder / UNFINISHED
     if folder.exists() and not unfinished.is_dir() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} is in the way; name a folder that is new or empty")
     try:

@@ -10,14 +10,18 @@ import torch
 from stages.errors import EngineError
 
 
+def allow_repeatable() -> None:
+    """To be called before a GPU is first used: what `repeatable` needs is read only then, by cuBLAS."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
 @contextmanager
 def repeatable(device: torch.device) -> Iterator[None]:
     """Within, a GPU computes the same bits each time, as a CPU does anyway: left to itself, the backward of attention
-    adds up in whatever order its threads come."""
+    adds up in whatever order its threads come. Raises RuntimeError without `allow_repeatable` before."""
     if device.type != "cuda":
         yield
         return
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch refuses matrix products without it
     torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads what it has not written
     torch.use_deterministic_algorithms(True)
     try:

@@ -125,23 +125,24 @@ class Learner:
         """
         state, optimizer = self.roles[role], self._optimizers[role]
         advantages = self.advantages(role, groups)
-        parameters = list(self.model.parameters(role).values())
-        for parameter in parameters:
-            parameter.grad = torch.zeros_like(parameter)
-        figures = torch.zeros(3, device=self.model.device)
-        limit = TOKENS_PER_PASS[self.model.device.type]
-        own = [pair for place, pair in enumerate(zip(groups, advantages, strict=True)) if self.computes(place)]
-        with memory_bounded(self._memory_advice), repeatable(self.model.device):
-            for pack in packed(own, lambda pair: len(_prompt(pair[0])), limit):
-                figures += self._backward(role, pack, state.kl_coef, 1 / len(groups))
-        self.ranks.sum([*(parameter.grad for parameter in parameters if parameter.grad is not None), figures])
-        loss, kl, weight = figures.tolist()
-        grad_norm = float(torch.nn.utils.clip_grad_norm_(parameters, MAX_GRAD_NORM))
-        if all(map(math.isfinite, (grad_norm, loss, kl))):
-            optimizer.step()
-            kl_coef = next_kl_coef(state.kl_coef, kl, self.params.kl_target, self.params.kl_min)
-            self.roles[role] = RoleState(state.baseline, kl_coef, state.updates + 1)
-        optimizer.zero_grad(set_to_none=True)
+        with memory_bounded(self._memory_advice):
+            parameters = list(self.model.parameters(role).values())
+            for parameter in parameters:
+                parameter.grad = torch.zeros_like(parameter)
+            figures = torch.zeros(3, device=self.model.device)
+            limit = TOKENS_PER_PASS[self.model.device.type]
+            own = [pair for place, pair in enumerate(zip(groups, advantages, strict=True)) if self.computes(place)]
+            with repeatable(self.model.device):
+                for pack in packed(own, lambda pair: len(_prompt(pair[0])), limit):
+                    figures += self._backward(role, pack, state.kl_coef, 1 / len(groups))
+            self.ranks.sum([*(parameter.grad for parameter in parameters if parameter.grad is not None), figures])
+            loss, kl, weight = figures.tolist()
+            grad_norm = float(torch.nn.utils.clip_grad_norm_(parameters, MAX_GRAD_NORM))
+            if all(map(math.isfinite, (grad_norm, loss, kl))):
+                optimizer.step()
+                kl_coef = next_kl_coef(state.kl_coef, kl, self.params.kl_target, self.params.kl_min)
+                self.roles[role] = RoleState(state.baseline, kl_coef, state.updates + 1)
+            optimizer.zero_grad(set_to_none=True)
         return {
             "role": role,
             "loss": loss,

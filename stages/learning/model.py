@@ -15,6 +15,7 @@ from torch import Tensor
 from stages.contract import PROPOSER, SOLVER, Role
 from stages.errors import DataError, EngineError, StageError
 from stages.learning.decoder import Decoder, Prefix
+from stages.learning.gpu import allow_repeatable
 from stages.learning.loss import Head
 from stages.learning.passes import TOKENS_PER_PASS, packed
 from stages.models import Model
@@ -38,6 +39,7 @@ def load_base(model: Model) -> Any:
         # processes need.
         device = torch.device("cuda", torch.cuda.current_device()) if gpu else torch.device("cpu")
         if gpu:
+            allow_repeatable()
             gc.collect()
             torch.cuda.empty_cache()  # else what an earlier model in this process had is not free
             check_room(model, torch.cuda.mem_get_info(device)[0])

@@ -50,8 +50,9 @@ class EngineLog:
             return own
         if self._kept is None:
             return "what it printed is above"
-        self._kept.seek(0)
-        printed = self._kept.read().decode(errors="replace")
+        log = self._kept.fileno()
+        # Not from a position set to 0: the processes, which may still print, would go on from there.
+        printed = os.pread(log, os.fstat(log).st_size, 0).decode(errors="replace")
         found = [said or name for name, said in FAILURE.findall(printed) if not ELSEWHERE.search(said)]
         return found[-1] if found else "its process ended without saying why, as one does that the system kills"
 

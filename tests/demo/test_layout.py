@@ -59,10 +59,11 @@ def test_interrupted_it_is_laid_out_by_the_next_call(tmp_path: Path, monkeypatch
 
 
 def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "thesis.tex").touch()
+    (tmp_path / ".partial").mkdir()
+    (tmp_path / ".partial/thesis.tex").touch()
     with pytest.raises(UsageError, match="is in the way"):
         lay_out(tmp_path)
-    assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
+    assert [str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*.tex")] == [".partial/thesis.tex"]
 
 
 def test_the_commands_work_as_written_and_the_summary_reads_what_they_wrote(
