@@ -7,6 +7,8 @@ from typing import Any
 
 import typer
 
+from stages.errors import why
+
 DEFAULT_FILE = Path("ireasoner.toml")
 OWN = "ireasoner.own"  # where the context keeps the names that the command's own table sets
 NOT_SETTINGS = {"help", "config"}
@@ -25,7 +27,7 @@ def apply(context: typer.Context, file: Path | None) -> Path | None:
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise typer.BadParameter(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+        raise typer.BadParameter(f"{path}: {why(error)}") from error
     options = _options_by_command(context)
     everywhere = set().union(*options.values())
     shared = {key: value for key, value in content.items() if not isinstance(value, dict)}

@@ -59,8 +59,8 @@ def find_iterations(run: Path) -> list[Iteration]:
         return []
     folders = sorted(folder for folder in run.iterdir() if folder.is_dir() and not folder.name.startswith("."))
     numbered = sorted((folder for folder in folders if _NUMBERED.fullmatch(folder.name)), key=lambda f: int(f.name[2:]))
-    first = [run] if _holds_shards(run) else []
-    return [Iteration(folder) for folder in first + numbered or folders if folder in first or _holds_shards(folder)]
+    candidates = [run, *numbered] if numbered or _holds_shards(run) else folders
+    return [Iteration(folder) for folder in candidates if _holds_shards(folder)]
 
 
 def _holds_shards(folder: Path) -> bool:

@@ -1,6 +1,11 @@
 """The errors a stage raises on purpose, each with the exit code the command line gives it."""
 
 
+def why(error: Exception) -> str:
+    """What the system says of `error`, without a number and a path; of one that is not the system's, what it says."""
+    return getattr(error, "strerror", None) or str(error)
+
+
 class StageError(Exception):
     """A failure with a message for the person at the terminal: what is wrong, where, and what to do."""
 

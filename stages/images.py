@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image, ImageOps
 
 from stages.contract import UNREADABLE
-from stages.errors import DataError
+from stages.errors import DataError, why
 
 # Raster formats only, and no plug-in that shells out or interprets a page-description language.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
@@ -99,7 +99,7 @@ def read(image: dict[str, Any], expected_sha256: str | None) -> bytes:
             data = read_file(Path(path))
         except OSError as error:
             raise DataError(
-                f"{path}: {error.strerror or error}; paths are taken from the working directory "
+                f"{path}: {why(error)}; paths are taken from the working directory "
                 "(propose --embed-images does without them)"
             ) from error
         except ValueError as error:  # a NUL in the name, too

@@ -20,7 +20,7 @@ def held_back(notice: Callable[[], None]) -> Iterator[Callable[[], bool]]:
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
-    before: dict[signal.Signals, Any] = {number: signal.getsignal(number) for number in SIGNALS}
+    before = _handlers()
     asked = False
 
     def hold(number: int, frame: FrameType | None) -> None:
@@ -29,9 +29,8 @@ def held_back(notice: Callable[[], None]) -> Iterator[Callable[[], bool]]:
         _restore(before)
         notice()
 
-    for number, handler in before.items():
-        if callable(handler):  # not where interruptions are ignored, or simply end the process
-            signal.signal(number, hold)
+    for number in before:
+        signal.signal(number, hold)
     try:
         yield lambda: asked
     finally:
@@ -51,8 +50,7 @@ def not_swallowed() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before: dict[signal.Signals, Any] = {number: signal.getsignal(number) for number in SIGNALS}
-
+    before = _handlers()
     asked = False
 
     def interrupt(number: int, frame: FrameType | None) -> None:
@@ -61,9 +59,8 @@ def not_swallowed() -> Iterator[None]:
         raise Interruption
 
     try:
-        for number, handler in before.items():
-            if callable(handler):
-                signal.signal(number, interrupt)
+        for number in before:
+            signal.signal(number, interrupt)
         yield
         _restore(before)
     except BaseException:
@@ -74,7 +71,11 @@ def not_swallowed() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
+def _handlers() -> dict[signal.Signals, Any]:
+    """What an interruption calls, where it is not ignored and does not simply end the process."""
+    return {number: handler for number in SIGNALS if callable(handler := signal.getsignal(number))}
+
+
 def _restore(handlers: dict[signal.Signals, Any]) -> None:
     for number, handler in handlers.items():
-        if callable(handler):
-            signal.signal(number, handler)
+        signal.signal(number, handler)

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from stages import shards
 from stages.contract import IMAGE, UNREADABLE, InputRef
-from stages.errors import DataError, UsageError
+from stages.errors import DataError, UsageError, why
 from stages.images import SUFFIXES, read_file
 
 
@@ -82,7 +82,7 @@ class _FolderPool:
                     raise ValueError("its name is not valid UTF-8")
                 yield PoolImage(shown, read_file(Path(path)))
             except (OSError, ValueError) as error:
-                reason = getattr(error, "strerror", None) or str(error)
+                reason = why(error)
                 yield PoolImage(shown, None, f"{UNREADABLE}: {reason}")
 
 

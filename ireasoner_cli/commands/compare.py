@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ireasoner_cli import console, options
+from stages.errors import why
 
 if TYPE_CHECKING:
     from stages.evaluation.compare import Comparison
@@ -62,7 +63,7 @@ def command(
         try:
             plot.write_text(forest_plot(comparisons), encoding="utf-8")
         except OSError as error:
-            raise typer.BadParameter(f"{plot}: cannot be written ({error.strerror or error})") from error
+            raise typer.BadParameter(f"{plot}: cannot be written ({why(error)})") from error
     if json:
         print(jsonlib.dumps([{**asdict(found), "verdict": found.verdict()} for found in comparisons]))
         return

@@ -59,7 +59,7 @@ def command(
             console.stdout.print(display.summary_view(found))
         return
 
-    if inside := (find_iterations(path) if path.is_dir() else []):
+    if inside := find_iterations(path):
         raise UsageError(f"{path}: groups are shown of one shard, such as {inside[-1].furthest}")
     if (path / STATE_FILE).is_file():
         raise UsageError(f"{path}: a policy, and has no groups of trajectories to show")

@@ -9,7 +9,7 @@ import pyarrow as pa
 from ireasoner_cli.demo import world
 from stages import shards
 from stages.contract import BENCHMARK
-from stages.errors import EngineError, UsageError
+from stages.errors import EngineError, UsageError, why
 
 HERE = Path(__file__).parent
 MODEL = HERE / "model"
@@ -45,5 +45,5 @@ def lay_out(folder: Path) -> bool:
                 os.replace(made, folder / made.name)
         shutil.rmtree(unfinished)
     except OSError as error:
-        raise EngineError(f"{folder}: cannot be written ({error.strerror or error})") from error
+        raise EngineError(f"{folder}: cannot be written ({why(error)})") from error
     return True

@@ -20,7 +20,7 @@ from ireasoner_cli.report.figures import POSITIONS, Run, read_run
 from ireasoner_cli.report.gallery import Budget, Card, cards
 from stages import __version__, shards
 from stages.contract import PROPOSER, SOLVER, STAGES
-from stages.errors import EngineError, UsageError
+from stages.errors import EngineError, UsageError, why
 
 RUNS = 6  # as many as can be told apart by colour
 COLUMNS = 24  # of the heat map over training
@@ -67,7 +67,7 @@ def write_report(runs: Sequence[Path], out: Path, gallery: int, force: bool) -> 
         shards.sync_file(unfinished)
         os.replace(unfinished, out)
     except OSError as error:
-        raise EngineError(f"{out}: cannot be written ({error.strerror or error})") from error
+        raise EngineError(f"{out}: cannot be written ({why(error)})") from error
     finally:
         with suppress(OSError):
             unfinished.unlink()  # gone already where all went well

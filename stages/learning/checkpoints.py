@@ -20,16 +20,9 @@ def left_over(partial: Path, lineage: Metadata, force: bool, start: int) -> int:
     step `start`."""
     for folder in reversed(_checkpoints(partial)):
         with contextlib.suppress(DataError):
-            state = read_state(folder)
-            if not force:
-                shards.refuse_differences(f"what an interrupted update left in {partial}", state.lineage, lineage)
-            if not shards.differences(state.lineage, lineage):
+            if state := _own_state(folder, lineage, force):
                 return state.step - start
     return 0
-
-
-def _checkpoints(partial: Path) -> list[Path]:
-    return sorted(partial.glob("step-????????????"))
 
 
 def resume(
@@ -40,10 +33,7 @@ def resume(
     found: tuple[Path, list[dict[str, Any]]] | None = None
     for folder in reversed(_checkpoints(partial)) if learner.ranks.first else ():
         with contextlib.suppress(DataError):  # a damaged checkpoint is as good as none
-            state = read_state(folder)
-            if not force:
-                shards.refuse_differences(f"what an interrupted update left in {partial}", state.lineage, lineage)
-            if not shards.differences(state.lineage, lineage):
+            if state := _own_state(folder, lineage, force):
                 check_whole(folder, state)
                 metrics = shards.read_table(folder / METRICS_FILE, METRICS).to_pylist()
                 learner.load(folder)
@@ -72,3 +62,17 @@ def save(learner: Learner, partial: Path, state: PolicyState, metrics: list[dict
     for old in earlier:
         shutil.rmtree(old)
     return folder
+
+
+def _checkpoints(partial: Path) -> list[Path]:
+    """Oldest first."""
+    return sorted(partial.glob("step-????????????"))
+
+
+def _own_state(folder: Path, lineage: Metadata, force: bool) -> PolicyState | None:
+    """The state of a checkpoint, None of one of another update. Raises UsageError for that unless `force` gives it up,
+    DataError for a damaged one."""
+    state = read_state(folder)
+    if not force:
+        shards.refuse_differences(f"what an interrupted update left in {folder.parent}", state.lineage, lineage)
+    return None if shards.differences(state.lineage, lineage) else state

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from stages.contract import SOLVER, Role
-from stages.errors import UsageError
+from stages.errors import UsageError, why
 
 PLACEHOLDER = "{question}"
 
@@ -18,8 +18,7 @@ def load_prompt(role: Role, model_path: Path, override: Path | None = None) -> s
     try:
         text = file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UsageError(f"{file}: cannot be read as a prompt ({reason})") from error
+        raise UsageError(f"{file}: cannot be read as a prompt ({why(error)})") from error
     if role == SOLVER and PLACEHOLDER not in text:
         raise UsageError(f"{file}: the Solver's prompt must contain {PLACEHOLDER} where the question goes")
     return text

@@ -5,6 +5,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -112,10 +113,8 @@ class VllmSampler:
 
         gc.collect()
         torch.cuda.empty_cache()  # what the learner has let go of
-        try:
+        with self._failure("could not take up its memory again"):
             self._llm.wake_up()
-        except Exception as error:
-            raise EngineError(f"vLLM could not take up its memory again ({self._log.reason(error)})") from error
         self._asleep = False
 
     def sleep(self) -> None:
@@ -124,10 +123,8 @@ class VllmSampler:
         Raises EngineError when the engine has failed meanwhile.
         """
         if self._sleeps and not self._asleep:
-            try:
+            with self._failure("could not leave its memory"):
                 self._llm.sleep(level=1)
-            except Exception as error:
-                raise EngineError(f"vLLM could not leave its memory ({self._log.reason(error)})") from error
             self._asleep = True
 
     def sample(self, requests: Iterable[Request], decoding: Decoding) -> Iterator[Sample]:
@@ -179,10 +176,8 @@ class VllmSampler:
         prompt: dict[str, Any] = {"prompt": self._prompts.chat_text(request.prompt, len(request.images))}
         if request.images:
             prompt["multi_modal_data"] = {"image": list(request.images)}
-        try:
+        with self._failure("refused a request"):
             self._llm.llm_engine.add_request(request_id, prompt, params, lora_request=self._lora)
-        except Exception as error:
-            raise EngineError(f"vLLM refused a request ({self._log.reason(error)})") from error
 
     def _to_sample(self, output: Any) -> Sample:
         token_ids = list(output.token_ids)
@@ -190,11 +185,17 @@ class VllmSampler:
         text = self._tokenizer.decode(token_ids, skip_special_tokens=True)
         return Sample(text, token_ids, logprobs, output.finish_reason)
 
-    def _step(self) -> list[Any]:
+    @contextmanager
+    def _failure(self, what: str) -> Iterator[None]:
+        """Within, an engine that fails is an EngineError: that vLLM `what`, and the reason."""
         try:
-            return self._llm.llm_engine.step()
+            yield
         except Exception as error:
-            raise EngineError(f"vLLM failed while sampling ({self._log.reason(error)})") from error
+            raise EngineError(f"vLLM {what} ({self._log.reason(error)})") from error
+
+    def _step(self) -> list[Any]:
+        with self._failure("failed while sampling"):
+            return self._llm.llm_engine.step()
 
 
 def _prepare_environment(options: EngineOptions) -> None:

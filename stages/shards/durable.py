@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from stages.errors import EngineError, UsageError
+from stages.errors import EngineError, UsageError, why
 
 
 def partial_directory(output: Path) -> Path:
@@ -29,7 +29,7 @@ def writing(output: Path, force: bool) -> Iterator[Path]:
         partial.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(partial / "lock", os.O_CREAT | os.O_RDWR)
     except OSError as error:
-        raise EngineError(f"{output}: cannot be written ({error.strerror or error})") from error
+        raise EngineError(f"{output}: cannot be written ({why(error)})") from error
     with open(descriptor) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -41,7 +41,7 @@ def writing(output: Path, force: bool) -> Iterator[Path]:
                 raise UsageError(f"{output}: another process has just written it; run the command again")
             yield partial
         except OSError as error:
-            raise EngineError(f"{output}: cannot be written ({error.strerror or error})") from error
+            raise EngineError(f"{output}: cannot be written ({why(error)})") from error
         finally:
             if partial.is_dir() and [entry.name for entry in partial.iterdir()] == ["lock"]:
                 shutil.rmtree(partial)  # nothing was finished that a later run could take up

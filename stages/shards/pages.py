@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from stages.errors import DataError
+from stages.errors import DataError, why
 
 READ_ROWS = 256  # rows decoded at a time, at most
 BATCH_BYTES = 256 << 20  # a batch has fewer rows where it could come to more than this
@@ -71,7 +71,7 @@ def rows_at_a_time(path: Path, metadata: Any, group: int, columns: Iterable[str]
                 if row_group.column(leaf).path_in_schema.split(".")[0] in wanted
             ]
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise DataError(f"{path}: cannot be read ({why(error)})") from error
     except (Malformed, IndexError, struct.error, OverflowError, MemoryError) as error:
         raise DataError(f"{path}: not a Parquet file, or damaged (a page header cannot be read)") from error
     rows = READ_ROWS

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import BinaryIO
 
-from stages.errors import DataError
+from stages.errors import DataError, why
 
 MAGIC = b"PAR1"
 # Before and after the digest, so that no single flip can pass a sealed file off as one without a seal.
@@ -56,7 +56,7 @@ def checked_sha256(path: Path) -> str:
                 whole.update(block)
                 without_seal.update(block)
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise DataError(f"{path}: cannot be read ({why(error)})") from error
     if seal != MARK + without_seal.digest() + MARK:
         raise DataError(f"{path}: damaged, its contents do not match its checksum; make it again, or restore a copy")
     return whole.hexdigest()
