@@ -13,7 +13,7 @@ import typer
 from ireasoner_cli import config
 
 if TYPE_CHECKING:
-    from stages.sampled import SamplingSettings
+    from stages.sampling.rows import SamplingSettings
     from stages.shards import Part
 
 # Every option also has its IREASONER_<COMMAND>_<OPTION> variable; saying so at each would drown the help.
@@ -154,8 +154,8 @@ def sampling(
     debug: bool,
 ) -> "SamplingSettings":
     """The sampling options as the stages take them."""
-    from stages.sampled import SamplingSettings
     from stages.sampling import EngineOptions, Pixels
+    from stages.sampling.rows import SamplingSettings
 
     return SamplingSettings(
         max_tokens=max_tokens,

@@ -15,7 +15,8 @@ import pyarrow as pa
 import typer
 
 from ireasoner_cli.app import app
-from stages import contract, descriptions
+from stages import contract
+from stages.contract import descriptions
 
 GENERATED = "<!-- Made from the code by `make docs`; edit there. -->"
 NOT_SHOWN = {"help"}

@@ -21,13 +21,13 @@ from stages.contract import (
 )
 from stages.errors import DataError
 from stages.evaluation.scores import summarize
-from stages.models import DEFAULT_MODEL, locate_model
+from stages.models.finding import DEFAULT_MODEL, locate_model
 from stages.policy import open_policy
 from stages.progress import SILENT, Progress
 from stages.prompts import with_question
 from stages.result import Result
-from stages.sampled import Row, SamplingSettings, with_samples
 from stages.sampling import Engines, Request, Sample, open_sampler
+from stages.sampling.rows import Row, SamplingSettings, with_samples
 from stages.tasks.data import files_of
 from stages.tasks.task import BadRow, OutsideTask, Question, Record, Task
 

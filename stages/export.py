@@ -20,12 +20,12 @@ from typing import Any
 from stages import shards
 from stages.contract import SOLVER, Metadata
 from stages.errors import DataError, EngineError, UsageError
-from stages.model_card import model_card
-from stages.models import Model, locate_model
+from stages.models.card import model_card
+from stages.models.finding import Model, locate_model
+from stages.models.untrusted import Refused, StoredTensor, tensor_headers
 from stages.policy import check_model, open_policy
 from stages.progress import SILENT, Progress
 from stages.result import Result
-from stages.untrusted import Refused, StoredTensor, tensor_headers
 
 LINEAGE_FILE = "ireasoner.json"  # in the checkpoint: what it is made of, and so that it is told from its base model
 COPIED = ("*.json", "*.jinja", "*.txt", "*.model", "LICENSE*", "NOTICE*")

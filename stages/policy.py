@@ -19,8 +19,8 @@ from stages import __version__
 from stages.contract import FORMAT, PROPOSER, SOLVER, InputRef, Metadata, ModelRef, PolicyRef, Role
 from stages.errors import DataError, UsageError
 from stages.learning.control import Baseline
+from stages.models.untrusted import Refused, check_links, read_json, tensor_headers
 from stages.shards.sealing import checked_sha256
-from stages.untrusted import Refused, check_links, read_json, tensor_headers
 
 STATE_FILE = "state.json"
 OPTIMIZER_FILE = "optimizer.safetensors"

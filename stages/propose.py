@@ -13,14 +13,14 @@ import pyarrow as pa
 from stages import images, shards
 from stages.contract import PROPOSER, TRAJECTORY, Metadata, ModelRef, group_id, trajectory_seed
 from stages.errors import DataError, UsageError
-from stages.models import DEFAULT_MODEL, locate_model
+from stages.images.pool import Pool, draw, open_pool
+from stages.models.finding import DEFAULT_MODEL, locate_model
 from stages.parsing import parse_question
 from stages.policy import open_policy
-from stages.pool import Pool, draw, open_pool
 from stages.progress import SILENT, Progress
 from stages.result import Result
-from stages.sampled import Row, SamplingSettings, sample_columns, with_samples
 from stages.sampling import Engines, Request, open_sampler
+from stages.sampling.rows import Row, SamplingSettings, sample_columns, with_samples
 
 
 def propose(

@@ -11,13 +11,13 @@ from pathlib import Path
 from stages import images, shards
 from stages.ahead import ahead
 from stages.contract import SOLVER, TRAJECTORY, Metadata, trajectory_seed
-from stages.models import locate_model
+from stages.models.finding import locate_model
 from stages.policy import check_model, recorded_policy
 from stages.progress import SILENT, Progress
 from stages.prompts import with_question
 from stages.result import Result
-from stages.sampled import Row, SamplingSettings, sample_columns, with_samples
 from stages.sampling import Engines, Request, open_sampler
+from stages.sampling.rows import Row, SamplingSettings, sample_columns, with_samples
 
 READ_AHEAD = 64  # trajectories whose images are decoded while others are sampled
 

@@ -19,7 +19,7 @@ from stages import shards
 from stages.contract import PROPOSER, SCORE_COLUMNS, SCORED, TRAJECTORY, UNREADABLE, Metadata
 from stages.embedding import EmbeddingName, Step, StepEmbedder
 from stages.embedding.static import StaticEmbedder
-from stages.models import Model, locate_model
+from stages.models.finding import Model, locate_model
 from stages.parsing import Completion, parse_completion
 from stages.policy import BASE_MODEL, Policy, check_model, recorded_policy
 from stages.progress import SILENT, Progress

@@ -27,7 +27,7 @@ from stages.learning import checkpoints
 from stages.learning.batches import Batch, GroupReader
 from stages.learning.learner import Learner, UpdateParams
 from stages.learning.ranks import Ranks
-from stages.models import locate_model
+from stages.models.finding import locate_model
 from stages.policy import (
     STATE_FILE,
     Policy,

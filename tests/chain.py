@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stages.contract import SCORED, TRAJECTORY
-from stages.models import find_model
-from stages.sampled import SamplingSettings
+from stages.models.finding import find_model
+from stages.sampling.rows import SamplingSettings
 
 
 def fake(**overrides: Any) -> SamplingSettings:

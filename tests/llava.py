@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from stages.vlm import prepare_transformers
+from stages.models.loading import prepare_transformers
 
 prepare_transformers()
 

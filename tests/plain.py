@@ -16,9 +16,10 @@ from torch import Tensor
 
 from stages.learning.learner import TrainingGroup
 from stages.learning.model import PolicyModel
-from stages.models import Model
+from stages.models.finding import Model
+from stages.models.loading import prepare_transformers
+from stages.models.prompting import PromptBuilder
 from stages.sampling import Pixels
-from stages.vlm import PromptBuilder, prepare_transformers
 
 
 @dataclass(frozen=True)

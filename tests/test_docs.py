@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 
 from ireasoner_cli import reference
 from ireasoner_cli.app import app
-from stages import contract, descriptions
+from stages import contract
+from stages.contract import descriptions
 from tests import chain
 
 ROOT = Path(__file__).parent.parent

@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 
 from ireasoner_cli.app import app
 from stages import images, shards, update
-from stages.images import decode
+from stages.images.reading import decode
 from stages.learning.learner import UpdateParams
 from tests import chain
 

@@ -21,7 +21,7 @@ from stages.embedding.static import StaticEmbedder
 from stages.errors import DataError, EngineError, UsageError
 from stages.learning.learner import UpdateParams
 from stages.learning.passes import TOKENS_PER_PASS
-from stages.models import Model, find_model
+from stages.models.finding import Model, find_model
 from stages.parsing import parse_completion
 from stages.policy import open_policy
 from stages.sampling import Pixels

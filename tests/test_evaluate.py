@@ -13,8 +13,8 @@ from stages.contract import BENCHMARK, BENCHMARK_OPTIONAL
 from stages.errors import DataError, UsageError
 from stages.evaluate import evaluate
 from stages.evaluation.scores import Answered, read_run, summarize, summary
-from stages.sampled import SamplingSettings
 from stages.sampling import Pixels
+from stages.sampling.rows import SamplingSettings
 from stages.shards import Part
 from stages.verification.verify import verify
 from tests import benchmark_files, chain
@@ -285,8 +285,8 @@ def test_rates_and_figures_of_samples() -> None:
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
 def test_a_model_of_another_make(workdir: Path) -> None:
     """vLLM and transformers, which know nothing of each other, say the same; the prompt is of the model's template."""
-    from stages.models import find_model
-    from stages.vlm import PromptBuilder
+    from stages.models.finding import find_model
+    from stages.models.prompting import PromptBuilder
     from tests.llava import build_tiny_llava
 
     build_tiny_llava(Path("llava"))

@@ -17,10 +17,10 @@ from stages.errors import DataError, EngineError, UsageError
 from stages.export import LINEAGE_FILE, export
 from stages.learning.control import Baseline
 from stages.learning.model import PolicyModel
-from stages.models import Model, find_model
+from stages.models.finding import Model, find_model
+from stages.models.prompting import PromptBuilder
 from stages.policy import OPTIMIZER_FILE, PolicyState, RoleState, read_state, write_state
 from stages.sampling import Decoding, EngineOptions, Pixels, Request, open_sampler
-from stages.vlm import PromptBuilder
 from tests import chain
 from tests.test_learning import picture, stock_model
 

@@ -19,12 +19,12 @@ from stages.errors import EngineError, UsageError
 from stages.learning import learner as learning
 from stages.learning import loss as losses
 from stages.learning import model as models
-from stages.learning.gpu import memory_bounded, repeatable
 from stages.learning.learner import Learner, TrainingGroup, UpdateParams
 from stages.learning.model import PolicyModel
 from stages.learning.passes import TOKENS_PER_PASS
 from stages.learning.ranks import Ranks
-from stages.models import Model, find_model
+from stages.models.device import memory_bounded, repeatable
+from stages.models.finding import Model, find_model
 from stages.policy import ADAPTER_FILE, OPTIMIZER_FILE, RoleState
 from stages.sampling import EngineOptions
 from tests.other_device import DEVICE, OtherDevice, move

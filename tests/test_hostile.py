@@ -22,15 +22,15 @@ from ireasoner_cli.console import safe_text
 from stages import images, shards
 from stages.contract import TRAJECTORY
 from stages.errors import DataError, EngineError, StageError
-from stages.images import UnreadableImage, decode
+from stages.images.reading import UnreadableImage, decode
 from stages.learning.learner import Learner, UpdateParams
-from stages.models import find_model
+from stages.models.finding import find_model
 from stages.policy import open_policy
 from stages.propose import propose
 from stages.rollout import rollout
-from stages.sampled import NOT_FINITE
 from stages.sampling import Sample
 from stages.sampling.fake import FakeSampler
+from stages.sampling.rows import NOT_FINITE
 from stages.score import ScoreParams, score
 from stages.update import update
 from stages.verification.verify import verify

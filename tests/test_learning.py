@@ -18,10 +18,10 @@ from stages.learning.lora import LoraLinear, project
 from stages.learning.loss import Head, Terms, Tokens, loss_terms
 from stages.learning.model import PolicyModel
 from stages.learning.passes import TOKENS_PER_PASS
-from stages.models import Model, find_model
+from stages.models.finding import Model, find_model
+from stages.models.prompting import PromptBuilder
 from stages.policy import RoleState
 from stages.sampling import Pixels
-from stages.vlm import PromptBuilder
 from tests.plain import Example, PlainLoop, exact_norms, stock_model
 
 TEXTS = ("<answer>4</answer>", "Step 1: The red bar is 7.", "1")

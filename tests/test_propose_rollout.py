@@ -13,9 +13,9 @@ from PIL import Image
 from stages import images
 from stages.contract import group_id, trajectory_seed
 from stages.errors import DataError, UsageError
-from stages.images import UnreadableImage, decode
+from stages.images.pool import draw, open_pool
+from stages.images.reading import UnreadableImage, decode
 from stages.learning.learner import UpdateParams
-from stages.pool import draw, open_pool
 from stages.propose import propose
 from stages.rollout import rollout
 from stages.score import ScoreParams, score

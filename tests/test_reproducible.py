@@ -13,11 +13,11 @@ from stages import images, shards
 from stages.errors import UsageError
 from stages.evaluate import evaluate
 from stages.learning.learner import UpdateParams
-from stages.models import find_model
+from stages.models.finding import find_model
 from stages.propose import propose
 from stages.rollout import rollout
-from stages.sampled import SamplingSettings
 from stages.sampling import EngineOptions, Pixels, Sampler, open_sampler
+from stages.sampling.rows import SamplingSettings
 from stages.score import ScoreParams, score
 from stages.shards import Part
 from stages.update import update

@@ -19,10 +19,10 @@ from ireasoner_cli.running.display import Display, duration, sparkline
 from ireasoner_cli.running.figures import Figures, collapse
 from stages import shards, update
 from stages.learning.learner import UpdateParams
-from stages.models import find_model
+from stages.models.finding import find_model
 from stages.policy import is_pruned
-from stages.sampled import Row, SamplingSettings
 from stages.sampling import fake, open_sampler
+from stages.sampling.rows import Row, SamplingSettings
 from stages.sampling.warm import WarmEngine
 from tests import chain
 from tests.test_cli import fails

@@ -11,7 +11,7 @@ import torch
 from stages.contract import PROPOSER, SOLVER
 from stages.errors import EngineError, UsageError
 from stages.learning.model import PolicyModel
-from stages.models import Model, find_model
+from stages.models.finding import Model, find_model
 from stages.sampling import Decoding, EngineOptions, Pixels, Request, Sampler, open_sampler, resolve_sampler
 from tests.conftest import build_tiny_model
 from tests.plain import Example, PlainLoop, stock_model

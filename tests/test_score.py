@@ -10,7 +10,7 @@ import pytest
 from stages.embedding import Step
 from stages.embedding.static import StaticEmbedder
 from stages.errors import DataError
-from stages.models import find_model
+from stages.models.finding import find_model
 from stages.score import ScoreParams, _spans, score
 from tests import chain, oracle
 from tests.conftest import build_tiny_model
@@ -42,7 +42,7 @@ KEYS = [["11", "11", "12", "11", None], ["3", "-3", "4", "5", None], [None] * 5,
 def embed(model_dir: Path, text: str) -> np.ndarray:
     import torch
 
-    from stages.vlm import prepare_transformers
+    from stages.models.loading import prepare_transformers
 
     prepare_transformers()
     from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration

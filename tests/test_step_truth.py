@@ -10,7 +10,7 @@ import pytest
 from ireasoner_cli.demo import world
 from stages import images
 from stages.contract import METADATA_KEY, SOLVER, TRAJECTORY, Metadata, PolicyRef
-from stages.models import find_model
+from stages.models.finding import find_model
 from tests import chain
 from tests.evidence import records, step_truth
 

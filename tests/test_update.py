@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from stages.errors import DataError, UsageError
 from stages.learning.control import Baseline, next_kl_coef
 from stages.learning.learner import Learner, UpdateParams
-from stages.models import find_model
+from stages.models.finding import find_model
 from stages.policy import fingerprint, open_policy
 from stages.propose import propose
 from stages.rollout import rollout

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.vlm import prepare_transformers
+from stages.models.loading import prepare_transformers
 
 prepare_transformers()
 

@@ -17,9 +17,9 @@ import torch
 from ireasoner_cli.demo import world
 from ireasoner_cli.demo.checker import check_completion
 from ireasoner_cli.demo.pretrain import Collator, read_prompt
-from stages.models import VISION_TOKENS
+from stages.models.finding import VISION_TOKENS
+from stages.models.loading import prepare_transformers
 from stages.parsing import parse_completion, parse_question
-from stages.vlm import prepare_transformers
 
 prepare_transformers()
 

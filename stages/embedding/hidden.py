@@ -18,10 +18,10 @@ from stages import images
 from stages.contract import SOLVER
 from stages.embedding import TOKENS_PER_STEP, Step
 from stages.errors import DataError, EngineError
-from stages.learning.gpu import memory_bounded
 from stages.learning.learner import forbidden_in
 from stages.learning.model import PolicyModel
-from stages.models import Model
+from stages.models.device import memory_bounded
+from stages.models.finding import Model
 from stages.policy import Policy
 from stages.sampling import Pixels
 

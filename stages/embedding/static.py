@@ -8,7 +8,7 @@ import pyarrow as pa
 from scipy import sparse
 
 from stages.embedding import TOKENS_PER_STEP, Step
-from stages.models import Model
+from stages.models.finding import Model
 
 LONGEST_STEP = 10_000  # characters: no 64 tokens need more, and tokenising a megabyte takes a second
 

@@ -10,7 +10,7 @@ from stages import images
 from stages.contract import PROPOSER, SOLVER, Metadata, Role
 from stages.errors import DataError
 from stages.learning.learner import Learner, TrainingGroup, forbidden_in
-from stages.models import Model
+from stages.models.finding import Model
 from stages.sampling import Pixels
 
 Group = list[dict[str, Any]]

@@ -13,12 +13,12 @@ from torch import Tensor
 from stages.contract import PROPOSER, SOLVER, Role
 from stages.errors import DataError
 from stages.learning.control import Baseline, next_kl_coef
-from stages.learning.gpu import memory_bounded, repeatable
 from stages.learning.loss import Tokens, loss_terms
 from stages.learning.model import PolicyModel, PromptInputs, write_tensors
 from stages.learning.passes import TOKENS_PER_PASS, packed
 from stages.learning.ranks import Ranks
-from stages.models import Model
+from stages.models.device import memory_bounded, repeatable
+from stages.models.finding import Model
 from stages.policy import OPTIMIZER_FILE, PolicyState, RoleState, read_state
 
 ROLES: tuple[Role, ...] = (SOLVER, PROPOSER)

@@ -1,10 +1,8 @@
 """The frozen base model with two LoRA adapters on it, and its forward pass over prompts and their completions."""
 
-import gc
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL.Image import Image
@@ -13,50 +11,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from stages.contract import PROPOSER, SOLVER, Role
-from stages.errors import DataError, EngineError, StageError
+from stages.errors import DataError, EngineError
 from stages.learning.decoder import Decoder, Prefix
-from stages.learning.gpu import allow_repeatable
 from stages.learning.loss import Head
 from stages.learning.passes import TOKENS_PER_PASS, packed
-from stages.models import Model
+from stages.models.finding import Model
+from stages.models.loading import load_base
+from stages.models.prompting import PromptBuilder
 from stages.policy import ADAPTER_FILE, LORA_ALPHA, LORA_RANK, LORA_TARGETS
 from stages.sampling import Pixels
-from stages.sampling.fitting import check_room
-from stages.vlm import PromptBuilder, prepare_transformers
-
-
-def load_base(model: Model) -> Any:
-    """The checkpoint, frozen, in evaluation mode: bfloat16 on a GPU, float32 on a CPU.
-
-    Raises EngineError when the architecture or the weights do not fit, or the device has no room.
-    """
-    prepare_transformers()
-    from transformers import AutoModelForImageTextToText
-
-    gpu = torch.cuda.is_available()
-    try:
-        # By number: the threads that read the weights do not have this one's current device, which torchrun's
-        # processes need.
-        device = torch.device("cuda", torch.cuda.current_device()) if gpu else torch.device("cpu")
-        if gpu:
-            allow_repeatable()
-            gc.collect()
-            torch.cuda.empty_cache()  # else what an earlier model in this process had is not free
-            check_room(model, torch.cuda.mem_get_info(device)[0])
-        base = AutoModelForImageTextToText.from_pretrained(
-            model.path,
-            dtype=torch.bfloat16 if gpu else torch.float32,
-            attn_implementation="sdpa",
-            use_safetensors=True,  # nothing is unpickled
-            trust_remote_code=False,
-            device_map={"": device},  # mapped from the files straight to where they are used
-        )
-        return base.requires_grad_(False).eval()
-    except StageError:
-        raise
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise EngineError(f"{model.ref.name}: the model cannot be loaded ({reason})") from error
 
 
 def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:

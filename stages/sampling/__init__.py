@@ -12,7 +12,7 @@ from typing import Literal, Protocol, TypeAlias
 from PIL.Image import Image
 
 from stages.errors import UsageError
-from stages.models import Model
+from stages.models.finding import Model
 
 SamplerName = Literal["vllm", "transformers", "fake"]
 

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Iterable, Iterator
 
-from stages.models import Model
+from stages.models.finding import Model
 from stages.sampling import Decoding, Request, Sample
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
-from stages.learning.gpu import memory_bounded
-from stages.learning.model import load_base
-from stages.models import Model
+from stages.models.device import memory_bounded
+from stages.models.finding import Model
+from stages.models.loading import load_base
+from stages.models.prompting import PromptBuilder
 from stages.sampling import Decoding, Pixels, Request, Sample
-from stages.vlm import PromptBuilder
 
 
 class TransformersSampler:

@@ -11,12 +11,13 @@ from typing import Any
 
 from stages import interrupts
 from stages.errors import EngineError, StageError, UsageError
-from stages.models import Model
+from stages.models.finding import Model
+from stages.models.fitting import check_build, check_fit
+from stages.models.loading import prepare_transformers
+from stages.models.prompting import PromptBuilder, pixel_settings
 from stages.policy import LORA_RANK
 from stages.sampling import Decoding, EngineOptions, Pixels, Request, Sample
 from stages.sampling.engine_log import EngineLog
-from stages.sampling.fitting import check_build, check_fit
-from stages.vlm import PromptBuilder, pixel_settings, prepare_transformers
 
 IN_FLIGHT = 512  # requests the engine holds at a time: enough to keep it full, few enough to bound the images
 

@@ -4,7 +4,7 @@ import gc
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages.models import Model
+from stages.models.finding import Model
 from stages.sampling import EngineOptions, Pixels, Sampler, SamplerName, open_sampler
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import Any
 from stages import shards
 from stages.contract import SCHEMAS, Metadata
 from stages.errors import DataError, UsageError
-from stages.sampled import SamplingSettings
 from stages.sampling import Pixels
+from stages.sampling.rows import SamplingSettings
 
 SAME_LOGPROB = 1e-4
 

@@ -16,8 +16,8 @@ import pyarrow as pa
 from stages import images, policy, shards
 from stages.contract import METADATA_KEY, METRICS, PROPOSER, SCHEMAS, InputRef, Metadata, ModelRef, PolicyRef
 from stages.errors import DataError, UsageError
-from stages.models import find_model
-from stages.pool import open_pool
+from stages.images.pool import open_pool
+from stages.models.finding import find_model
 from stages.progress import SILENT, Progress
 from stages.shards.sealing import checked_sha256
 from stages.verification.invariants import broken_promises

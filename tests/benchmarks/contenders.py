@@ -11,7 +11,7 @@ import torch
 
 from stages.contract import SOLVER
 from stages.learning.learner import Learner, UpdateParams
-from stages.models import Model
+from stages.models.finding import Model
 from tests.plain import Example, PlainLoop, stock_model
 
 

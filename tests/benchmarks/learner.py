@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from stages.models import Model
+from stages.models.finding import Model
 from tests.benchmarks import contenders
 from tests.benchmarks.measure import GPU, Figures, flop_counter, matrix_rate, memory_meter, race, stopwatch
 from tests.benchmarks.shapes import SHAPES, Shape, build, example, swept

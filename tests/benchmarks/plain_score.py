@@ -12,9 +12,9 @@ import torch
 from safetensors import safe_open
 from torch.nn import functional
 
-from stages.models import Model
+from stages.models.finding import Model
+from stages.models.loading import prepare_transformers
 from stages.parsing import parse_completion
-from stages.vlm import prepare_transformers
 from tests.benchmarks.rollouts import TABLE_FILE
 
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from ireasoner_cli.demo import architecture
-from stages.models import Model, find_model
+from stages.models.finding import Model, find_model
 from tests.conftest import TEXTS, build_tiny_model
 from tests.plain import Example
 

@@ -22,10 +22,10 @@ from stages import score as scoring
 from stages import shards
 from stages.contract import SOLVER
 from stages.embedding.static import StaticEmbedder
-from stages.models import find_model
+from stages.models.finding import find_model
 from stages.rollout import rollout
-from stages.sampled import SamplingSettings
 from stages.sampling import Decoding
+from stages.sampling.rows import SamplingSettings
 from tests import chain
 from tests.benchmarks.learner import say, show
 from tests.benchmarks.plain_score import PlainScorer, questions

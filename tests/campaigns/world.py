@@ -19,7 +19,7 @@ import stages.score
 from stages import shards
 from stages.evaluate import evaluate
 from stages.learning.learner import Learner, UpdateParams
-from stages.models import find_model
+from stages.models.finding import find_model
 from stages.propose import propose
 from stages.rollout import rollout
 from stages.score import ScoreParams, score

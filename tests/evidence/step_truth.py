@@ -34,7 +34,7 @@ from stages.embedding import Step
 from stages.embedding.hidden import COLUMNS, HiddenEmbedder, centred, token_spans, tokens_of
 from stages.embedding.static import StaticEmbedder
 from stages.errors import DataError, StageError, UsageError
-from stages.models import Model, find_model, locate_model
+from stages.models.finding import Model, find_model, locate_model
 from stages.parsing import parse_completion
 from stages.policy import Policy, open_policy, recorded_policy
 from stages.rewards.leave_one_out import leave_one_out

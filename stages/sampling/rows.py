@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from stages.contract import Role
-from stages.models import Model
+from stages.models.finding import Model
 from stages.prompts import load_prompt
 from stages.sampling import (
     Decoding,

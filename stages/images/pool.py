@@ -13,7 +13,7 @@ import pyarrow as pa
 from stages import shards
 from stages.contract import IMAGE, UNREADABLE, InputRef
 from stages.errors import DataError, UsageError, why
-from stages.images import SUFFIXES, read_file
+from stages.images.reading import SUFFIXES, read_file
 
 
 @dataclass(frozen=True)

@@ -1,56 +1,16 @@
 """The prompt as the model sees it: chat template, image processing, vision tokens. One place for both engines
 and for the learner, so that what is sampled from is what is learned from."""
 
-import importlib.util
 import re
-import sys
 from functools import lru_cache
 from typing import Any
 
 from PIL.Image import Image
 
 from stages.errors import EngineError, UsageError
-from stages.models import Model
+from stages.models.finding import Model
+from stages.models.loading import prepare_transformers
 from stages.sampling import Pixels
-
-
-def prepare_transformers() -> None:
-    """Makes `import transformers` work where torchvision and its kin were built for another torch.
-
-    The CUDA wheels on PyPI cannot load beside a CPU build of torch. The Qwen processors need only torchvision's
-    pure-Python transforms, whose import asks for two operators to exist; torchaudio and torchcodec are not
-    needed at all. Where the libraries load as they are, nothing is touched.
-    """
-    import torch
-
-    try:
-        import torchvision  # noqa: F401
-    except (ImportError, OSError):
-        pass  # transformers says what is missing, if it is needed
-    except RuntimeError as error:
-        if "torchvision::nms" not in str(error):
-            raise EngineError(
-                f"torchvision does not fit torch {torch.__version__} ({error}); install both from one index, for a "
-                "CPU https://download.pytorch.org/whl/cpu"
-            ) from error
-        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        library = torch.library.Library("torchvision", "DEF")
-        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _KEPT.append(library)  # the operators live as long as the library object
-    for name in ("torchaudio", "torchcodec"):
-        if importlib.util.find_spec(name) is not None:
-            try:
-                __import__(name)
-            except (ImportError, OSError, RuntimeError):
-                sys.modules[name] = None  # type: ignore[assignment]
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-
-
-_KEPT: list[Any] = []
 
 
 def pixel_settings(pixels: Pixels) -> dict[str, int]:
