@@ -1,0 +1,101 @@
+"""The tables that stages write and read: their columns and the columns' types."""
+
+from typing import Literal
+
+import pyarrow as pa
+
+Role = Literal["proposer", "solver"]
+PROPOSER: Role = "proposer"
+SOLVER: Role = "solver"
+
+UNREADABLE = "unreadable image"  # how the reject_reason of an image that cannot be used begins
+LEFT_OUT = "left out"  # how the reject_reason of a row begins that is not part of the benchmark
+
+IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+TRAJECTORY = pa.schema(
+    [
+        ("group_id", pa.string()),
+        ("group_index", pa.int64()),
+        ("role", pa.string()),
+        ("sample_index", pa.int32()),
+        ("image", IMAGE),
+        ("image_sha256", pa.string()),
+        ("question", pa.string()),
+        ("prompt", pa.string()),
+        ("completion", pa.string()),
+        ("token_ids", pa.list_(pa.int32())),
+        ("logprobs", pa.list_(pa.float32())),
+        ("finish_reason", pa.string()),
+        ("seed", pa.int64()),
+        ("reject_reason", pa.string()),
+    ]
+)
+
+SCORE_COLUMNS = pa.schema(
+    [
+        ("step", pa.int64()),
+        ("answer", pa.string()),
+        ("answer_key", pa.string()),
+        ("steps", pa.list_(pa.string())),
+        ("answer_prob", pa.float64()),
+        ("entropy", pa.float64()),
+        ("dominant", pa.bool_()),
+        ("density", pa.float64()),
+        ("step_similarity", pa.list_(pa.float64())),
+        ("r_answer", pa.float64()),
+        ("r_step", pa.float64()),
+        ("step_weight", pa.float64()),
+        ("reward", pa.float64()),
+    ]
+)
+
+SCORED = pa.schema([*TRAJECTORY, *SCORE_COLUMNS])
+
+BENCHMARK = pa.schema(
+    [
+        ("id", pa.string()),
+        ("image", IMAGE),
+        ("question", pa.string()),
+        ("answers", pa.list_(pa.string())),
+    ]
+)
+BENCHMARK_OPTIONAL = pa.schema([("type", pa.string()), ("choices", pa.list_(pa.string())), ("images", pa.list_(IMAGE))])
+
+EVALUATED = pa.schema(
+    [
+        ("id", pa.string()),
+        ("sample_index", pa.int32()),
+        ("type", pa.string()),
+        ("image_sha256", pa.string()),
+        ("prompt", pa.string()),
+        ("completion", pa.string()),
+        ("prediction", pa.string()),
+        ("answers", pa.list_(pa.string())),
+        ("score", pa.float64()),
+        ("tokens", pa.int32()),
+        ("finish_reason", pa.string()),
+        ("task", pa.string()),
+        ("question", pa.string()),
+        ("cluster", pa.string()),
+        ("seed", pa.int64()),
+        ("reject_reason", pa.string()),
+    ]
+)
+
+# What a stage's output holds, where that is Parquet.
+SCHEMAS = {"propose": TRAJECTORY, "rollout": TRAJECTORY, "score": SCORED, "eval": EVALUATED}
+
+METRICS = pa.schema(
+    [
+        ("step", pa.int64()),
+        ("role", pa.string()),
+        ("loss", pa.float64()),
+        ("kl", pa.float64()),
+        ("kl_coef", pa.float64()),
+        ("advantages", pa.list_(pa.float64())),
+        ("grad_norm", pa.float64()),
+        ("importance_weight", pa.float64()),
+        ("tokens", pa.int64()),
+    ]
+)
