@@ -53,6 +53,12 @@ def is_own(context: typer.Context, name: str) -> bool:
     return source is not None and (source.name in ("COMMANDLINE", "ENVIRONMENT") or name in context.meta.get(OWN, ()))
 
 
+def is_default(context: typer.Context, name: str) -> bool:
+    """Whether option `name` was left to its default."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "DEFAULT"
+
+
 def _name(key: str) -> str:
     return key.replace("-", "_")
 

@@ -6,8 +6,7 @@ python -m ireasoner_cli.reference docs/
 
 import sys
 import typing
-from collections.abc import Iterator, Mapping, Sequence
-from enum import Enum
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +169,7 @@ def _command_page(name: str, command: Any) -> str:
         parts += ["## Arguments", _table(("argument", ""), told)]
     for panel in dict.fromkeys(p.rich_help_panel or "Options" for p in options):
         rows = [
-            (f"`{_spelling(p)}`", _cell(_default(p)), _cell(_choices(p, hints) + (p.help or "")))
+            (f"`{_spelling(p)}`", _cell(_default(p)), _cell(_choices(hints[p.name]) + (p.help or "")))
             for p in options
             if (p.rich_help_panel or "Options") == panel
         ]
@@ -197,19 +196,18 @@ def _default(parameter: Any) -> str:
         return "required"
     if isinstance(parameter.show_default, str):
         return parameter.show_default
-    value = parameter.default.value if isinstance(parameter.default, Enum) else parameter.default
+    value = parameter.default
     return "" if value is None or value is False or not parameter.show_default else f"`{value}`"
 
 
-def _choices(parameter: Any, hints: Mapping[str, Any]) -> str:
-    return "".join(f"{', '.join(f'`{each.value}`' for each in kind)}. " for kind in _enums(hints[parameter.name]))
+def _choices(kind: Any) -> str:
+    """What there is to choose from, where `kind` is a choice, or one that may be left out."""
+    values = [value for part in (kind, *typing.get_args(kind)) if _is_choice(part) for value in typing.get_args(part)]
+    return f"{', '.join(f'`{value}`' for value in values)}. " if values else ""
 
 
-def _enums(hint: Any) -> Iterator[type[Enum]]:
-    """The enumerations in a type, such as `Choice | None`."""
-    for kind in (hint, *typing.get_args(hint)):
-        if isinstance(kind, type) and issubclass(kind, Enum):
-            yield kind
+def _is_choice(kind: Any) -> bool:
+    return typing.get_origin(kind) is typing.Literal
 
 
 if __name__ == "__main__":

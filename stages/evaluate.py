@@ -4,30 +4,24 @@ benchmark.parquet + policy ──▶ eval.parquet
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 from stages import images, shards, tasks
-from stages.contract import (
-    BENCHMARK,
-    BENCHMARK_OPTIONAL,
-    EVALUATED,
-    LEFT_OUT,
-    SOLVER,
-    Metadata,
-    ModelRef,
-    trajectory_seed,
-)
+from stages.contract import BENCHMARK, BENCHMARK_OPTIONAL, EVALUATED, LEFT_OUT, SOLVER, trajectory_seed
 from stages.errors import DataError
 from stages.evaluation.scores import summarize
-from stages.models.finding import DEFAULT_MODEL, locate_model
-from stages.policy import open_policy
+from stages.job import Job, Start
+from stages.parameters import Call, recorded
+from stages.parameters.evaluate import EvalParams
 from stages.progress import SILENT, Progress
 from stages.prompts import with_question
 from stages.result import Result
 from stages.sampling import Engines, Request, Sample, open_sampler
-from stages.sampling.rows import Row, SamplingSettings, with_samples
+from stages.sampling.rows import Asking, Row, with_samples
 from stages.tasks.data import files_of
 from stages.tasks.task import BadRow, OutsideTask, Question, Record, Task
 
@@ -36,72 +30,53 @@ DIRECT = "{question} Give the answer alone, without any explanation."  # the pro
 
 def evaluate(
     inputs: Sequence[Path],
-    settings: SamplingSettings,
-    samples: int = 1,
-    seed: int = 0,
-    policy: Path | None = None,
-    out: Path | None = None,
-    model: str | None = None,
-    limit: int | None = None,
-    part: shards.Part | None = None,
-    force: bool = False,
+    params: EvalParams,
+    call: Call = Call(),
     progress: Progress = SILENT,
-    names: Sequence[str] = (),
-    data: Path | None = None,
-    reasoning: bool = True,
     engines: Engines = open_sampler,
-    dry_run: bool = False,
 ) -> Result:
-    """Writes one row per question and sample, and sums up the scores. A `dry_run` only says what would be done.
+    """Writes one row per question and sample, and sums up the scores.
 
-    `names` are tasks, whose files are `inputs` or lie below `data`; without them `inputs` is a benchmark of our own
-    schema. With `reasoning` the questions go into the Solver's prompt, otherwise they ask for the answer alone.
-    `limit` counts the questions of each task. A row that cannot be asked keeps a null score and says why. Raises
-    DataError, UsageError and EngineError as the other sampling stages do.
+    The files of tasks are `inputs`, or lie below the folder of their data; without tasks `inputs` is a benchmark of our
+    own schema. The limit counts the questions of each task. A row that cannot be asked keeps a null score and says why.
+    Raises DataError, UsageError and EngineError as the other sampling stages do.
     """
-    start = open_policy(policy)
-    checkpoint = locate_model(model, start.state.model if start.state else ModelRef(DEFAULT_MODEL))
-    benchmarks = [_open(name, inputs, data, limit) for name in names or ("plain",)]
-    params = settings.resolve(SOLVER, checkpoint)
-    recorded = {**asdict(params), "samples": samples, "limit": limit}
+    names = params.task or []
+    start = Start.chosen(call)
+    benchmarks = [_open(name, inputs, params.data, call.limit) for name in names or ("plain",)]
+    asking = Asking.settled(SOLVER, start, params.sampling)
+    if not params.reasoning:
+        asking = replace(asking, prompt=DIRECT)
     if names:
-        recorded |= {"tasks": list(names), "reasoning": reasoning}
-        if not reasoning:
-            recorded["prompt"] = DIRECT
-        output = shards.output_path(out, f"eval-{names[0]}" if len(names) == 1 else "eval", [], part)
+        output = shards.output_path(call.out, f"eval-{names[0]}" if len(names) == 1 else "eval", [], call.shard)
+        recorded_tasks: dict[str, Any] = {"tasks": list(names), "reasoning": params.reasoning}
     else:
-        output = shards.output_path(out, "eval", inputs, part)
-    metadata = Metadata(
-        stage="eval",
-        params=recorded,
-        seed=seed,
+        output = shards.output_path(call.out, "eval", inputs, call.shard)
+        recorded_tasks = {}
+    job = Job(
+        "eval",
+        call,
+        start,
+        output=output,
+        params={**recorded(params), **asking.recorded(), **recorded_tasks},
+        seed=call.seed,
         inputs=tuple(ref for benchmark in benchmarks for ref in benchmark.records.inputs),
-        model=checkpoint.ref,
-        policy=start.ref,
+        total=sum(len(benchmark) for benchmark in benchmarks),
+        unit="questions",
     )
-    if shards.is_done(output, metadata, force, tidy=not dry_run):
-        return Result(output, reused=True, summary=summarize(output))
+    if there := job.there(requests=lambda left: len(left) * params.samples):
+        return replace(there, summary=summarize(output)) if there.reused else there
 
-    total = sum(len(benchmark) for benchmark in benchmarks)
-    first, last = (part or shards.Part()).bounds(total)
-    if dry_run:
-        done = min(shards.left_over(output, metadata, force), last - first)
-        summary = shards.plan(output, metadata, "questions", last - first, done)
-        return Result(output, summary={**summary, "requests": (last - first - done) * samples})
     for benchmark in benchmarks:
-        _check_askable(benchmark, recorded["prompt"])
-    with shards.Output(output, EVALUATED, metadata, force, progress) as evaluated:
-        with progress.busy("loading the model"):
-            most_images = max(benchmark.most_images() for benchmark in benchmarks)
-            sampler = settings.open(checkpoint, start.adapter(SOLVER), engines, most_images)
-        resumed = min(first + evaluated.done, last)
-        asked = islice(chain.from_iterable(benchmarks), resumed, last)
-        attempts = with_samples(sampler, settings.decoding, _attempts(asked, recorded["prompt"], samples, seed))
-        with progress.track("eval", last - first, "questions") as advance:
-            advance(resumed - first)
-            while group := list(islice(attempts, samples)):
-                evaluated.write([attempt.scored(sample) if sample else attempt.row for attempt, sample in group])
-                advance(1)
+        _check_askable(benchmark, asking.prompt)
+    most_images = max(benchmark.most_images() for benchmark in benchmarks)
+    load = partial(asking.open, engines, most_images)
+    with job.writing(EVALUATED, progress) as evaluated, evaluated.using(load) as sampler:
+        asked = islice(chain.from_iterable(benchmarks), evaluated.left.start, evaluated.left.stop)
+        requests = _attempts(asked, asking.prompt, params.samples, call.seed)
+        attempts = with_samples(sampler, params.sampling.decoding, requests)
+        while group := list(islice(attempts, params.samples)):
+            evaluated.write([attempt.scored(sample) if sample else attempt.row for attempt, sample in group])
     return Result(output, summary=summarize(output))
 
 

@@ -4,90 +4,72 @@ pool/ + policy ──▶ questions.parquet
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
 import pyarrow as pa
 
 from stages import images, shards
-from stages.contract import PROPOSER, TRAJECTORY, Metadata, ModelRef, group_id, trajectory_seed
+from stages.contract import PROPOSER, TRAJECTORY, Metadata, group_id, trajectory_seed
 from stages.errors import DataError, UsageError
 from stages.images.pool import Pool, draw, open_pool
-from stages.models.finding import DEFAULT_MODEL, locate_model
+from stages.job import Job, Start
+from stages.parameters import Call, recorded
+from stages.parameters.propose import ProposeParams
 from stages.parsing import parse_question
-from stages.policy import open_policy
 from stages.progress import SILENT, Progress
 from stages.result import Result
 from stages.sampling import Engines, Request, open_sampler
-from stages.sampling.rows import Row, SamplingSettings, sample_columns, with_samples
+from stages.sampling.rows import Asking, Row, sample_columns, with_samples
 
 
 def propose(
-    pool_path: Path,
-    settings: SamplingSettings,
-    groups: int = 64,
-    seed: int = 0,
-    embed_images: bool = False,
-    policy: Path | None = None,
-    out: Path | None = None,
-    model: str | None = None,
-    limit: int | None = None,
-    part: shards.Part | None = None,
-    force: bool = False,
+    images_path: Path,
+    params: ProposeParams,
+    call: Call = Call(),
     progress: Progress = SILENT,
     engines: Engines = open_sampler,
-    dry_run: bool = False,
 ) -> Result:
-    """Writes the questions shard: the Proposer's row of each group. A `dry_run` only says what would be done.
+    """Writes the questions shard: the Proposer's row of each group.
 
     An image that cannot be read becomes a row with a reject_reason. Raises DataError when no image of the pool
     can be, and for a policy that does not fit; UsageError for paths that are not there; EngineError for the model.
     """
-    start = open_policy(policy)
-    checkpoint = locate_model(model, start.state.model if start.state else ModelRef(DEFAULT_MODEL))
-    pool = open_pool(pool_path)
-    params = settings.resolve(PROPOSER, checkpoint)
-    output = shards.output_path(out, "questions", [], part)
-    metadata = Metadata(
-        stage="propose",
-        params={**asdict(params), "groups": groups, "limit": limit, "embed_images": embed_images},
-        seed=seed,
+    start = Start.chosen(call)
+    asking = Asking.settled(PROPOSER, start, params.sampling)
+    pool = open_pool(images_path)
+    job = Job(
+        "propose",
+        call,
+        start,
+        output=shards.output_path(call.out, "questions", [], call.shard),
+        params={**recorded(params), **asking.recorded()},
+        seed=call.seed,
         inputs=pool.inputs,
-        model=checkpoint.ref,
-        policy=start.ref,
+        total=call.at_most(params.groups),
     )
-    if shards.is_done(output, metadata, force, tidy=not dry_run):
-        _check_unchanged(output)
-        return Result(output, reused=True)
+    if there := job.there(requests=len):
+        if there.reused:
+            _check_unchanged(job.output)
+        return there
 
-    order = draw(len(pool), seed, start.ref.step, min(groups, limit or groups))
-    _check_readable(pool, order, pool_path)
-    first, last = (part or shards.Part()).bounds(len(order))
-    if dry_run:
-        done = min(shards.left_over(output, metadata, force), last - first)
-        summary = shards.plan(output, metadata, "groups", last - first, done)
-        return Result(output, summary={**summary, "requests": last - first - done})
-    counts = {"groups": last - first, "questions": 0, "unreadable_images": 0}
-    with shards.Output(output, TRAJECTORY, metadata, force, progress) as questions:
-        with progress.busy("loading the model"):
-            sampler = settings.open(checkpoint, start.adapter(PROPOSER), engines)
-        resumed = min(first + questions.done, last)
-        proposals = _proposals(pool, order, range(resumed, last), metadata, embed_images)
-        with progress.track("propose", last - first, "groups") as advance:
-            advance(resumed - first)
-            for row, sample in with_samples(sampler, settings.decoding, proposals):
-                if sample:
-                    row |= sample_columns(sample)
-                    row["question"] = parse_question(sample.text)
-                    row["reject_reason"] = row["reject_reason"] or (
-                        None if row["question"] else "the proposal has no question"
-                    )
-                counts["questions"] += row["question"] is not None
-                counts["unreadable_images"] += sample is None
-                questions.write([row])
-                advance(1)
-    return Result(output, summary=counts)
+    order = draw(len(pool), call.seed, start.policy.ref.step, call.at_most(params.groups))
+    _check_readable(pool, order, images_path)
+    counts = {"groups": len(job.todo), "questions": 0, "unreadable_images": 0}
+    with job.writing(TRAJECTORY, progress) as questions, questions.using(partial(asking.open, engines)) as sampler:
+        proposals = _proposals(pool, order, questions.left, job.metadata, params.embed_images)
+        for row, sample in with_samples(sampler, params.sampling.decoding, proposals):
+            if sample:
+                row |= sample_columns(sample)
+                row["question"] = parse_question(sample.text)
+                row["reject_reason"] = row["reject_reason"] or (
+                    None if row["question"] else "the proposal has no question"
+                )
+            counts["questions"] += row["question"] is not None
+            counts["unreadable_images"] += sample is None
+            questions.write([row])
+    return Result(job.output, summary=counts)
 
 
 def _proposals(

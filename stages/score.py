@@ -8,20 +8,24 @@ with the policy on it, for hidden states only.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from stages import shards
 from stages.contract import PROPOSER, SCORE_COLUMNS, SCORED, TRAJECTORY, UNREADABLE, Metadata
-from stages.embedding import EmbeddingName, Step, StepEmbedder
+from stages.embedding import Step, StepEmbedder
 from stages.embedding.static import StaticEmbedder
-from stages.models.finding import Model, locate_model
+from stages.job import Job, Start
+from stages.models.finding import locate_model
+from stages.parameters import Call, recorded
+from stages.parameters.sampling import Pixels
+from stages.parameters.score import ScoreParams
 from stages.parsing import Completion, parse_completion
-from stages.policy import BASE_MODEL, Policy, check_model, recorded_policy
+from stages.policy import Policy
 from stages.progress import SILENT, Progress
 from stages.result import Result
 from stages.rewards.answer import answer_reward
@@ -29,104 +33,57 @@ from stages.rewards.consensus import NO_ANSWER, Consensus, consensus
 from stages.rewards.proposer import proposer_reward
 from stages.rewards.schedule import step_weight
 from stages.rewards.step import compared_steps, step_reward, step_similarity
-from stages.sampling import Pixels
 
 GROUPS_PER_BLOCK = 256
 STEPS_AT_ONCE = 512  # bounds the [steps, width] and [tokens, width] arrays in memory
 
 
-@dataclass(frozen=True)
-class ScoreParams:
-    """The constants of the rewards; the symbols are the design's."""
+def score(inputs: Sequence[Path], params: ScoreParams, call: Call = Call(), progress: Progress = SILENT) -> Result:
+    """Writes the scored shard. The model may lie elsewhere now than the rollouts record, and of the policy they were
+    sampled from only hidden states have need.
 
-    reward: Literal["mixed", "answer", "step"] = "mixed"
-    embedding: EmbeddingName = "static"
-    max_steps: int = 8
-    total_steps: int = 2500  # T
-    no_decay: bool = False  # δ = 0
-    no_density: bool = False  # ρ = 1
-    no_warmup: bool = False  # λ = λ_max throughout
-    answer_exponent: float = 0.7  # α
-    length_penalty: float = 0.05  # η
-    length_limit: int = 64  # W, words
-    decay: float = 0.15  # δ
-    density_exponent: float = 0.7  # γ
-    warmup: float = 0.3  # h, share of T
-    max_step_weight: float = 0.7  # λ_max
-    entropy_target: float = 0.90  # m, nats
-    entropy_width: float = 0.35  # s, nats
-    limit: int | None = None
-
-    def recorded(self) -> dict[str, Any]:
-        """What a shard records of these: a static embedding goes without saying, as in shards from before there was
-        another."""
-        return {name: value for name, value in asdict(self).items() if (name, value) != ("embedding", "static")}
-
-
-def score(
-    inputs: Sequence[Path],
-    params: ScoreParams,
-    out: Path | None = None,
-    model: str | None = None,
-    force: bool = False,
-    progress: Progress = SILENT,
-    dry_run: bool = False,
-    policy: Path | None = None,
-) -> Result:
-    """Writes the scored shard; `model` says where the recorded model lies now, if not where it was, and `policy` is
-    the one the trajectories were sampled from, which only hidden states need. A `dry_run` only says what would be done.
-
-    Raises UsageError, DataError and EngineError as `shards`, `models`, `recorded_policy` and `HiddenEmbedder` do.
+    Raises UsageError, DataError and EngineError as `shards`, `Start` and `HiddenEmbedder` do.
     """
     rollouts = shards.Shards(inputs, "rollout", TRAJECTORY)
-    recorded = rollouts.metadata
-    checkpoint = locate_model(model, recorded.model)
-    start = BASE_MODEL
     if params.embedding == "hidden":
-        start = recorded_policy(policy, recorded.policy, rollouts.files[0])
-        check_model(start, checkpoint.ref)
-    output = shards.output_path(out, "scored", inputs, None)
-    metadata = Metadata(
-        stage="score",
-        params={**params.recorded(), "rollout": recorded.params},
-        seed=recorded.seed,
+        start = Start.recorded(call, rollouts)
+    else:
+        unread = Policy(None, None, rollouts.metadata.policy)
+        start = Start(locate_model(call.model, rollouts.metadata.model), unread)
+    job = Job(
+        "score",
+        call,
+        start,
+        output=shards.output_path(call.out, "scored", inputs),
+        params={**recorded(params), "rollout": rollouts.metadata.params},
+        seed=rollouts.metadata.seed,
         inputs=rollouts.inputs,
-        model=checkpoint.ref,
-        policy=recorded.policy,
+        total=call.at_most(rollouts.group_count),
     )
-    if shards.is_done(output, metadata, force, tidy=not dry_run):
-        return Result(output, reused=True)
+    if there := job.there():
+        return there
 
-    total = min(rollouts.group_count, params.limit or rollouts.group_count)
-    if dry_run:
-        done = min(shards.left_over(output, metadata, force), total)
-        return Result(output, summary=shards.plan(output, metadata, "groups", total, done))
     tally = Tally()
-    with shards.Output(output, SCORED, metadata, force, progress) as scored:
-        embedder, groups_per_block = _embedder(params, checkpoint, start, recorded, progress)
-        with progress.track("score", total, "groups") as advance:
-            advance(min(scored.done, total))
-            for block in rollouts.tables(groups_per_block, first=scored.done, last=total):
-                columns = score_block(block, params, embedder, recorded.policy.step)
-                tally.add(columns)
-                table = pa.table([*block.columns, *columns.columns], schema=SCORED)
-                scored.write(table if groups_per_block > 1 else table.to_pylist())
-                advance(len(block["group_id"].unique()))
-    return Result(output, summary=tally.summary())
+    load = partial(_embedder, params, start, rollouts.metadata)
+    with job.writing(SCORED, progress) as scored, scored.using(load) as (embedder, groups_per_block):
+        for block in rollouts.tables(groups_per_block, scored.left):
+            columns = score_block(block, params, embedder, rollouts.metadata.policy.step)
+            tally.add(columns)
+            table = pa.table([*block.columns, *columns.columns], schema=SCORED)
+            rows = table if groups_per_block > 1 else table.to_pylist()
+            scored.write(rows, len(block["group_id"].unique()))
+    return Result(job.output, summary=tally.summary())
 
 
-def _embedder(
-    params: ScoreParams, model: Model, policy: Policy, recorded: Metadata, progress: Progress
-) -> tuple[StepEmbedder, int]:
+def _embedder(params: ScoreParams, start: Start, rollouts: Metadata) -> tuple[StepEmbedder, int]:
     """The embedder, and for how many groups at a time: one, where each takes a while and none must be lost."""
     if params.embedding == "static":
-        return StaticEmbedder(model), GROUPS_PER_BLOCK
+        return StaticEmbedder(start.model), GROUPS_PER_BLOCK
     from stages.embedding.hidden import HiddenEmbedder
 
-    with progress.busy("loading the model"):
-        sampled = recorded.stage_params("rollout")
-        pixels = Pixels(sampled.get("min_pixels"), sampled.get("max_pixels"))
-        return HiddenEmbedder(model, policy, pixels), 1
+    sampled = rollouts.stage_params("rollout")
+    pixels = Pixels(sampled.get("min_pixels"), sampled.get("max_pixels"))
+    return HiddenEmbedder(start.model, start.policy, pixels), 1
 
 
 def score_block(block: pa.Table, params: ScoreParams, embedder: StepEmbedder, policy_step: int) -> pa.Table:

@@ -13,30 +13,22 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from dataclasses import asdict
-from itertools import islice
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from stages import interrupts, shards
 from stages.ahead import ahead
-from stages.contract import PROPOSER, SCORED, SOLVER, Metadata
+from stages.contract import PROPOSER, SCORED, SOLVER
 from stages.errors import DataError, UsageError
+from stages.job import Job, Start
 from stages.learning import checkpoints
 from stages.learning.batches import Batch, GroupReader
-from stages.learning.learner import Learner, UpdateParams
+from stages.learning.learner import Learner
 from stages.learning.ranks import Ranks
-from stages.models.finding import locate_model
-from stages.policy import (
-    STATE_FILE,
-    Policy,
-    PolicyState,
-    check_model,
-    check_whole,
-    read_state,
-    recorded_policy,
-)
+from stages.parameters import Call, recorded
+from stages.parameters.update import UpdateParams
+from stages.policy import STATE_FILE, PolicyState, check_whole, read_state
 from stages.progress import SILENT, Progress
 from stages.result import Result
 
@@ -46,17 +38,11 @@ CHECKPOINT_SECONDS = 60.0
 def update(
     inputs: Sequence[Path],
     params: UpdateParams,
-    policy: Path | None = None,
-    out: Path | None = None,
-    model: str | None = None,
-    force: bool = False,
+    call: Call = Call(),
     progress: Progress = SILENT,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
-    gradient_checkpointing: bool = False,
-    dry_run: bool = False,
 ) -> Result:
-    """Writes the next policy directory; `policy` is the one the trajectories were sampled from. A `dry_run` only says
-    what would be done.
+    """Writes the next policy directory; the policy asked for is the one the trajectories were sampled from.
 
     Under torchrun all its processes call this, and spread the groups of each step over themselves.
     Raises UsageError when the policy is missing or would be written over, DataError for shards, images or a
@@ -70,45 +56,35 @@ def update(
             f"use --groups-per-step {ranks.size} or more, or fewer processes"
         )
     scored = shards.Shards(inputs, "score", SCORED)
-    recorded = scored.metadata
-    start = recorded_policy(policy, recorded.policy, scored.files[0])
-    checkpoint = locate_model(model, recorded.model)
-    check_model(start, checkpoint.ref)
-    output = out or inputs[0].parent / "policy"
-    _check_place(output, start)
-    lineage = Metadata(
-        stage="update",
-        params={**asdict(params), "score": recorded.params},
-        seed=recorded.seed,
+    start = Start.recorded(call, scored)
+    job = PolicyJob(
+        "update",
+        call,
+        start,
+        output=call.out or inputs[0].parent / "policy",
+        params={**recorded(params), "score": scored.metadata.params},
+        seed=scored.metadata.seed,
         inputs=scored.inputs,
-        model=checkpoint.ref,
-        policy=start.ref,
+        total=call.at_most(scored.group_count),
     )
-    total = min(scored.group_count, params.limit or scored.group_count)
-    if dry_run:
-        if _is_made(output, lineage, force):
-            return Result(output, reused=True)
-        done = checkpoints.left_over(shards.partial_directory(output), lineage, force, start.ref.step)
-        return Result(output, summary=shards.plan(output, lineage, "groups", total, done))
     with ranks:
-        if ranks.from_first(ranks.first and _is_done(output, lineage, force)):
-            return Result(output, reused=True, summary={"step": read_state(output).step})
+        if there := ranks.from_first(job.there() if ranks.first else None):
+            return there
         if not ranks.first:
             progress = SILENT
 
-        place = shards.writing(output, force) if ranks.first else nullcontext(shards.partial_directory(output))
-        with place as partial:
+        with job.checkpoints(ranks) as partial:
             with progress.busy("loading the model"):
-                learner = Learner(checkpoint, params, lineage.seed, gradient_checkpointing, ranks)
-                step, metrics = checkpoints.resume(learner, start, partial, lineage, force)
+                learner = Learner(start.model, params, job.metadata.seed, ranks)
+                step, metrics = checkpoints.resume(learner, start.policy, partial, job.metadata, call.force)
             if metrics:
-                progress.say(f"{output}: an interrupted update of the same inputs is taken up at step {step}")
-            reader = GroupReader(recorded, checkpoint, start.ref.step, learner)
+                progress.say(f"{job.output}: an interrupted update of the same inputs is taken up at step {step}")
+            reader = GroupReader(scored.metadata, start.model, start.policy.ref.step, learner)
             first_step: float | None = None
             with (
-                progress.track("update", total, "groups") as advance,
+                progress.track("update", len(job.todo), "groups") as advance,
                 _interruptible(progress) as interrupted,
-                contextlib.closing(ahead(reader.batches(islice(scored.groups(), total), after=step))) as batches,
+                contextlib.closing(ahead(reader.batches(scored.groups(job.todo), after=step))) as batches,
             ):
                 saved_at = time.monotonic()
                 for batch in batches:
@@ -118,16 +94,16 @@ def update(
                         step = batch.step
                         stop = ranks.any(interrupted())
                         if ranks.first and (stop or time.monotonic() - saved_at >= checkpoint_seconds):
-                            checkpoints.save(learner, partial, PolicyState(step, learner.roles, lineage), metrics)
+                            checkpoints.save(learner, partial, PolicyState(step, learner.roles, job.metadata), metrics)
                             saved_at = time.monotonic()
                         if stop:
                             raise KeyboardInterrupt
                     advance(batch.size)
             if ranks.first:
-                finished = checkpoints.save(learner, partial, PolicyState(step, learner.roles, lineage), metrics)
-                shards.publish_directory(finished, output)
+                finished = checkpoints.save(learner, partial, PolicyState(step, learner.roles, job.metadata), metrics)
+                shards.publish_directory(finished, job.output)
                 shutil.rmtree(partial)
-    return Result(output, summary=_summary(step, metrics, first_step))
+    return Result(job.output, summary=_summary(step, metrics, first_step))
 
 
 def _interruptible(progress: Progress) -> contextlib.AbstractContextManager[Callable[[], bool]]:
@@ -161,36 +137,59 @@ def _is_finite(row: dict[str, Any]) -> bool:
 # ----------------------------------------------------------------------------------------------- on disk
 
 
-def _check_place(output: Path, start: Policy) -> None:
-    """Nothing but a policy may be replaced, and not the one that is being updated."""
-    if output.name in ("", "..") or output.suffix == ".parquet":
-        raise UsageError(f"{output}: name a folder of its own for the new policy with --out")
-    if start.folder and output.resolve() in (start.folder.resolve(), *start.folder.resolve().parents):
-        raise UsageError(f"{output} is the policy that is being updated, or holds it; name another folder with --out")
-    if output.exists() and not (output / STATE_FILE).is_file():
-        raise UsageError(f"{output} is in the way, and no policy; name another folder with --out")
+class PolicyJob(Job):
+    """A policy to be made: what is written is a directory, and what is left of an interrupted run are checkpoints."""
 
+    def there(self, requests: Callable[[range], int] | None = None) -> Result | None:
+        """Raises UsageError, too, where the policy would be written over what it must not."""
+        self._check_place()
+        found = super().there(requests)
+        return replace(found, summary={"step": read_state(self.output).step}) if found and found.reused else found
 
-def _is_done(output: Path, lineage: Metadata, force: bool) -> bool:
-    shards.restore_directory(output, force)
-    if not _is_made(output, lineage, force):
-        return False
-    shards.clear_leftovers(output)
-    shards.discard_old_directory(output)
-    return True
+    def is_done(self) -> bool:
+        if not self.call.dry_run:
+            shards.restore_directory(self.output, self.call.force)
+        if not self._is_made():
+            return False
+        if not self.call.dry_run:
+            shards.clear_leftovers(self.output)
+            shards.discard_old_directory(self.output)
+        return True
 
+    def left_over(self) -> int:
+        partial = shards.partial_directory(self.output)
+        return checkpoints.left_over(partial, self.metadata, self.call.force, self.start.policy.ref.step)
 
-def _is_made(output: Path, lineage: Metadata, force: bool) -> bool:
-    """Whether the policy is there, whole, and was made so. Raises UsageError or DataError when something else is."""
-    if not output.exists() or force:
-        return False
-    try:
-        made = read_state(output)
-        check_whole(output, made)
-    except DataError as error:
-        raise DataError(f"{error}; it stands where the output goes, and --force replaces it") from error
-    shards.refuse_differences(f"{output} exists and", made.lineage, lineage)
-    return True
+    def checkpoints(self, ranks: Ranks) -> contextlib.AbstractContextManager[Path]:
+        """The folder of the checkpoints, which the first process holds for all."""
+        if ranks.first:
+            return shards.writing(self.output, self.call.force)
+        return contextlib.nullcontext(shards.partial_directory(self.output))
+
+    def _check_place(self) -> None:
+        """Nothing but a policy may be replaced, and not the one that is being updated."""
+        output, base = self.output, self.start.policy.folder
+        if output.name in ("", "..") or output.suffix == ".parquet":
+            raise UsageError(f"{output}: name a folder of its own for the new policy with --out")
+        if base and output.resolve() in (base.resolve(), *base.resolve().parents):
+            raise UsageError(
+                f"{output} is the policy that is being updated, or holds it; name another folder with --out"
+            )
+        if output.exists() and not (output / STATE_FILE).is_file():
+            raise UsageError(f"{output} is in the way, and no policy; name another folder with --out")
+
+    def _is_made(self) -> bool:
+        """Whether the policy is there, whole, and was made so. Raises UsageError or DataError when something else
+        is."""
+        if not self.output.exists() or self.call.force:
+            return False
+        try:
+            made = read_state(self.output)
+            check_whole(self.output, made)
+        except DataError as error:
+            raise DataError(f"{error}; it stands where the output goes, and --force replaces it") from error
+        shards.refuse_differences(f"{self.output} exists and", made.lineage, self.metadata)
+        return True
 
 
 def _summary(step: int, metrics: list[dict[str, Any]], first_step: float | None) -> dict[str, float | int]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,26 @@ import pyarrow.parquet as pq
 
 from stages.contract import SCORED, TRAJECTORY
 from stages.models.finding import find_model
-from stages.sampling.rows import SamplingSettings
+from stages.parameters import Call
+from stages.parameters.sampling import Decoding, Sampling
 
 
-def fake(**overrides: Any) -> SamplingSettings:
+def sampling(sampler: str, **overrides: Any) -> Sampling:
+    """Settings of a sampler, how tokens are drawn among the rest."""
+    drawn = {name: overrides.pop(name) for name in ("temperature", "top_p", "max_tokens") if name in overrides}
+    return Sampling(decoding=Decoding(**drawn), sampler=sampler, **overrides)  # type: ignore[arg-type]
+
+
+def fake(**overrides: Any) -> Sampling:
     """Settings of the fake sampler."""
-    return SamplingSettings(**{"max_tokens": 64, "sampler": "fake", **overrides})
+    return sampling("fake", **{"max_tokens": 64, **overrides})
+
+
+def asked(params: type, **options: Any) -> tuple[Any, Call]:
+    """The options that are a stage's own as its parameters, and the others as what every stage is asked."""
+    own = {field.name for field in fields(params)}
+    mine = {name: value for name, value in options.items() if name in own}
+    return params(**mine), Call(**{name: value for name, value in options.items() if name not in own})
 
 
 def rows(path: Path) -> list[dict[str, Any]]:

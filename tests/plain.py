@@ -19,7 +19,7 @@ from stages.learning.model import PolicyModel
 from stages.models.finding import Model
 from stages.models.loading import prepare_transformers
 from stages.models.prompting import PromptBuilder
-from stages.sampling import Pixels
+from stages.parameters.sampling import Pixels
 
 
 @dataclass(frozen=True)

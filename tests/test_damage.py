@@ -19,10 +19,15 @@ from stages.contract import METRICS, SCHEMAS, TRAJECTORY
 from stages.errors import DataError, EngineError, StageError
 from stages.evaluate import evaluate
 from stages.learning.learner import UpdateParams
+from stages.parameters import Call
+from stages.parameters.evaluate import EvalParams
+from stages.parameters.propose import ProposeParams
+from stages.parameters.rollout import RolloutParams
+from stages.parameters.score import ScoreParams
 from stages.policy import METRICS_FILE, open_policy
 from stages.propose import propose
 from stages.rollout import rollout
-from stages.score import ScoreParams, score
+from stages.score import score
 from stages.shards.sealing import checked_sha256
 from stages.update import update
 from stages.verification.verify import verify
@@ -42,11 +47,17 @@ def commands(workdir: Path) -> dict[str, Make]:
     ]
     shards.write_table(Path("benchmark.parquet"), pa.Table.from_pylist(questions))
     return {
-        "questions.parquet": lambda out: propose(Path("pool"), fake(max_tokens=128), 8, model="model", out=out),
-        "rollouts.parquet": lambda out: rollout([Path("questions.parquet")], fake(), out=out),
-        "scored.parquet": lambda out: score([Path("rollouts.parquet")], ScoreParams(), out=out),
-        "policy": lambda out: update([Path("scored.parquet")], UpdateParams(limit=2), out=out),
-        "eval.parquet": lambda out: evaluate([Path("benchmark.parquet")], fake(), model="model", out=out),
+        "questions.parquet": lambda out: propose(
+            Path("pool"), ProposeParams(groups=8, sampling=fake(max_tokens=128)), Call(model="model", out=out)
+        ),
+        "rollouts.parquet": lambda out: rollout(
+            [Path("questions.parquet")], RolloutParams(sampling=fake()), Call(out=out)
+        ),
+        "scored.parquet": lambda out: score([Path("rollouts.parquet")], ScoreParams(), Call(out=out)),
+        "policy": lambda out: update([Path("scored.parquet")], UpdateParams(), Call(limit=2, out=out)),
+        "eval.parquet": lambda out: evaluate(
+            [Path("benchmark.parquet")], EvalParams(sampling=fake()), Call(model="model", out=out)
+        ),
     }
 
 
@@ -272,7 +283,7 @@ def test_the_first_broken_link_is_named(iteration: dict[str, Make], monkeypatch:
 
     rollouts = Path("rollouts.parquet")
     kept = rollouts.read_bytes()
-    rollout([Path("questions.parquet")], fake(), samples=2, force=True)
+    rollout([Path("questions.parquet")], RolloutParams(samples=2, sampling=fake()), Call(force=True))
     assert "scored.parquet: was made from rollouts.parquet with SHA-256" in broken()
     rollouts.unlink()
     assert "scored.parquet: its input rollouts.parquet (SHA-256" in broken()

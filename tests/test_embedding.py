@@ -22,10 +22,12 @@ from stages.errors import DataError, EngineError, UsageError
 from stages.learning.learner import UpdateParams
 from stages.learning.passes import TOKENS_PER_PASS
 from stages.models.finding import Model, find_model
+from stages.parameters import Call
+from stages.parameters.sampling import Pixels
+from stages.parameters.score import ScoreParams
 from stages.parsing import parse_completion
 from stages.policy import open_policy
-from stages.sampling import Pixels
-from stages.score import ScoreParams, score
+from stages.score import score
 from stages.update import update
 from stages.verification.verify import verify
 from tests import chain
@@ -207,8 +209,8 @@ def test_a_completion_cut_off_within_a_character_is_taken_with_its_end_or_withou
 
 def test_hidden_scores_are_made_of_hidden_states(policy: Path) -> None:
     rollouts = write_rollouts("it0002/rollouts.parquet", policy)
-    static = chain.rows(score([rollouts], ScoreParams(no_warmup=True), out=Path("static.parquet")).path)
-    scored = score([rollouts], HIDDEN, policy=policy)
+    static = chain.rows(score([rollouts], ScoreParams(no_warmup=True), Call(out=Path("static.parquet"))).path)
+    scored = score([rollouts], HIDDEN, Call(policy=policy))
     rows = chain.rows(scored.path)
     differ = {name for row, other in zip(rows, static, strict=True) for name in row if row[name] != other[name]}
     assert differ == {"step_similarity", "r_step", "reward"}
@@ -221,14 +223,14 @@ def test_hidden_scores_are_made_of_hidden_states(policy: Path) -> None:
 
 
 def test_the_scores_do_not_depend_on_how_they_were_made(policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = score([write_rollouts("whole/rollouts.parquet", policy)], HIDDEN, policy=policy).path
+    whole = score([write_rollouts("whole/rollouts.parquet", policy)], HIDDEN, Call(policy=policy)).path
     start = open_policy(policy).ref
     groups = [chain.group(place, f"pool/{place}.png", list(TEXTS)) for place in range(3)]
     Path("parts").mkdir()
     for place, some in enumerate((groups[:1], groups[1:]), 1):
         part = Path(f"parts/part-{place}-of-2.parquet")
         chain.write_shard(part, some, policy={"step": start.step, "sha256": start.sha256})
-    parts = score([Path("parts")], HIDDEN, out=Path("parts.parquet"), policy=policy).path
+    parts = score([Path("parts")], HIDDEN, Call(out=Path("parts.parquet"), policy=policy)).path
     assert chain.rows(parts) == chain.rows(whole)
 
     embed, seen = HiddenEmbedder.embed, 0
@@ -243,8 +245,8 @@ def test_the_scores_do_not_depend_on_how_they_were_made(policy: Path, monkeypatc
     monkeypatch.setattr(HiddenEmbedder, "embed", interrupted)
     again = Path("again.parquet")
     with pytest.raises(KeyboardInterrupt):
-        score([Path("whole/rollouts.parquet")], HIDDEN, out=again, policy=policy)
-    score([Path("whole/rollouts.parquet")], HIDDEN, out=again, policy=policy)
+        score([Path("whole/rollouts.parquet")], HIDDEN, Call(out=again, policy=policy))
+    score([Path("whole/rollouts.parquet")], HIDDEN, Call(out=again, policy=policy))
     assert seen == 4  # the two groups that were done were not done again
     assert again.read_bytes() == whole.read_bytes()
 
@@ -253,7 +255,7 @@ def test_the_policy_must_be_the_one_that_was_sampled_from(policy: Path) -> None:
     rollouts = write_rollouts("it0002/rollouts.parquet", policy)
     with pytest.raises(UsageError, match="made with a policy at step 3; name its folder with --policy"):
         score([rollouts], HIDDEN)
-    other = update([Path("it0001/scored.parquet")], UpdateParams(lr=0.1), out=Path("other")).path
+    other = update([Path("it0001/scored.parquet")], UpdateParams(lr=0.1), Call(out=Path("other"))).path
     for options in (("--policy", other), ("--policy", other, "--dry-run")):
         done = call("score", rollouts, "--embedding", "hidden", *options)
         assert done.exit_code == 3 and "not the policy that it0002/rollouts.parquet was made with" in done.stderr
@@ -267,10 +269,10 @@ def test_an_embedding_is_a_parameter_and_static_goes_without_saying(policy: Path
     static = score([rollouts], ScoreParams(no_warmup=True)).path
     assert "embedding" not in chain.metadata(static)["params"]
     with pytest.raises(UsageError, match=r'params\.embedding: null → "hidden"'):
-        score([rollouts], HIDDEN, policy=policy)
-    scored = score([rollouts], HIDDEN, force=True, policy=policy).path
+        score([rollouts], HIDDEN, Call(policy=policy))
+    scored = score([rollouts], HIDDEN, Call(force=True, policy=policy)).path
     assert chain.metadata(scored)["params"]["embedding"] == "hidden"
-    assert score([rollouts], HIDDEN, policy=policy).reused
+    assert score([rollouts], HIDDEN, Call(policy=policy)).reused
     assert [each.replayed for each in verify([scored], again=True)][-1] == "same bytes"
 
 
@@ -278,7 +280,7 @@ def test_pictures_that_have_changed_are_refused(policy: Path) -> None:
     rollouts = write_rollouts("it0002/rollouts.parquet", policy)
     Path("pool/1.png").write_bytes(Path("pool/2.png").read_bytes())
     with pytest.raises(DataError, match=r"pool/1.png: the image has changed"):
-        score([rollouts], HIDDEN, policy=policy)
+        score([rollouts], HIDDEN, Call(policy=policy))
 
 
 def test_rows_without_tokens(workdir: Path) -> None:
@@ -286,7 +288,9 @@ def test_rows_without_tokens(workdir: Path) -> None:
     bare = {"token_ids": None, "logprobs": None}
     group = chain.group(0, "pool/0.png", list(TEXTS))
     group[1] |= bare | {"reject_reason": "a log-probability is not finite"}
-    rows = chain.rows(score([chain.write_shard(Path("ours.parquet"), [group])], HIDDEN, out=Path("1.parquet")).path)
+    rows = chain.rows(
+        score([chain.write_shard(Path("ours.parquet"), [group])], HIDDEN, Call(out=Path("1.parquet"))).path
+    )
     assert rows[1]["step_similarity"] == [0.0, 0.0, 0.0] and min(rows[2]["step_similarity"]) > 0
     group[1] |= {"reject_reason": None}
     chain.write_shard(Path("theirs.parquet"), [group])
@@ -318,7 +322,7 @@ def test_states_that_are_no_numbers_are_refused(workdir: Path, monkeypatch: pyte
 @pytest.mark.parametrize("limit", [1, 40])
 def test_completions_are_run_a_few_at_a_time(policy: Path, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
     rollouts = write_rollouts("it0002/rollouts.parquet", policy)
-    whole = chain.rows(score([rollouts], HIDDEN, policy=policy).path)
+    whole = chain.rows(score([rollouts], HIDDEN, Call(policy=policy)).path)
     monkeypatch.setitem(TOKENS_PER_PASS, "cpu", limit)
-    few = chain.rows(score([rollouts], HIDDEN, out=Path("few.parquet"), policy=policy).path)
+    few = chain.rows(score([rollouts], HIDDEN, Call(out=Path("few.parquet"), policy=policy)).path)
     assert [row["r_step"] for row in few[1:]] == pytest.approx([row["r_step"] for row in whole[1:]], abs=1e-6)

@@ -13,9 +13,9 @@ from stages.contract import BENCHMARK, BENCHMARK_OPTIONAL
 from stages.errors import DataError, UsageError
 from stages.evaluate import evaluate
 from stages.evaluation.scores import Answered, read_run, summarize, summary
-from stages.sampling import Pixels
-from stages.sampling.rows import SamplingSettings
-from stages.shards import Part
+from stages.parameters import Call
+from stages.parameters.evaluate import EvalParams
+from stages.parameters.sampling import Pixels
 from stages.verification.verify import verify
 from tests import benchmark_files, chain
 from tests.chain import fake
@@ -40,7 +40,8 @@ def benchmark(workdir: Path) -> Path:
 
 
 def run(benchmark: Path, **options: object) -> Path:
-    return evaluate([benchmark], fake(temperature=0.0), model="model", **options).path  # type: ignore[arg-type]
+    asked = {"sampling": fake(temperature=0.0), "model": "model", **options}
+    return evaluate([benchmark], *chain.asked(EvalParams, **asked)).path
 
 
 def test_scores_are_equality_of_canonical_answers(benchmark: Path) -> None:
@@ -68,7 +69,7 @@ def test_accuracy_and_its_error_count_a_question_once(benchmark: Path) -> None:
 def test_sharded_equals_whole(benchmark: Path) -> None:
     whole = chain.rows(run(benchmark))
     for index in (1, 2, 3):
-        run(benchmark, part=Part(index, 3))
+        run(benchmark, shard=f"{index}/3")
     assert [row for index in (1, 2, 3) for row in chain.rows(Path(f"eval/part-{index}-of-3.parquet"))] == whole
 
 
@@ -126,7 +127,8 @@ def test_a_row_that_cannot_be_asked_is_named(workdir: Path, change: dict, says: 
 
 def run_tasks(*names: str, **options: object) -> Path:
     settings = fake(temperature=1.0, max_tokens=200)
-    return evaluate([], settings, model="model", names=names, **options).path  # type: ignore[arg-type]
+    asked = {"task": list(names), "sampling": settings, "model": "model", **options}
+    return evaluate([], *chain.asked(EvalParams, **asked)).path
 
 
 @pytest.fixture
@@ -165,7 +167,7 @@ def test_without_reasoning_the_answer_is_asked_for_alone(downloads: Path) -> Non
 def test_parts_of_a_run_over_several_tasks(downloads: Path) -> None:
     whole = chain.rows(run_tasks("ai2d", "mathverse", data=downloads, out=Path("whole.parquet")))
     for index in (1, 2, 3):
-        run_tasks("ai2d", "mathverse", data=downloads, part=Part(index, 3))
+        run_tasks("ai2d", "mathverse", data=downloads, shard=f"{index}/3")
     parts = [row for index in (1, 2, 3) for row in chain.rows(Path(f"eval/part-{index}-of-3.parquet"))]
     assert parts == whole and len({row["id"] for row in parts if row["task"] == "ai2d"}) == 4
     assert read_run(Path("eval")).tasks.keys() == {"ai2d", "mathverse"}
@@ -293,9 +295,11 @@ def test_a_model_of_another_make(workdir: Path) -> None:
     downloads = benchmark_files.build_all(Path("downloads"))
     said = {}
     for sampler in ("vllm", "transformers"):
-        settings = SamplingSettings(max_tokens=8, temperature=0.0, sampler=sampler)  # type: ignore[arg-type]
+        settings = chain.sampling(sampler, max_tokens=8, temperature=0.0)
         path = evaluate(
-            [], settings, model="llava", names=("ai2d", "infovqa"), data=downloads, out=Path(f"{sampler}.parquet")
+            [],
+            EvalParams(task=["ai2d", "infovqa"], data=downloads, sampling=settings),
+            Call(model="llava", out=Path(f"{sampler}.parquet")),
         ).path
         said[sampler] = [(row["completion"], row["tokens"]) for row in chain.rows(path)]
     assert said["vllm"] == said["transformers"] and len(set(said["vllm"])) > 1
@@ -307,9 +311,9 @@ def test_bounds_that_a_processor_does_not_have(workdir: Path) -> None:
     from tests.llava import build_tiny_llava
 
     build_tiny_llava(Path("llava"))
-    settings = SamplingSettings(max_tokens=8, sampler="transformers", pixels=Pixels(max_pixels=4096))
+    settings = chain.sampling("transformers", max_tokens=8, pixels=Pixels(max_pixels=4096))
     with pytest.raises(UsageError, match="no bounds in pixels; leave out --min-pixels"):
-        evaluate([benchmark_files.ai2d(Path("d"))], settings, model="llava", names=("ai2d",))
+        evaluate([benchmark_files.ai2d(Path("d"))], EvalParams(task=["ai2d"], sampling=settings), Call(model="llava"))
 
 
 @pytest.mark.parametrize("reasoning", [True, False])

@@ -19,8 +19,9 @@ from stages.learning.control import Baseline
 from stages.learning.model import PolicyModel
 from stages.models.finding import Model, find_model
 from stages.models.prompting import PromptBuilder
+from stages.parameters.sampling import Decoding, EngineOptions, Pixels
 from stages.policy import OPTIMIZER_FILE, PolicyState, RoleState, read_state, write_state
-from stages.sampling import Decoding, EngineOptions, Pixels, Request, open_sampler
+from stages.sampling import Request, open_sampler
 from tests import chain
 from tests.test_learning import picture, stock_model
 

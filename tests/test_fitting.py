@@ -8,7 +8,7 @@ import pytest
 from stages.errors import EngineError
 from stages.models.finding import find_model
 from stages.models.fitting import GPU_MEMORY_UTILIZATION, check_build, check_fit, check_room, weight_bytes
-from stages.sampling import EngineOptions
+from stages.parameters.sampling import EngineOptions
 
 
 def test_a_model_larger_than_the_gpus_memory_names_the_options_to_change(model_dir: Path) -> None:

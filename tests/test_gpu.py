@@ -25,8 +25,8 @@ from stages.learning.passes import TOKENS_PER_PASS
 from stages.learning.ranks import Ranks
 from stages.models.device import memory_bounded, repeatable
 from stages.models.finding import Model, find_model
+from stages.parameters.sampling import EngineOptions
 from stages.policy import ADAPTER_FILE, OPTIMIZER_FILE, RoleState
-from stages.sampling import EngineOptions
 from tests.other_device import DEVICE, OtherDevice, move
 from tests.test_learning import TEXTS, an_example, gradient
 
@@ -122,7 +122,7 @@ def test_what_an_earlier_model_left_is_freed_before_the_room_is_looked_at(
 @pytest.mark.usefixtures("other_device")
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "checkpointed"])
 def test_a_step_leaves_nothing_on_the_cpu(checkpointing: bool, model: Model, groups: list[TrainingGroup]) -> None:
-    learner = Learner(model, UpdateParams(), seed=0, gradient_checkpointing=checkpointing)
+    learner = Learner(model, UpdateParams(gradient_checkpointing=checkpointing), seed=0)
     found = gradient(learner, *groups)
     assert found.keys() == learner.model.parameters(SOLVER).keys()
     assert {(tensor.device, tensor.dtype) for tensor in found.values()} == {(DEVICE, torch.float32)}
@@ -201,7 +201,7 @@ def test_a_step_that_does_not_fit_names_the_option_that_helps(
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError(FULL)
 
-    learner = Learner(model, UpdateParams(), seed=0, gradient_checkpointing=checkpointing)
+    learner = Learner(model, UpdateParams(gradient_checkpointing=checkpointing), seed=0)
     if where == "the prompts":
         monkeypatch.setattr(learner.model, "prompts", full)
     else:
@@ -263,6 +263,6 @@ def test_vllm_does_not_fork_a_process_that_has_asked_for_gpus(
     from stages.sampling.vllm import _prepare_environment
 
     monkeypatch.setattr(os, "environ", {"VLLM_WORKER_MULTIPROC_METHOD": theirs} if theirs else {})
-    _prepare_environment(EngineOptions())
+    _prepare_environment(EngineOptions(), debug=False)
     assert os.environ["VLLM_WORKER_MULTIPROC_METHOD"] == (theirs or "spawn")
     assert "VLLM_ENABLE_V1_MULTIPROCESSING" not in os.environ

@@ -25,13 +25,17 @@ from stages.errors import DataError, EngineError, StageError
 from stages.images.reading import UnreadableImage, decode
 from stages.learning.learner import Learner, UpdateParams
 from stages.models.finding import find_model
+from stages.parameters import Call
+from stages.parameters.propose import ProposeParams
+from stages.parameters.rollout import RolloutParams
+from stages.parameters.score import ScoreParams
 from stages.policy import open_policy
 from stages.propose import propose
 from stages.rollout import rollout
 from stages.sampling import Sample
 from stages.sampling.fake import FakeSampler
 from stages.sampling.rows import NOT_FINITE
-from stages.score import ScoreParams, score
+from stages.score import score
 from stages.update import update
 from stages.verification.verify import verify
 from tests import chain
@@ -80,7 +84,7 @@ def test_bombs_become_rows_with_a_reason_and_the_run_goes_on(workdir: Path) -> N
     Image.new("CMYK", (40, 30)).save(POOL / "cmyk.jpg")
     Image.new("I;16", (40, 30)).save(POOL / "grey16.png")
     Image.new("RGB", (1, 1)).save(POOL / "pixel.png")
-    rows = chain.rows(propose(POOL, fake(max_tokens=128), groups=20, model="model").path)
+    rows = chain.rows(propose(POOL, ProposeParams(groups=20, sampling=fake(max_tokens=128)), Call(model="model")).path)
     reasons = {Path(row["image"]["path"]).stem: row["reject_reason"] for row in rows}
     refused = {name for name, reason in reasons.items() if (reason or "").startswith("unreadable image: ")}
     assert refused == {*BOMBS, "pipe", "device"}
@@ -133,9 +137,11 @@ def test_names_are_only_names(workdir: Path, monkeypatch: pytest.MonkeyPatch) ->
     (workdir / "run").mkdir()
     monkeypatch.chdir("run")
     before = sorted(map(str, workdir.rglob("*")))
-    rows = chain.rows(propose(Path("../pool"), fake(max_tokens=128), 16, model="../model").path)
+    rows = chain.rows(
+        propose(Path("../pool"), ProposeParams(groups=16, sampling=fake(max_tokens=128)), Call(model="../model")).path
+    )
     assert {f"../pool/{name}" for name in NAMES} < {row["image"]["path"] for row in rows}
-    rollout([Path("questions.parquet")], fake(), model="../model")
+    rollout([Path("questions.parquet")], RolloutParams(sampling=fake()), Call(model="../model"))
     list(verify([Path("rollouts.parquet")]))
     inside = [f"{workdir}/run/{name}" for name in ("questions.parquet", "rollouts.parquet")]
     assert sorted(map(str, workdir.rglob("*"))) == sorted([*before, *inside])
@@ -146,7 +152,7 @@ def test_ids_and_input_names_of_a_shard_lead_nowhere(workdir: Path) -> None:
     inputs = [{"name": "../../../etc/passwd", "sha256": "0" * 64}]
     questions = chain.write_shard(Path("questions.parquet"), [rows], "propose", inputs=inputs)
     before = sorted(map(str, workdir.parent.rglob("*")))
-    rollout([questions], fake())
+    rollout([questions], RolloutParams(sampling=fake()))
     assert sorted(map(str, workdir.parent.rglob("*"))) == sorted([*before, str(workdir / "rollouts.parquet")])
     with pytest.raises(DataError, match=r"an input called '../../../etc/passwd', which is no file name"):
         list(verify([questions]))
@@ -331,8 +337,8 @@ def test_a_log_probability_that_is_no_number_is_not_learned_from(
             yield Sample(given.text, given.token_ids, bad, given.finish_reason)
 
     monkeypatch.setattr(FakeSampler, "sample", spoilt)
-    questions = propose(POOL, fake(max_tokens=128), 6, model="model").path
-    rows = chain.rows(rollout([questions], fake()).path)
+    questions = propose(POOL, ProposeParams(groups=6, sampling=fake(max_tokens=128)), Call(model="model")).path
+    rows = chain.rows(rollout([questions], RolloutParams(sampling=fake())).path)
     spoilt_rows = [row for row in rows if row["reject_reason"] == NOT_FINITE]
     assert spoilt_rows and all(row["token_ids"] is None and row["logprobs"] is None for row in spoilt_rows)
     assert any(row["role"] == "proposer" for row in spoilt_rows)

@@ -16,9 +16,13 @@ from stages import interrupts, shards
 from stages.contract import TRAJECTORY
 from stages.errors import UsageError
 from stages.learning.learner import Learner, UpdateParams
+from stages.parameters import Call
+from stages.parameters.propose import ProposeParams
+from stages.parameters.rollout import RolloutParams
+from stages.parameters.score import ScoreParams
 from stages.propose import propose
 from stages.rollout import rollout
-from stages.score import ScoreParams, score
+from stages.score import score
 from stages.update import update
 from tests import chain
 from tests.chain import fake
@@ -43,8 +47,8 @@ def test_killed_at_random_moments_every_stage_ends_as_if_it_had_not_been() -> No
 
 @pytest.fixture
 def scored(workdir: Path) -> Path:
-    propose(Path("pool"), fake(max_tokens=128), 8, model="model")
-    rollout([Path("questions.parquet")], fake())
+    propose(Path("pool"), ProposeParams(groups=8, sampling=fake(max_tokens=128)), Call(model="model"))
+    rollout([Path("questions.parquet")], RolloutParams(sampling=fake()))
     return score([Path("rollouts.parquet")], ScoreParams(no_warmup=True)).path
 
 
@@ -79,7 +83,7 @@ def signals_interrupt() -> Any:
 def test_an_interrupted_update_keeps_the_step_it_is_in(
     scored: Path, monkeypatch: pytest.MonkeyPatch, signals_interrupt: None, number: int
 ) -> None:
-    update([scored], PARAMS, out=Path("whole"))
+    update([scored], PARAMS, Call(out=Path("whole")))
     step, taken = Learner.step, 0
 
     def interrupted(self: Learner, *arguments: Any) -> dict[str, Any]:
@@ -91,10 +95,10 @@ def test_an_interrupted_update_keeps_the_step_it_is_in(
 
     monkeypatch.setattr(Learner, "step", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        update([scored], PARAMS, out=Path("again"))
+        update([scored], PARAMS, Call(out=Path("again")))
     assert taken == 3 and not Path("again").exists()
     listener = Listener()
-    update([scored], PARAMS, out=Path("again"), progress=listener)
+    update([scored], PARAMS, Call(out=Path("again")), progress=listener)
     assert any("taken up at step" in said for said in listener.said)
     assert taken == len(chain.rows(Path("whole/metrics.parquet")))  # no step was taken twice
     assert chain.file_bytes(Path("again")) == chain.file_bytes(Path("whole"))
@@ -139,7 +143,7 @@ def test_an_update_left_by_others_is_not_given_up_without_force(scored: Path, mo
     with pytest.raises(UsageError, match=r"interrupted update left .* \(params.lr: 0.001 → 0.002\); use --force"):
         update([scored], other)
     assert list(Path(".policy.partial").glob("step-*"))
-    update([scored], other, force=True)
+    update([scored], other, Call(force=True))
     assert not Path(".policy.partial").exists()
 
 

@@ -20,8 +20,8 @@ from stages.learning.model import PolicyModel
 from stages.learning.passes import TOKENS_PER_PASS
 from stages.models.finding import Model, find_model
 from stages.models.prompting import PromptBuilder
+from stages.parameters.sampling import Pixels
 from stages.policy import RoleState
-from stages.sampling import Pixels
 from tests.plain import Example, PlainLoop, exact_norms, stock_model
 
 TEXTS = ("<answer>4</answer>", "Step 1: The red bar is 7.", "1")
@@ -158,7 +158,7 @@ def test_gradients_are_those_of_the_plain_loop(
     """In float64, however the groups of a step are packed, against one stock pass and one backward a rollout."""
     monkeypatch.setitem(TOKENS_PER_PASS, "cpu", tokens_per_pass)
     monkeypatch.setitem(losses.POSITIONS_PER_CHUNK, "cpu", 7)
-    learner = Learner(model, UpdateParams(), seed=0, gradient_checkpointing=checkpointing)
+    learner = Learner(model, UpdateParams(gradient_checkpointing=checkpointing), seed=0)
     learner.model._peft.double()
     disturb(learner)
     set_kl_coef(learner, 0.5)

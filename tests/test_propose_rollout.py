@@ -16,10 +16,13 @@ from stages.errors import DataError, UsageError
 from stages.images.pool import draw, open_pool
 from stages.images.reading import UnreadableImage, decode
 from stages.learning.learner import UpdateParams
+from stages.parameters import Call
+from stages.parameters.propose import ProposeParams
+from stages.parameters.rollout import RolloutParams
+from stages.parameters.score import ScoreParams
 from stages.propose import propose
 from stages.rollout import rollout
-from stages.score import ScoreParams, score
-from stages.shards import Part
+from stages.score import score
 from stages.update import update
 from tests import chain
 from tests.chain import fake
@@ -32,7 +35,8 @@ Asker = Callable[..., Path]
 @pytest.fixture
 def ask(workdir: Path) -> Asker:
     def call(**options: object) -> Path:
-        return propose(POOL, fake(max_tokens=128), model="model", **{"groups": 10, **options}).path  # type: ignore[arg-type]
+        asked = {"groups": 10, "sampling": fake(max_tokens=128), "model": "model", **options}
+        return propose(POOL, *chain.asked(ProposeParams, **asked)).path
 
     return call
 
@@ -64,18 +68,18 @@ def test_the_pool_goes_round_from_the_policys_step(workdir: Path) -> None:
 def test_sharded_equals_whole(ask: Asker, workdir: Path) -> None:
     whole = chain.rows(ask())
     for index in (2, 3, 1):
-        ask(part=Part(index, 3), out=Path("parts"))
+        ask(shard=f"{index}/3", out=Path("parts"))
     parts = [row for index in (1, 2, 3) for row in chain.rows(Path(f"parts/part-{index}-of-3.parquet"))]
     assert parts == whole
-    rollouts = chain.rows(rollout([Path("questions.parquet")], fake()).path)
+    rollouts = chain.rows(rollout([Path("questions.parquet")], RolloutParams(sampling=fake())).path)
     for index in (1, 2):
-        rollout([Path("parts")], fake(), part=Part(index, 2))
+        rollout([Path("parts")], RolloutParams(sampling=fake()), Call(shard=f"{index}/2"))
     sharded = [row for index in (1, 2) for row in chain.rows(Path(f"rollouts/part-{index}-of-2.parquet"))]
     assert sharded == rollouts
     with pytest.raises(UsageError, match="parts of 3"):
-        ask(part=Part(1, 4), out=Path("parts"))
+        ask(shard="1/4", out=Path("parts"))
     assert len(list(Path("parts").iterdir())) == 3
-    ask(part=Part(1, 4), out=Path("parts"), force=True)
+    ask(shard="1/4", out=Path("parts"), force=True)
     assert [file.name for file in Path("parts").iterdir()] == ["part-1-of-4.parquet"]
 
 
@@ -106,7 +110,7 @@ def test_embedded_images_make_the_shard_stand_alone(ask: Asker, workdir: Path) -
     questions = ask(embed_images=True, groups=3)
     for file in POOL.iterdir():
         file.unlink()
-    rows = chain.rows(rollout([questions], fake()).path)
+    rows = chain.rows(rollout([questions], RolloutParams(sampling=fake())).path)
     assert all(hashlib.sha256(row["image"]["bytes"]).hexdigest() == row["image_sha256"] for row in rows)
 
 
@@ -122,7 +126,9 @@ def test_shards_show_pictures_in_datasets(ask: Asker, workdir: Path) -> None:
 def test_a_dataset_of_images_is_a_pool(ask: Asker, workdir: Path) -> None:
     encoded = [(POOL / f"{index}.png").read_bytes() for index in range(8)]
     pq.write_table(pa.table({"image": [{"bytes": data, "path": "x.png"} for data in encoded]}), "images.parquet")
-    from_dataset = chain.rows(propose(Path("images.parquet"), fake(), 8, model="model").path)
+    from_dataset = chain.rows(
+        propose(Path("images.parquet"), ProposeParams(groups=8, sampling=fake()), Call(model="model")).path
+    )
     assert {row["image"]["bytes"] for row in from_dataset} == set(encoded)
     assert {row["image"]["path"] for row in from_dataset} == {None}
     pq.write_table(pa.table({"image": encoded}), "binary.parquet")
@@ -139,7 +145,7 @@ def test_unreadable_images_become_rows_and_the_run_goes_on(ask: Asker, workdir: 
     bad = {row["image"]["path"]: row for row in rows if row["token_ids"] is None}
     assert set(bad) == {"pool/2.png", "pool/5.png"}
     assert all(row["reject_reason"].startswith("unreadable image") for row in bad.values())
-    rolled = chain.rows(rollout([Path("questions.parquet")], fake()).path)
+    rolled = chain.rows(rollout([Path("questions.parquet")], RolloutParams(sampling=fake())).path)
     assert {row["group_id"] for row in rolled} == {row["group_id"] for row in rows}
     assert not any(row["role"] == "solver" and row["image"]["path"] in bad for row in rolled)
     scored = chain.rows(score([Path("rollouts.parquet")], ScoreParams()).path)
@@ -152,7 +158,7 @@ def test_a_question_with_an_unreadable_image_from_elsewhere_is_left_out(workdir:
     rows = chain.group(0, "pool/0.png", [])
     rows[0] |= {"image": {"bytes": b"no image", "path": None}, "image_sha256": None, "token_ids": None}
     path = chain.write_shard(Path("questions.parquet"), [rows, chain.group(1, "pool/1.png", [])], "propose")
-    rolled = chain.rows(rollout([path], fake()).path)
+    rolled = chain.rows(rollout([path], RolloutParams(sampling=fake())).path)
     assert [row["group_index"] for row in rolled] == [0] + [1] * 6
     assert rolled[0]["reject_reason"].startswith("unreadable image")
     scored = chain.rows(score([Path("rollouts.parquet")], ScoreParams()).path)
@@ -170,13 +176,13 @@ def test_a_pool_without_a_readable_image_is_refused(ask: Asker, workdir: Path) -
     with pytest.raises(DataError, match="no image in this folder"):
         ask()
     with pytest.raises(UsageError, match="nowhere"):
-        propose(Path("nowhere"), fake(), model="model")
+        propose(Path("nowhere"), ProposeParams(sampling=fake()), Call(model="model"))
 
 
 def test_an_existing_output_is_reused_or_protected(ask: Asker) -> None:
     path = ask()
     before = path.stat().st_mtime_ns
-    assert propose(POOL, fake(max_tokens=128), 10, model="model").reused
+    assert propose(POOL, ProposeParams(groups=10, sampling=fake(max_tokens=128)), Call(model="model")).reused
     assert path.stat().st_mtime_ns == before
     with pytest.raises(UsageError, match=r"seed: 0 → 1"):
         ask(seed=1)
@@ -193,7 +199,7 @@ def test_an_existing_output_is_reused_or_protected(ask: Asker) -> None:
 
 def test_solver_rows_follow_the_proposers(ask: Asker) -> None:
     questions = chain.rows(ask())
-    rows = chain.rows(rollout([Path("questions.parquet")], fake(), samples=3).path)
+    rows = chain.rows(rollout([Path("questions.parquet")], RolloutParams(samples=3, sampling=fake())).path)
     place = 0
     for question in questions:
         assert rows[place] == question
@@ -215,28 +221,28 @@ def test_a_missing_or_changed_image_is_named(ask: Asker, workdir: Path) -> None:
     data = picture.read_bytes()
     draw_picture(picture, seed=99)
     with pytest.raises(DataError, match=r"pool/3\.png: the image has changed"):
-        rollout([questions], fake())
+        rollout([questions], RolloutParams(sampling=fake()))
     picture.unlink()
     with pytest.raises(DataError, match=r"pool/3\.png: No such file"):
-        rollout([questions], fake())
+        rollout([questions], RolloutParams(sampling=fake()))
     assert not Path("rollouts.parquet").exists()
     picture.write_bytes(data)
-    rollout([questions], fake())
+    rollout([questions], RolloutParams(sampling=fake()))
 
 
 def test_the_seed_comes_from_the_questions(ask: Asker) -> None:
-    assert chain.metadata(rollout([ask(seed=5)], fake()).path)["seed"] == 5
+    assert chain.metadata(rollout([ask(seed=5)], RolloutParams(sampling=fake())).path)["seed"] == 5
 
 
 def test_the_solvers_prompt_needs_a_place_for_the_question(ask: Asker, workdir: Path) -> None:
     questions = ask()
     Path("mine.txt").write_text("Look closely. {question} {braces} stay.")
-    rows = chain.rows(rollout([questions], fake(prompt=Path("mine.txt"))).path)
+    rows = chain.rows(rollout([questions], RolloutParams(sampling=fake(prompt=Path("mine.txt")))).path)
     asked = next(row for row in rows if row["role"] == "solver")
     assert asked["prompt"] == f"Look closely. {asked['question']} {{braces}} stay."
     Path("mine.txt").write_text("No place.")
     with pytest.raises(UsageError, match=r"must contain \{question\}"):
-        rollout([questions], fake(prompt=Path("mine.txt")), out=Path("other.parquet"))
+        rollout([questions], RolloutParams(sampling=fake(prompt=Path("mine.txt"))), Call(out=Path("other.parquet")))
 
 
 # ------------------------------------------------------------------------------------------------- images

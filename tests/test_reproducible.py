@@ -14,12 +14,17 @@ from stages.errors import UsageError
 from stages.evaluate import evaluate
 from stages.learning.learner import UpdateParams
 from stages.models.finding import find_model
+from stages.parameters import Call
+from stages.parameters.evaluate import EvalParams
+from stages.parameters.propose import ProposeParams
+from stages.parameters.rollout import RolloutParams
+from stages.parameters.sampling import EngineOptions, Pixels, Sampling
+from stages.parameters.score import ScoreParams
 from stages.propose import propose
 from stages.rollout import rollout
-from stages.sampling import EngineOptions, Pixels, Sampler, open_sampler
-from stages.sampling.rows import SamplingSettings
-from stages.score import ScoreParams, score
-from stages.shards import Part
+from stages.sampling import Sampler, open_sampler
+from stages.sampling.rows import Asking
+from stages.score import score
 from stages.update import update
 from tests import chain
 
@@ -34,19 +39,19 @@ def engine(model_dir: Path) -> Sampler:
 
 
 @pytest.fixture(params=["fake", "vllm"])
-def settings(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> SamplingSettings:
+def settings(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Sampling:
     """With vLLM one engine serves every run: it is as warm as it gets, and what came before must not show."""
     if request.param == "vllm":
         warm = request.getfixturevalue("engine")
-        monkeypatch.setattr(SamplingSettings, "open", lambda *_: warm)
-    return SamplingSettings(max_tokens=24, sampler=request.param)
+        monkeypatch.setattr(Asking, "open", lambda *_: warm)
+    return chain.sampling(request.param, max_tokens=24)
 
 
-Stage = Callable[[Path, Part | None], Any]
+Stage = Callable[[Path, str | None], Any]
 
 
 @pytest.fixture
-def sampled(workdir: Path, settings: SamplingSettings) -> dict[str, Stage]:
+def sampled(workdir: Path, settings: Sampling) -> dict[str, Stage]:
     """The three stages that sample, as functions of output and part; their inputs are the same for all."""
     asked = [chain.group(index, f"pool/{index % 8}.png", []) for index in range(10)]
     chain.write_shard(Path("asked.parquet"), asked, "propose")
@@ -56,9 +61,17 @@ def sampled(workdir: Path, settings: SamplingSettings) -> dict[str, Stage]:
     ]
     shards.write_table(Path("benchmark.parquet"), pa.Table.from_pylist(questions))
     return {
-        "questions": lambda out, part: propose(Path("pool"), settings, 10, model="model", out=out, part=part),
-        "rollouts": lambda out, part: rollout([Path("asked.parquet")], settings, 3, out=out, part=part),
-        "eval": lambda out, part: evaluate([Path("benchmark.parquet")], settings, 2, model="model", out=out, part=part),
+        "questions": lambda out, part: propose(
+            Path("pool"), ProposeParams(groups=10, sampling=settings), Call(model="model", out=out, shard=part)
+        ),
+        "rollouts": lambda out, part: rollout(
+            [Path("asked.parquet")], RolloutParams(samples=3, sampling=settings), Call(out=out, shard=part)
+        ),
+        "eval": lambda out, part: evaluate(
+            [Path("benchmark.parquet")],
+            EvalParams(samples=2, sampling=settings),
+            Call(model="model", out=out, shard=part),
+        ),
     }
 
 
@@ -90,7 +103,7 @@ def interrupted_at(monkeypatch: pytest.MonkeyPatch, picture: int) -> Iterator[No
 
 @pytest.mark.parametrize("name", SAMPLED)
 def test_the_rows_do_not_depend_on_how_they_were_made(
-    sampled: dict[str, Stage], settings: SamplingSettings, name: str, monkeypatch: pytest.MonkeyPatch
+    sampled: dict[str, Stage], settings: Sampling, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shards.output, "GROUPS_PER_CHUNK", 2)
     make, exactly = sampled[name], settings.sampler == "fake"
@@ -102,7 +115,7 @@ def test_the_rows_do_not_depend_on_how_they_were_made(
         assert whole.read_bytes() == Path(f"again/{name}.parquet").read_bytes()
     for count in (2, 5):
         for index in range(count, 0, -1):
-            make(Path(f"parts{count}"), Part(index, count))
+            make(Path(f"parts{count}"), f"{index}/{count}")
         assert same(chain.rows(whole), part_rows(Path(f"parts{count}")), exactly)
     with interrupted_at(monkeypatch, 7):
         make(Path(f"resumed/{name}.parquet"), None)
@@ -111,13 +124,13 @@ def test_the_rows_do_not_depend_on_how_they_were_made(
 
 
 def test_what_follows_parts_equals_what_follows_the_whole(workdir: Path) -> None:
-    propose(Path("pool"), chain.fake(max_tokens=128), 10, model="model")
-    rollout([Path("questions.parquet")], chain.fake())
+    propose(Path("pool"), ProposeParams(groups=10, sampling=chain.fake(max_tokens=128)), Call(model="model"))
+    rollout([Path("questions.parquet")], RolloutParams(sampling=chain.fake()))
     for index in (1, 2, 3):
-        rollout([Path("questions.parquet")], chain.fake(), part=Part(index, 3))
+        rollout([Path("questions.parquet")], RolloutParams(sampling=chain.fake()), Call(shard=f"{index}/3"))
     policies = []
     for folder, rollouts in (("one", "rollouts.parquet"), ("three", "rollouts")):
-        scored = score([Path(rollouts)], ScoreParams(no_warmup=True), out=Path(folder, "scored.parquet"))
+        scored = score([Path(rollouts)], ScoreParams(no_warmup=True), Call(out=Path(folder, "scored.parquet")))
         policies.append(update([scored.path], UpdateParams(lr=1e-3)).path)
     assert chain.rows(Path("one/scored.parquet")) == chain.rows(Path("three/scored.parquet"))
     one, other = map(chain.file_bytes, policies)

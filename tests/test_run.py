@@ -20,9 +20,11 @@ from ireasoner_cli.running.figures import Figures, collapse
 from stages import shards, update
 from stages.learning.learner import UpdateParams
 from stages.models.finding import find_model
+from stages.parameters import Call
+from stages.parameters.rollout import RolloutParams
 from stages.policy import is_pruned
 from stages.sampling import fake, open_sampler
-from stages.sampling.rows import Row, SamplingSettings
+from stages.sampling.rows import Row
 from stages.sampling.warm import WarmEngine
 from tests import chain
 from tests.test_cli import fails
@@ -244,23 +246,25 @@ def test_a_collapsed_run_stops_and_goes_on_when_asked_again(world: Path, monkeyp
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
 def test_a_warm_engine_samples_what_a_cold_one_does(workdir: Path) -> None:
     """From the base model and from two policies in turn, the first of them again at the end."""
+    from stages.parameters.score import ScoreParams
     from stages.rollout import rollout
-    from stages.score import ScoreParams, score
+    from stages.score import score
     from stages.update import update as learn
 
     groups = [chain.group(i, f"pool/{i}.png", [chain.solution(answer) for answer in (4, 4, 5)]) for i in range(3)]
     chain.write_shard(Path("rolled.parquet"), groups)
-    score([Path("rolled.parquet")], ScoreParams(), out=Path("scored.parquet"))
+    score([Path("rolled.parquet")], ScoreParams(), Call(out=Path("scored.parquet")))
     policies: list[Path | None] = [None]
     for name, lr in (("one", 0.05), ("two", 0.1)):
-        policies.append(learn([Path("scored.parquet")], UpdateParams(lr=lr), out=Path(name)).path)
-    settings = SamplingSettings(max_tokens=12, sampler="vllm")
+        policies.append(learn([Path("scored.parquet")], UpdateParams(lr=lr), Call(out=Path(name))).path)
+    settings = chain.sampling("vllm", max_tokens=12)
     model, warm = find_model("model"), WarmEngine()
 
     def sampled(place: int, engines: Callable[..., object], out: str) -> list[Row]:
         step = 3 if place else 0
         chain.write_shard(Path("asked.parquet"), [group[:1] for group in groups], "propose", step)
-        rollout([Path("asked.parquet")], settings, 3, policies[place], Path(out), engines=engines)  # type: ignore[arg-type]
+        params, call = RolloutParams(samples=3, sampling=settings), Call(policy=policies[place], out=Path(out))
+        rollout([Path("asked.parquet")], params, call, engines=engines)  # type: ignore[arg-type]
         return chain.rows(Path(out))
 
     opened = warm("vllm", model, None, settings.pixels, settings.engine)

@@ -12,7 +12,8 @@ from stages.contract import PROPOSER, SOLVER
 from stages.errors import EngineError, UsageError
 from stages.learning.model import PolicyModel
 from stages.models.finding import Model, find_model
-from stages.sampling import Decoding, EngineOptions, Pixels, Request, Sampler, open_sampler, resolve_sampler
+from stages.parameters.sampling import Decoding, EngineOptions, Pixels
+from stages.sampling import Request, Sampler, open_sampler, resolve_sampler
 from tests.conftest import build_tiny_model
 from tests.plain import Example, PlainLoop, stock_model
 from tests.test_learning import picture

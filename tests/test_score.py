@@ -1,7 +1,6 @@
 """`score` against an independent computation, with transformers' tokenizer and the model's own embedding layer."""
 
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ from stages.embedding import Step
 from stages.embedding.static import StaticEmbedder
 from stages.errors import DataError
 from stages.models.finding import find_model
+from stages.parameters import Call
 from stages.score import ScoreParams, _spans, score
 from tests import chain, oracle
 from tests.conftest import build_tiny_model
@@ -140,9 +140,9 @@ def test_minus_three_is_not_three(rollouts: Path) -> None:
 
 def test_blocks_do_not_change_the_scores(rollouts: Path, monkeypatch: pytest.MonkeyPatch, workdir: Path) -> None:
     params = ScoreParams(no_warmup=True)
-    whole = chain.rows(score([rollouts], params, out=Path("whole.parquet")).path)
+    whole = chain.rows(score([rollouts], params, Call(out=Path("whole.parquet"))).path)
     monkeypatch.setattr("stages.score.GROUPS_PER_BLOCK", 2)
-    assert chain.rows(score([rollouts], params, out=Path("blocks.parquet")).path) == whole
+    assert chain.rows(score([rollouts], params, Call(out=Path("blocks.parquet"))).path) == whole
 
 
 def test_what_came_in_goes_out(rollouts: Path) -> None:
@@ -164,7 +164,7 @@ def test_the_same_command_gives_the_same_bytes_and_is_not_repeated(rollouts: Pat
     first = score([rollouts], ScoreParams())
     data = first.path.read_bytes()
     assert score([rollouts], ScoreParams()).reused
-    assert not score([rollouts], ScoreParams(), force=True).reused
+    assert not score([rollouts], ScoreParams(), Call(force=True)).reused
     assert first.path.read_bytes() == data
 
 
@@ -172,7 +172,7 @@ def test_a_model_other_than_the_recorded_one_is_refused(workdir: Path, other_mod
     model = {"name": "model", "sha256": find_model("model").ref.sha256}
     path = chain.write_shard(workdir / "r.parquet", [chain.group(0, "pool/0.png", [])], model=model)
     with pytest.raises(DataError, match="not the model"):
-        score([path], ScoreParams(), model=str(other_model_dir))
+        score([path], ScoreParams(), Call(model=str(other_model_dir)))
 
 
 def test_special_token_text_in_a_step_is_text(model_dir: Path) -> None:
@@ -199,7 +199,7 @@ def test_embeddings_are_read_in_every_type(tmp_path: Path, dtype: str) -> None:
 
 
 def test_limit_takes_the_first_groups(rollouts: Path) -> None:
-    scored = chain.rows(score([rollouts], replace(ScoreParams(), limit=2)).path)
+    scored = chain.rows(score([rollouts], ScoreParams(), Call(limit=2)).path)
     assert {row["group_index"] for row in scored} == {0, 1}
 
 
@@ -207,9 +207,9 @@ def test_limit_takes_the_first_groups(rollouts: Path) -> None:
 def test_steps_embedded_a_few_at_a_time_score_the_same(
     rollouts: Path, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = score([rollouts], ScoreParams(no_warmup=True), out=Path("whole.parquet")).path
+    whole = score([rollouts], ScoreParams(no_warmup=True), Call(out=Path("whole.parquet"))).path
     monkeypatch.setattr("stages.score.STEPS_AT_ONCE", at_once)
-    parts = score([rollouts], ScoreParams(no_warmup=True), out=Path("parts.parquet")).path
+    parts = score([rollouts], ScoreParams(no_warmup=True), Call(out=Path("parts.parquet"))).path
     assert parts.read_bytes() == whole.read_bytes()
 
 

@@ -110,7 +110,7 @@ def test_groups_come_in_the_order_of_group_index_wherever_they_lie(tmp_path: Pat
     one, two = write(tmp_path / "a.parquet", range(4, 8)), write(tmp_path / "b.parquet", range(4))
     assert indices([one, two]) == list(range(8))
     shard = shards.Shards([one, two], "rollout", TRAJECTORY)
-    assert [group[0]["group_index"] for group in shard.groups(2, 5)] == [2, 3, 4]
+    assert [group[0]["group_index"] for group in shard.groups(range(2, 5))] == [2, 3, 4]
 
 
 @pytest.mark.parametrize("total", [0, 1, 5, 10])
@@ -227,7 +227,7 @@ def test_where_a_stage_writes(tmp_path: Path) -> None:
     folder.mkdir()
     assert shards.output_path(None, "rollouts", [file], None) == folder / "rollouts.parquet"
     assert shards.output_path(None, "rollouts", [folder], None) == tmp_path / "rollouts" / "part-1-of-1.parquet"
-    assert shards.output_path(None, "rollouts", [file], shards.Part(2, 3)) == folder / "rollouts/part-2-of-3.parquet"
+    assert shards.output_path(None, "rollouts", [file], "2/3") == folder / "rollouts/part-2-of-3.parquet"
     assert shards.output_path(Path("x"), "rollouts", [file], None) == Path("x/part-1-of-1.parquet")
     assert shards.output_path(None, "questions", [], None) == Path("questions.parquet")
     file.touch()
@@ -235,7 +235,7 @@ def test_where_a_stage_writes(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="is the input"):
             shards.output_path(own, "rollouts", [file, folder], None)
     with pytest.raises(UsageError, match="single file"):
-        shards.output_path(Path("x.parquet"), "rollouts", [file], shards.Part(1, 2))
+        shards.output_path(Path("x.parquet"), "rollouts", [file], "1/2")
 
 
 def test_ids_and_seeds_differ_wherever_they_should() -> None:

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,14 @@ from stages.errors import DataError, UsageError
 from stages.learning.control import Baseline, next_kl_coef
 from stages.learning.learner import Learner, UpdateParams
 from stages.models.finding import find_model
+from stages.parameters import Call
+from stages.parameters.propose import ProposeParams
+from stages.parameters.rollout import RolloutParams
+from stages.parameters.score import ScoreParams
 from stages.policy import fingerprint, open_policy
 from stages.propose import propose
 from stages.rollout import rollout
-from stages.score import ScoreParams, score
+from stages.score import score
 from stages.update import update
 from tests import chain
 from tests.chain import fake
@@ -36,9 +41,11 @@ def scored(workdir: Path) -> Path:
 def iteration(folder: Path, policy: Path | None = None, groups: int = 10) -> Path:
     """A scored shard, sampled by the fake with `policy`."""
     questions = propose(
-        Path("pool"), fake(max_tokens=128), groups, policy=policy, model="model", out=folder / "questions.parquet"
+        Path("pool"),
+        ProposeParams(groups=groups, sampling=fake(max_tokens=128)),
+        Call(policy=policy, model="model", out=folder / "questions.parquet"),
     )
-    rollouts = rollout([questions.path], fake(), policy=policy)
+    rollouts = rollout([questions.path], RolloutParams(sampling=fake()), Call(policy=policy))
     return score([rollouts.path], ScoreParams(no_warmup=True)).path
 
 
@@ -98,8 +105,8 @@ def test_baselines_and_coefficients_follow_the_groups_in_order(scored: Path) -> 
 
 
 def test_two_runs_give_the_same_bytes(scored: Path) -> None:
-    update([scored], PARAMS, out=Path("one"))
-    update([scored], PARAMS, out=Path("two"))
+    update([scored], PARAMS, Call(out=Path("one")))
+    update([scored], PARAMS, Call(out=Path("two")))
     assert chain.file_bytes(Path("one")) == chain.file_bytes(Path("two"))
 
 
@@ -108,7 +115,7 @@ def test_interrupted_and_run_again_equals_uninterrupted(
     scored: Path, monkeypatch: pytest.MonkeyPatch, steps_before: int, groups_per_step: int
 ) -> None:
     params = UpdateParams(lr=1e-3, groups_per_step=groups_per_step)
-    update([scored], params, out=Path("whole"))
+    update([scored], params, Call(out=Path("whole")))
     step, taken = Learner.step, 0
 
     def dies(self: Learner, *args: Any) -> dict[str, Any]:
@@ -120,7 +127,7 @@ def test_interrupted_and_run_again_equals_uninterrupted(
 
     monkeypatch.setattr(Learner, "step", dies)
     with pytest.raises(KeyboardInterrupt):
-        update([scored], params, out=Path("again"), checkpoint_seconds=0)
+        update([scored], params, Call(out=Path("again")), checkpoint_seconds=0)
     assert not Path("again").exists()
     repeated = 0
 
@@ -130,7 +137,7 @@ def test_interrupted_and_run_again_equals_uninterrupted(
         return step(self, *args)
 
     monkeypatch.setattr(Learner, "step", counts)
-    update([scored], params, out=Path("again"))
+    update([scored], params, Call(out=Path("again")))
     assert chain.file_bytes(Path("again")) == chain.file_bytes(Path("whole"))
     assert repeated < len(chain.rows(Path("whole/metrics.parquet")))
     assert not list(Path().glob(".again*"))
@@ -139,15 +146,15 @@ def test_interrupted_and_run_again_equals_uninterrupted(
 def test_the_next_iteration_goes_on_where_the_last_one_stopped(scored: Path) -> None:
     """Moments, baselines, coefficients and both adapters are carried over: two updates of five groups each, the
     second from the first's policy, equal one update of all ten."""
-    update([scored], PARAMS, out=Path("whole"))
+    update([scored], PARAMS, Call(out=Path("whole")))
     rows = chain.rows(scored)
     first = [[row for row in rows if row["group_index"] < 5]]
     second = [[{**row, "group_index": row["group_index"] - 5} for row in rows if row["group_index"] >= 5]]
     chain.write_shard(Path("first.parquet"), first, "score")
-    update([Path("first.parquet")], PARAMS, out=Path("half"))
+    update([Path("first.parquet")], PARAMS, Call(out=Path("half")))
     policy = {"step": 5, "sha256": fingerprint(Path("half"))}
     chain.write_shard(Path("second.parquet"), second, "score", policy=policy)
-    update([Path("second.parquet")], PARAMS, policy=Path("half"), out=Path("both"))
+    update([Path("second.parquet")], PARAMS, Call(policy=Path("half"), out=Path("both")))
     whole, both = chain.file_bytes(Path("whole")), chain.file_bytes(Path("both"))
     for name in whole:
         if name not in ("state.json", "metrics.parquet"):
@@ -175,13 +182,13 @@ def test_a_policy_is_what_plain_peft_loads(scored: Path) -> None:
 
 
 def test_groups_in_files_of_any_order_are_learned_in_theirs(scored: Path) -> None:
-    update([scored], PARAMS, out=Path("whole"))
+    update([scored], PARAMS, Call(out=Path("whole")))
     rows = chain.rows(scored)
     late = [[row for row in rows if row["group_index"] >= 5]]
     early = [[row for row in rows if row["group_index"] < 5]]
     chain.write_shard(Path("a.parquet"), late, "score")
     chain.write_shard(Path("b.parquet"), early, "score")
-    update([Path("a.parquet"), Path("b.parquet")], PARAMS, out=Path("shuffled"))
+    update([Path("a.parquet"), Path("b.parquet")], PARAMS, Call(out=Path("shuffled")))
     whole, shuffled = chain.file_bytes(Path("whole")), chain.file_bytes(Path("shuffled"))
     assert whole["solver/adapter_model.safetensors"] == shuffled["solver/adapter_model.safetensors"]
     assert whole["optimizer.safetensors"] == shuffled["optimizer.safetensors"]
@@ -198,10 +205,10 @@ def test_rows_without_tokens_or_reward_are_not_learned_from(scored: Path) -> Non
     def without_proposals(row: dict[str, Any]) -> dict[str, Any]:
         return {**row, "token_ids": None, "logprobs": None} if row["role"] == "proposer" else row
 
-    result = update([rewrite(scored, "elsewhere.parquet", without_proposals)], PARAMS, out=Path("one"))
+    result = update([rewrite(scored, "elsewhere.parquet", without_proposals)], PARAMS, Call(out=Path("one")))
     assert result.summary["proposer_updates"] == 0
     nothing = rewrite(scored, "nothing.parquet", lambda row: {**row, "reward": None})
-    result = update([nothing], PARAMS, out=Path("two"))
+    result = update([nothing], PARAMS, Call(out=Path("two")))
     assert (result.summary["solver_updates"], result.summary["proposer_updates"], result.summary["step"]) == (0, 0, 10)
     one, two = (
         load_file(Path("one/proposer/adapter_model.safetensors")),
@@ -212,7 +219,7 @@ def test_rows_without_tokens_or_reward_are_not_learned_from(scored: Path) -> Non
 
 def test_the_image_of_the_shard_is_the_one_learned_from(scored: Path) -> None:
     """Pictures swapped among the groups: other gradients, so another policy."""
-    update([scored], PARAMS, out=Path("right"))
+    update([scored], PARAMS, Call(out=Path("right")))
     rows = chain.rows(scored)
     pictures = {row["group_index"]: (row["image"], row["image_sha256"]) for row in rows}
 
@@ -220,7 +227,7 @@ def test_the_image_of_the_shard_is_the_one_learned_from(scored: Path) -> None:
         image, digest = pictures[(row["group_index"] + 1) % 10]
         return {**row, "image": image, "image_sha256": digest}
 
-    update([rewrite(scored, "swapped.parquet", swap)], PARAMS, out=Path("swapped"))
+    update([rewrite(scored, "swapped.parquet", swap)], PARAMS, Call(out=Path("swapped")))
     assert chain.file_bytes(Path("right/solver")) != chain.file_bytes(Path("swapped/solver"))
 
 
@@ -253,17 +260,20 @@ def test_the_recorded_policy_is_needed(scored: Path, workdir: Path) -> None:
     second = iteration(Path("it2"), policy)
     assert chain.metadata(second)["policy"] == {"step": 10, "sha256": fingerprint(policy)}
     questions = [Path("it2/questions.parquet")]
-    for stage in (lambda p: rollout(questions, fake(), policy=p, force=True), lambda p: update([second], PARAMS, p)):
+    for stage in (
+        lambda p: rollout(questions, RolloutParams(sampling=fake()), Call(policy=p, force=True)),
+        lambda p: update([second], PARAMS, Call(policy=p)),
+    ):
         with pytest.raises(UsageError, match="policy at step 10; name its folder"):
             stage(None)
-    update([scored], UpdateParams(lr=2e-3), out=Path("other"))
+    update([scored], UpdateParams(lr=2e-3), Call(out=Path("other")))
     with pytest.raises(DataError, match="not the policy that"):
-        update([second], PARAMS, policy=Path("other"))
+        update([second], PARAMS, Call(policy=Path("other")))
     with pytest.raises(DataError, match=r"not the policy that .* made with .the base model"):
-        update([scored], PARAMS, policy=policy, out=Path("third"))
+        update([scored], PARAMS, Call(policy=policy, out=Path("third")))
     with pytest.raises(UsageError, match="is the policy that is being updated"):
-        update([second], PARAMS, policy=policy, out=policy, force=True)
-    update([second], PARAMS, policy=policy)
+        update([second], PARAMS, Call(policy=policy, out=policy, force=True))
+    update([second], PARAMS, Call(policy=policy))
     assert open_policy(Path("it2/policy")).ref.step == 20
 
 
@@ -275,7 +285,11 @@ def test_policies_that_are_none(scored: Path, workdir: Path, other_model_dir: Pa
         open_policy(Path("empty"))
     policy = update([scored], PARAMS).path
     with pytest.raises(DataError, match="not the model that the input or the policy was made with"):
-        propose(Path("pool"), fake(), policy=policy, model=str(other_model_dir), out=Path("q.parquet"))
+        propose(
+            Path("pool"),
+            ProposeParams(sampling=fake()),
+            Call(policy=policy, model=str(other_model_dir), out=Path("q.parquet")),
+        )
     shutil.copytree(policy, "torn")
     (Path("torn/optimizer.safetensors")).unlink()
     with pytest.raises(DataError, match=r"optimizer\.safetensors cannot be read"):
@@ -296,7 +310,7 @@ def test_an_existing_policy_is_reused_or_protected(scored: Path) -> None:
     with pytest.raises(UsageError, match=r"params.lr: 0.001 → 0.01"):
         update([scored], UpdateParams(lr=1e-2))
     assert chain.file_bytes(Path("policy")) == before
-    update([scored], UpdateParams(lr=1e-2), force=True)
+    update([scored], UpdateParams(lr=1e-2), Call(force=True))
     assert chain.file_bytes(Path("policy")) != before
     assert not list(Path().glob(".policy*"))
 
@@ -306,14 +320,14 @@ def test_only_a_policy_is_ever_replaced(scored: Path, workdir: Path) -> None:
     before = chain.file_bytes(Path("it2"))
     for out in ("pool", "it2", ".", "..", "/"):
         with pytest.raises(UsageError, match="name a"):
-            update([second], PARAMS, policy=Path("policy"), out=Path(out), force=True)
+            update([second], PARAMS, Call(policy=Path("policy"), out=Path(out), force=True))
     with pytest.raises(UsageError, match="or holds it"):
-        update([second], PARAMS, policy=Path("policy"), out=Path("policy/../policy"), force=True)
+        update([second], PARAMS, Call(policy=Path("policy"), out=Path("policy/../policy"), force=True))
     assert chain.file_bytes(Path("it2")) == before and len(list(Path("pool").iterdir())) == 8
 
 
 def test_a_damaged_checkpoint_is_as_good_as_none(scored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    update([scored], PARAMS, out=Path("whole"))
+    update([scored], PARAMS, Call(out=Path("whole")))
     step, taken = Learner.step, 0
 
     def dies(self: Learner, *args: Any) -> dict[str, Any]:
@@ -325,11 +339,11 @@ def test_a_damaged_checkpoint_is_as_good_as_none(scored: Path, monkeypatch: pyte
 
     monkeypatch.setattr(Learner, "step", dies)
     with pytest.raises(KeyboardInterrupt):
-        update([scored], PARAMS, out=Path("again"), checkpoint_seconds=0)
+        update([scored], PARAMS, Call(out=Path("again")), checkpoint_seconds=0)
     [adapter] = Path(".again.partial").glob("step-*/proposer/adapter_model.safetensors")
     adapter.write_bytes(adapter.read_bytes()[:-9])
     monkeypatch.setattr(Learner, "step", step)
-    update([scored], PARAMS, out=Path("again"))
+    update([scored], PARAMS, Call(out=Path("again")))
     assert chain.file_bytes(Path("again")) == chain.file_bytes(Path("whole"))
 
 
@@ -361,7 +375,7 @@ def torchrun(*arguments: str, processes: int = 2) -> subprocess.CompletedProcess
 def test_two_processes_learn_what_one_does(scored: Path) -> None:
     """The groups of a step, an odd one out among them, are spread over the processes; files are written once."""
     one = UpdateParams(lr=1e-3, groups_per_step=3, proposer_every=2, kl_start=0.1)
-    update([scored], one, out=Path("one"))
+    update([scored], one, Call(out=Path("one")))
     options = ("--groups-per-step", "3", "--proposer-every", "2", "--kl-start", "0.1", "--lr", "1e-3", "--out", "two")
     run = torchrun("scored.parquet", *options)
     assert run.returncode == 0, run.stderr
@@ -391,7 +405,7 @@ def test_more_processes_than_groups_in_a_step_are_refused(scored: Path, monkeypa
 
 def test_a_damaged_checkpoint_leaves_no_trace(scored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A checkpoint is taken up whole or not at all: what it had loaded before the damage was found must not stay."""
-    update([scored], PARAMS, out=Path("whole"))
+    update([scored], PARAMS, Call(out=Path("whole")))
     with monkeypatch.context() as patch:
         patch.setattr("stages.shards.publish_directory", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
@@ -403,6 +417,6 @@ def test_a_damaged_checkpoint_leaves_no_trace(scored: Path, monkeypatch: pytest.
 
 
 def test_gradient_checkpointing_changes_no_bit(scored: Path) -> None:
-    update([scored], PARAMS, out=Path("kept"))
-    update([scored], PARAMS, out=Path("made-again"), gradient_checkpointing=True)
+    update([scored], PARAMS, Call(out=Path("kept")))
+    update([scored], replace(PARAMS, gradient_checkpointing=True), Call(out=Path("made-again")))
     assert chain.file_bytes(Path("kept")) == chain.file_bytes(Path("made-again"))

@@ -1,5 +1,6 @@
 import json as jsonlib
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -7,14 +8,16 @@ from typing import Annotated, Any
 import typer
 
 from ireasoner_cli import console, options
+from ireasoner_cli.config import is_default
 from ireasoner_cli.work import Work
+from stages.parameters.evaluate import TASK_TOKENS, EvalCall, EvalParams
 from stages.result import Result
 from stages.tasks import NAMES
 
-TOKENS, TASK_TOKENS = 256, 1024
 
-
+@options.declared
 def command(
+    context: typer.Context,
     benchmark: Annotated[
         list[Path] | None,
         typer.Argument(
@@ -23,51 +26,9 @@ def command(
             show_default="with --task: below --data, or the task's own data set on the hub",
         ),
     ] = None,
-    task: Annotated[
-        list[str] | None,
-        options.Option(
-            help=f"{', '.join(NAMES)}; all of them; or list, which shows splits, metrics and sizes. Can be repeated.",
-            show_default=False,
-        ),
-    ] = None,
-    data: Annotated[
-        Path | None,
-        options.Option(help="The folder of the tasks' downloads, in folders of their own.", show_default=False),
-    ] = None,
-    reasoning: Annotated[
-        bool,
-        options.Option(help="Ask in the Solver's prompt, or for the answer alone (tasks only)."),
-    ] = True,
-    samples: Annotated[
-        int, options.Option(min=1, help="Answers to each question; from two on also pass@k and majority@k.")
-    ] = 1,
-    out: options.Out = None,
-    model: options.FirstModel = None,
-    policy: options.Policy = None,
-    seed: options.Seed = 0,
-    limit: options.LimitRows = None,
-    shard: options.Shard = None,
-    prompt: options.Prompt = None,
-    temperature: options.Temperature = 0.0,
-    top_p: options.TopP = 1.0,
-    max_tokens: Annotated[
-        int | None,
-        options.Option(
-            min=1,
-            help="New tokens at most.",
-            show_default=f"{TOKENS}; {TASK_TOKENS} with --task",
-            rich_help_panel=options.SAMPLING_PANEL,
-        ),
-    ] = None,
-    min_pixels: options.MinPixels = None,
-    max_pixels: options.MaxPixels = None,
-    sampler: options.Sampler = None,
-    tensor_parallel: options.TensorParallel = 1,
-    gpu_memory_utilization: options.GpuMemory = None,
-    max_model_len: options.MaxModelLen = None,
-    batch_invariant: options.BatchInvariant = False,
-    force: options.Force = False,
-    dry_run: options.DryRun = False,
+    *,
+    params: EvalParams,
+    call: EvalCall,
     json: options.Json = False,
     config: options.Config = None,
     debug: options.Debug = False,
@@ -86,26 +47,23 @@ def command(
     judges; answers that no rule could read off count as wrong and are reported as a rate. Their output is
     eval-TASK.parquet in the working directory, or eval.parquet for several.
     """
-    names = _tasks(task or [])
+    names = _tasks(params.task or [])
     if "list" in names:
         _list_tasks(json)
         return None
     inputs = benchmark or []
-    _check(names, inputs, data, reasoning, prompt)
-    part = options.parse_part(shard) if shard else None
-    settings = options.sampling(
-        max_tokens or (TASK_TOKENS if names else TOKENS), temperature, top_p, prompt, sampler, min_pixels, max_pixels,
-        tensor_parallel, gpu_memory_utilization, max_model_len, batch_invariant, debug,
-    )  # fmt: skip
+    _check(names, inputs, params)
+    sampling = params.sampling
+    if names and is_default(context, "max_tokens"):
+        sampling = replace(sampling, decoding=replace(sampling.decoding, max_tokens=TASK_TOKENS))
+    params = replace(params, task=names, sampling=sampling)
     from stages.evaluate import evaluate
+    from stages.sampling import open_sampler
 
-    stage = partial(
-        evaluate, inputs, settings, samples, seed, policy, out, model, limit, part, force,
-        names=names, data=data, reasoning=reasoning, dry_run=dry_run,
-    )  # fmt: skip
-    if dry_run:
+    stage = partial(evaluate, inputs, params, call, engines=partial(open_sampler, debug=debug))
+    if call.dry_run:
         return Work(stage, partial(console.stage_result, as_json=json))
-    return Work(stage, partial(_show, whole=not limit and not part, json=json))
+    return Work(stage, partial(_show, whole=not call.limit and not call.shard, json=json))
 
 
 def _show(result: Result, whole: bool, json: bool) -> None:
@@ -128,18 +86,16 @@ def _tasks(asked: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _check(
-    names: Sequence[str], inputs: Sequence[Path], data: Path | None, reasoning: bool, prompt: Path | None
-) -> None:
+def _check(names: Sequence[str], inputs: Sequence[Path], params: EvalParams) -> None:
     if not names and not inputs:
         raise typer.BadParameter("name a benchmark's file, or a --task")
-    if not names and (data or not reasoning):
-        raise typer.BadParameter(f"{'--data' if data else '--no-reasoning'} goes with --task")
+    if not names and (params.data or not params.reasoning):
+        raise typer.BadParameter(f"{'--data' if params.data else '--no-reasoning'} goes with --task")
     if len(names) > 1 and inputs:
         raise typer.BadParameter("files can be named for one task at a time; several find theirs below --data")
-    if inputs and data:
+    if inputs and params.data:
         raise typer.BadParameter("the files are named already; --data is for finding them")
-    if prompt and not reasoning:
+    if params.sampling.prompt and not params.reasoning:
         raise typer.BadParameter("--no-reasoning has a prompt of its own; --prompt replaces the Solver's")
 
 

@@ -1,17 +1,12 @@
 import os
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from ireasoner_cli import console, options
 from ireasoner_cli.config import is_own
 from stages.errors import MadeDifferently, UsageError
-
-
-class Tracker(StrEnum):
-    wandb = "wandb"
 
 
 def command(
@@ -40,7 +35,7 @@ def command(
         options.Option(min=0, max=2**63 - 1, help="The run's seed.", show_default="[propose] seed, or 0"),
     ] = None,
     track: Annotated[
-        Tracker | None,
+        Literal["wandb"] | None,
         options.Option(help="Send the figures to a tracker, too (the extra `track`).", show_default=False),
     ] = None,
     json: options.Json = False,
@@ -78,6 +73,7 @@ def command(
         benchmark=benchmark,
         eval_every=eval_every,
         keep=keep,
+        debug=debug,
     )
     with Display(iterations) as view, tracking(track, out, view.say) as tracked:
         try:

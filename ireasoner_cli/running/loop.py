@@ -36,6 +36,7 @@ class Plan:
     benchmark: Path | None = None
     eval_every: int = 5
     keep: int = 3
+    debug: bool = False
 
     def folder(self, number: int) -> Path:
         return self.out / f"it{number:04d}"
@@ -91,7 +92,7 @@ class _Loop:
         self._prepare = prepare
         self._view = view
         self._track = track
-        self._engines = WarmEngine()
+        self._engines = WarmEngine(plan.debug)
         self.history: dict[int, Figures] = {}
         self.base_accuracy: float | None = None
 

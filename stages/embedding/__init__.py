@@ -5,12 +5,11 @@ where there is nothing to embed.
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
 
-EmbeddingName = Literal["static", "hidden"]
 TOKENS_PER_STEP = 64  # the first so many represent it
 
 

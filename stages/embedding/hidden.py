@@ -22,8 +22,8 @@ from stages.learning.learner import forbidden_in
 from stages.learning.model import PolicyModel
 from stages.models.device import memory_bounded
 from stages.models.finding import Model
+from stages.parameters.sampling import Pixels
 from stages.policy import Policy
-from stages.sampling import Pixels
 
 COLUMNS = (
     *("group_id", "role", "sample_index", "image", "image_sha256"),

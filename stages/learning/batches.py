@@ -11,7 +11,7 @@ from stages.contract import PROPOSER, SOLVER, Metadata, Role
 from stages.errors import DataError
 from stages.learning.learner import Learner, TrainingGroup, forbidden_in
 from stages.models.finding import Model
-from stages.sampling import Pixels
+from stages.parameters.sampling import Pixels
 
 Group = list[dict[str, Any]]
 

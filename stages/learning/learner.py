@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -19,26 +19,13 @@ from stages.learning.passes import TOKENS_PER_PASS, packed
 from stages.learning.ranks import Ranks
 from stages.models.device import memory_bounded, repeatable
 from stages.models.finding import Model
+from stages.parameters.update import UpdateParams
 from stages.policy import OPTIMIZER_FILE, PolicyState, RoleState, read_state
 
 ROLES: tuple[Role, ...] = (SOLVER, PROPOSER)
 WEIGHT_DECAY = 0.01
 MAX_GRAD_NORM = 1.0
 MOMENTS = ("exp_avg", "exp_avg_sq")
-
-
-@dataclass(frozen=True)
-class UpdateParams:
-    """The settings of an update, by the names of their options."""
-
-    lr: float = 1e-6
-    groups_per_step: int = 1
-    proposer_every: int = 5
-    baseline: Literal["ema", "group"] = "ema"
-    kl_start: float = 1e-3
-    kl_target: float = 0.02
-    kl_min: float = 1e-8
-    limit: int | None = None
 
 
 @dataclass(frozen=True)
@@ -79,14 +66,13 @@ class Learner:
         model: Model,
         params: UpdateParams,
         seed: int,
-        gradient_checkpointing: bool = False,
         ranks: Ranks | None = None,
     ) -> None:
         """A fresh policy at step 0, its adapters untouched."""
         self.params = params
         self.ranks = ranks or Ranks()
-        self.model = PolicyModel(model, seed, gradient_checkpointing)
-        saving = "" if gradient_checkpointing else "use --gradient-checkpointing, or "
+        self.model = PolicyModel(model, seed, params.gradient_checkpointing)
+        saving = "" if params.gradient_checkpointing else "use --gradient-checkpointing, or "
         self._memory_advice = f"{saving}sample with a smaller --max-pixels"
         self.roles: dict[Role, RoleState] = dict.fromkeys(ROLES, RoleState(Baseline(), params.kl_start))
         self._optimizers = {

@@ -18,8 +18,8 @@ from stages.learning.passes import TOKENS_PER_PASS, packed
 from stages.models.finding import Model
 from stages.models.loading import load_base
 from stages.models.prompting import PromptBuilder
+from stages.parameters.sampling import Pixels
 from stages.policy import ADAPTER_FILE, LORA_ALPHA, LORA_RANK, LORA_TARGETS
-from stages.sampling import Pixels
 
 
 def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:

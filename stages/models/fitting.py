@@ -6,7 +6,7 @@ from math import prod
 from stages.errors import EngineError
 from stages.models.finding import Model
 from stages.models.untrusted import tensor_headers
-from stages.sampling import EngineOptions
+from stages.parameters.sampling import EngineOptions
 
 GPU_MEMORY_UTILIZATION = 0.92  # vLLM's own default
 BYTES_A_WEIGHT = {"F32": 2, "F16": 2, "BF16": 2}  # as bfloat16; of quantised ones, at least 1

@@ -10,7 +10,7 @@ from PIL.Image import Image
 from stages.errors import EngineError, UsageError
 from stages.models.finding import Model
 from stages.models.loading import prepare_transformers
-from stages.sampling import Pixels
+from stages.parameters.sampling import Pixels
 
 
 def pixel_settings(pixels: Pixels) -> dict[str, int]:

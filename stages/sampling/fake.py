@@ -4,7 +4,8 @@ import random
 from collections.abc import Iterable, Iterator
 
 from stages.models.finding import Model
-from stages.sampling import Decoding, Request, Sample
+from stages.parameters.sampling import Decoding
+from stages.sampling.interface import Request, Sample
 
 
 class FakeSampler:

@@ -1,27 +1,17 @@
-"""What the stages that sample have in common: their settings, what they record, and rows meeting their samples."""
+"""What the stages that sample have in common: how they ask, what they record, and rows meeting their samples."""
 
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from stages.contract import Role
-from stages.models.finding import Model
+from stages.job import Start
+from stages.parameters.sampling import Decoding, SamplerName, Sampling
 from stages.prompts import load_prompt
-from stages.sampling import (
-    Decoding,
-    EngineOptions,
-    Engines,
-    Pixels,
-    Request,
-    Sample,
-    Sampler,
-    SamplerName,
-    open_sampler,
-    resolve_sampler,
-)
+from stages.sampling.interface import Engines, Request, Sample, Sampler
+from stages.sampling.opening import resolve_sampler
 
 Row = dict[str, Any]
 T = TypeVar("T")
@@ -30,47 +20,30 @@ NOT_FINITE = "a log-probability is not finite"
 
 
 @dataclass(frozen=True)
-class SamplingParams:
-    """How completions were sampled, as a shard records it. `prompt` is the prompt's text."""
+class Asking:
+    """How a stage asks: its sampling settings, with what they leave to the model folder and to the machine settled."""
 
+    role: Role
+    start: Start
+    settings: Sampling
     prompt: str
     sampler: SamplerName
-    temperature: float
-    top_p: float
-    max_tokens: int
-    min_pixels: int | None
-    max_pixels: int | None
 
+    @staticmethod
+    def settled(role: Role, start: Start, settings: Sampling) -> "Asking":
+        """Raises UsageError as `load_prompt` and `resolve_sampler` do."""
+        prompt = load_prompt(role, start.model.path, settings.prompt)
+        return Asking(role, start, settings, prompt, resolve_sampler(settings.sampler))
 
-@dataclass(frozen=True)
-class SamplingSettings:
-    """How the user wants completions sampled; None leaves the choice to the model folder or the machine."""
+    def recorded(self) -> dict[str, Any]:
+        """What a shard records of it, beside the settings."""
+        return {"prompt": self.prompt, "sampler": self.sampler}
 
-    max_tokens: int
-    temperature: float = 1.0
-    top_p: float = 1.0
-    prompt: Path | None = None
-    sampler: SamplerName | None = None
-    pixels: Pixels = field(default_factory=Pixels)
-    engine: EngineOptions = field(default_factory=EngineOptions)
-
-    def resolve(self, role: Role, model: Model) -> SamplingParams:
-        return SamplingParams(
-            prompt=load_prompt(role, model.path, self.prompt),
-            sampler=resolve_sampler(self.sampler),
-            temperature=self.temperature,
-            top_p=self.top_p,
-            max_tokens=self.max_tokens,
-            min_pixels=self.pixels.min_pixels,
-            max_pixels=self.pixels.max_pixels,
-        )
-
-    def open(self, model: Model, adapter: Path | None, engines: Engines = open_sampler, max_images: int = 1) -> Sampler:
-        return engines(resolve_sampler(self.sampler), model, adapter, self.pixels, self.engine, max_images)
-
-    @property
-    def decoding(self) -> Decoding:
-        return Decoding(self.temperature, self.top_p, self.max_tokens)
+    def open(self, engines: Engines, max_images: int = 1) -> Sampler:
+        """The engine, with the role's adapter. Raises EngineError as it does."""
+        adapter = self.start.policy.adapter(self.role)
+        settings = self.settings
+        return engines(self.sampler, self.start.model, adapter, settings.pixels, settings.engine, max_images)
 
 
 def with_samples(

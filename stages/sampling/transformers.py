@@ -10,7 +10,8 @@ from stages.models.device import memory_bounded
 from stages.models.finding import Model
 from stages.models.loading import load_base
 from stages.models.prompting import PromptBuilder
-from stages.sampling import Decoding, Pixels, Request, Sample
+from stages.parameters.sampling import Decoding, Pixels
+from stages.sampling.interface import Request, Sample
 
 
 class TransformersSampler:

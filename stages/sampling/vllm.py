@@ -15,9 +15,10 @@ from stages.models.finding import Model
 from stages.models.fitting import check_build, check_fit
 from stages.models.loading import prepare_transformers
 from stages.models.prompting import PromptBuilder, pixel_settings
+from stages.parameters.sampling import Decoding, EngineOptions, Pixels
 from stages.policy import LORA_RANK
-from stages.sampling import Decoding, EngineOptions, Pixels, Request, Sample
 from stages.sampling.engine_log import EngineLog
+from stages.sampling.interface import Request, Sample
 
 IN_FLIGHT = 512  # requests the engine holds at a time: enough to keep it full, few enough to bound the images
 
@@ -33,13 +34,14 @@ class VllmSampler:
         options: EngineOptions,
         max_images: int = 1,
         warm: bool = False,
+        debug: bool = False,
     ) -> None:
-        """A `warm` engine can `use` other adapters later, and `sleep`."""
-        _prepare_environment(options)
+        """A `warm` engine can `use` other adapters later, and `sleep`; with `debug` its logs are shown."""
+        _prepare_environment(options, debug)
         self._prompts = PromptBuilder(model, pixels)
         self._forbidden = model.forbidden_tokens
         self._tokenizer = model.tokenizer
-        self._log = EngineLog(shown=options.debug)
+        self._log = EngineLog(shown=debug)
         try:
             with interrupts.not_swallowed(), self._log.of_children():
                 self._start(model, adapter is not None or warm, pixels, options, max_images, warm)
@@ -199,17 +201,17 @@ class VllmSampler:
             return self._llm.llm_engine.step()
 
 
-def _prepare_environment(options: EngineOptions) -> None:
+def _prepare_environment(options: EngineOptions, debug: bool) -> None:
     """Settings that vLLM and torch read when they are imported; what the user has set stays."""
     quiet = {
         "VLLM_NO_USAGE_STATS": "1",
-        "TORCH_CPP_LOG_LEVEL": "WARNING" if options.debug else "ERROR",
-        "VLLM_LOGGING_LEVEL": "INFO" if options.debug else "ERROR",
+        "TORCH_CPP_LOG_LEVEL": "WARNING" if debug else "ERROR",
+        "VLLM_LOGGING_LEVEL": "INFO" if debug else "ERROR",
         "VLLM_CPU_KVCACHE_SPACE": "2",
     }
     for name, value in quiet.items():
         os.environ.setdefault(name, value)
-    if not options.debug:
+    if not debug:
         warnings.simplefilter("ignore")
         logging.getLogger("vllm").setLevel(logging.ERROR)  # until vLLM sets up its own logging
     prepare_transformers()

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.models.finding import Model
-from stages.sampling import EngineOptions, Pixels, Sampler, SamplerName, open_sampler
+from stages.parameters.sampling import EngineOptions, Pixels, SamplerName
+from stages.sampling.interface import Sampler
+from stages.sampling.opening import open_sampler
 
 if TYPE_CHECKING:
     from stages.sampling.vllm import VllmSampler
@@ -15,7 +17,8 @@ class WarmEngine:
     """Called as `open_sampler` is, and with the same rows to come: keeps the engine it has opened as long as the same
     model, bounds on pixels and device settings are asked for. Samplers other than vLLM are opened each time."""
 
-    def __init__(self) -> None:
+    def __init__(self, debug: bool = False) -> None:
+        self._debug = debug
         self._engine: VllmSampler | None = None
         self._asked: tuple[object, ...] = ()
         self._max_images = 1
@@ -31,7 +34,7 @@ class WarmEngine:
     ) -> Sampler:
         """Raises as `open_sampler` does."""
         if name != "vllm":
-            return open_sampler(name, model, adapter, pixels, options, max_images)
+            return open_sampler(name, model, adapter, pixels, options, max_images, self._debug)
         from stages.sampling.vllm import VllmSampler
 
         asked = (model.ref, pixels, options)
@@ -39,7 +42,7 @@ class WarmEngine:
             self._engine = None  # first: a device seldom holds two
             gc.collect()
             self._max_images = max(max_images, self._max_images)
-            self._engine = VllmSampler(model, adapter, pixels, options, self._max_images, warm=True)
+            self._engine = VllmSampler(model, adapter, pixels, options, self._max_images, warm=True, debug=self._debug)
             self._asked = asked
         self._engine.use(adapter)
         return self._engine

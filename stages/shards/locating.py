@@ -20,6 +20,19 @@ class Part:
     index: int = 1
     count: int = 1
 
+    @staticmethod
+    def of(text: str | None) -> "Part | None":
+        """Of `I/N`, 1 ≤ I ≤ N. Raises UsageError for anything else."""
+        if text is None:
+            return None
+        match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text.strip())
+        if not match or not 1 <= int(match[1]) <= int(match[2]):
+            raise UsageError(f"--shard {text}: not I/N with I from 1 to N, such as 1/4")
+        return Part(int(match[1]), int(match[2]))
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
     def bounds(self, total: int) -> tuple[int, int]:
         """First and one-past-last of this block of `total` things."""
         return (self.index - 1) * total // self.count, self.index * total // self.count
@@ -29,11 +42,12 @@ class Part:
         return f"part-{self.index}-of-{self.count}.parquet"
 
 
-def output_path(out: Path | None, default: str, inputs: Sequence[Path], part: Part | None) -> Path:
+def output_path(out: Path | None, default: str, inputs: Sequence[Path], shard: str | None = None) -> Path:
     """The file a stage writes: `--out`, or the stage's own name (`default`, without suffix) beside its input.
 
-    Raises UsageError for a shard of a single file, and for an output that is the input.
+    Raises UsageError for a `shard` (I/N) of a single file, and for an output that is the input.
     """
+    part = Part.of(shard)
     if out is None:
         beside = inputs[0].parent if inputs else Path()
         as_directory = part is not None or (bool(inputs) and inputs[0].is_dir())

@@ -72,10 +72,10 @@ class Shards:
                     previous = (group, sample if role == SOLVER else -1)
         return ascending, len(where)
 
-    def tables(self, size: int, first: int = 0, last: int | None = None) -> Iterator[pa.Table]:
-        """Tables of `size` whole groups each (fewer where they are large, and at the end), from group `first` up to
-        `last`."""
-        last = self.group_count if last is None else last
+    def tables(self, size: int, places: range | None = None) -> Iterator[pa.Table]:
+        """Tables of `size` whole groups each (fewer where they are large, and at the end): of all groups, or of those
+        at consecutive `places`."""
+        first, last = (places.start, places.stop) if places is not None else (0, None)
         pending: list[pa.Table] = []
         pending_bytes = 0
         for group in islice(self._whole_groups(), first, last):
@@ -87,9 +87,9 @@ class Shards:
         if pending:
             yield pa.concat_tables(pending).combine_chunks()
 
-    def groups(self, first: int = 0, last: int | None = None) -> Iterator[list[dict[str, Any]]]:
+    def groups(self, places: range | None = None) -> Iterator[list[dict[str, Any]]]:
         """The rows of each group as dicts: the proposer's, then the solver's."""
-        for table in self.tables(1, first, last):
+        for table in self.tables(1, places):
             yield table.to_pylist()
 
     def _whole_groups(self) -> Iterator[pa.Table]:

@@ -1,17 +1,24 @@
 """A shard or a policy made again from its own lineage, and compared with what is there."""
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from stages import shards
 from stages.contract import SCHEMAS, Metadata
 from stages.errors import DataError, UsageError
-from stages.sampling import Pixels
-from stages.sampling.rows import SamplingSettings
+from stages.parameters import Call, from_recorded
+from stages.parameters.evaluate import EvalParams
+from stages.parameters.propose import ProposeParams
+from stages.parameters.rollout import RolloutParams
+from stages.parameters.score import ScoreParams
+from stages.parameters.update import UpdateParams
+from stages.result import Result
 
+P = TypeVar("P", bound=Any)
 SAME_LOGPROB = 1e-4
 
 
@@ -52,59 +59,54 @@ def replay(lineage: Lineage, scratch: Path) -> str:
 
 
 def _make(lineage: Lineage, out: Path, part: shards.Part | None, scratch: Path) -> None:
-    metadata, inputs, start = lineage.metadata, list(lineage.inputs), lineage.policy
-    params = metadata.params
-    if metadata.stage == "score":
-        from stages.score import ScoreParams, score
+    metadata, params = lineage.metadata, lineage.metadata.params
+    call = Call(
+        out=out,
+        model=metadata.model.name,
+        policy=lineage.policy,
+        seed=metadata.seed,
+        limit=params["limit"],
+        shard=str(part) if part else None,
+    )
+    stage, own = _stage(lineage, scratch)
+    stage(own, call)
 
-        score(inputs, ScoreParams(**_own(params, ScoreParams)), out, metadata.model.name, policy=start)
-    elif metadata.stage == "update":
-        from stages.update import UpdateParams, update
 
-        update(inputs, UpdateParams(**_own(params, UpdateParams)), start, out, metadata.model.name)
-    elif metadata.stage == "propose":
+def _stage(lineage: Lineage, scratch: Path) -> tuple[Callable[..., Result], Any]:
+    """The stage, which knows its inputs, and its parameters."""
+    inputs, params = list(lineage.inputs), lineage.metadata.params
+    if lineage.metadata.stage == "score":
+        from stages.score import score
+
+        return partial(score, inputs), from_recorded(ScoreParams(), params)
+    if lineage.metadata.stage == "update":
+        from stages.update import update
+
+        return partial(update, inputs), from_recorded(UpdateParams(), params)
+    if lineage.metadata.stage == "propose":
         from stages.propose import propose
 
-        propose(
-            inputs[0] if inputs[0].is_dir() or len(inputs) == 1 else inputs[0].parent,
-            _settings(params, scratch),
-            params["groups"], metadata.seed, params["embed_images"], start, out,
-            metadata.model.name, params["limit"], part,
-        )  # fmt: skip
-    elif metadata.stage == "rollout":
+        pool = inputs[0] if inputs[0].is_dir() or len(inputs) == 1 else inputs[0].parent
+        return partial(propose, pool), _sampled(ProposeParams(), params, scratch)
+    if lineage.metadata.stage == "rollout":
         from stages.rollout import rollout
 
-        rollout(
-            inputs, _settings(params, scratch), params["samples"], start, out,
-            metadata.model.name, params["limit"], part,
-        )  # fmt: skip
-    else:
-        from stages.evaluate import evaluate
+        return partial(rollout, inputs), _sampled(RolloutParams(), params, scratch)
+    from stages.evaluate import evaluate
 
-        tasks = params.get("tasks", [])
-        if len(tasks) > 1:
-            raise UsageError(f"{lineage.output}: holds {len(tasks)} tasks; only an evaluation of one can be made again")
-        evaluate(
-            inputs, _settings(params, scratch), params["samples"], metadata.seed, start, out,
-            metadata.model.name, params["limit"], part, names=tasks, reasoning=params.get("reasoning", True),
-        )  # fmt: skip
+    tasks = params.get("tasks", [])
+    if len(tasks) > 1:
+        raise UsageError(f"{lineage.output}: holds {len(tasks)} tasks; only an evaluation of one can be made again")
+    asked = EvalParams(task=tasks, reasoning=params.get("reasoning", True))
+    return partial(evaluate, inputs), _sampled(asked, params, scratch)
 
 
-def _own(params: dict[str, Any], kind: Any) -> dict[str, Any]:
-    return {field.name: params[field.name] for field in fields(kind) if field.name in params}
-
-
-def _settings(params: dict[str, Any], scratch: Path) -> SamplingSettings:
+def _sampled(params: P, recorded: dict[str, Any], scratch: Path) -> P:
+    """`params` as recorded, the prompt's text in a file of its own."""
     prompt = scratch / "prompt.txt"
-    prompt.write_text(params["prompt"], encoding="utf-8")
-    return SamplingSettings(
-        max_tokens=params["max_tokens"],
-        temperature=params["temperature"],
-        top_p=params["top_p"],
-        prompt=prompt,
-        sampler=params["sampler"],
-        pixels=Pixels(params["min_pixels"], params["max_pixels"]),
-    )
+    prompt.write_text(recorded["prompt"], encoding="utf-8")
+    found = from_recorded(params, recorded)
+    return replace(found, sampling=replace(found.sampling, prompt=prompt, sampler=recorded["sampler"]))
 
 
 # --------------------------------------------------------------------------------------------- comparing

@@ -19,7 +19,7 @@ class Ours:
     name = "ireasoner"
 
     def __init__(self, model: Model, example: Example, gradient_checkpointing: bool = False) -> None:
-        self._learner = Learner(model, UpdateParams(), seed=0, gradient_checkpointing=gradient_checkpointing)
+        self._learner = Learner(model, UpdateParams(gradient_checkpointing=gradient_checkpointing), seed=0)
         self._example = example
 
     def step(self, context: AbstractContextManager[Any]) -> None:

@@ -23,9 +23,12 @@ from stages import shards
 from stages.contract import SOLVER
 from stages.embedding.static import StaticEmbedder
 from stages.models.finding import find_model
+from stages.parameters import Call
+from stages.parameters.rollout import RolloutParams
+from stages.parameters.sampling import Decoding
 from stages.rollout import rollout
-from stages.sampling import Decoding
-from stages.sampling.rows import SamplingSettings
+from stages.sampling import open_sampler
+from stages.sampling.rows import Asking
 from tests import chain
 from tests.benchmarks.learner import say, show
 from tests.benchmarks.plain_score import PlainScorer, questions
@@ -56,8 +59,8 @@ def race_rollout(groups: int, repetitions: int) -> list[dict[str, Any]]:
     written = [chain.group(index, f"pool/{index}.png", []) for index in range(groups)]
     asked = chain.write_shard(Path("questions.parquet"), written, "propose")
     model = find_model("model")
-    settings = SamplingSettings(max_tokens=MAX_TOKENS, sampler="vllm")
-    sampler = settings.open(model, None)
+    settings = chain.sampling("vllm", max_tokens=MAX_TOKENS)
+    sampler = open_sampler("vllm", model, None, settings.pixels, settings.engine)
     requests: list[Any] = []
     real_sample = type(sampler).sample
 
@@ -65,15 +68,21 @@ def race_rollout(groups: int, repetitions: int) -> list[dict[str, Any]]:
         requests.extend(source := list(source))
         return real_sample(self, source, decoding)
 
-    with mock.patch.object(SamplingSettings, "open", lambda *_: sampler):
+    with mock.patch.object(Asking, "open", lambda *_: sampler):
         with mock.patch.object(type(sampler), "sample", keep):
-            rollout([asked], settings, SAMPLES, out=Path("first.parquet"))
+            rollout([asked], RolloutParams(samples=SAMPLES, sampling=settings), Call(out=Path("first.parquet")))
         tokens = sum(len(row["token_ids"]) for row in chain.rows(Path("first.parquet")) if row["role"] == SOLVER)
         times: dict[str, list[float]] = {"ireasoner rollout": [], "bare vLLM": []}
         for repetition in range(repetitions):
             times["bare vLLM"].append(timed(lambda: _bare(sampler, requests)))
             times["ireasoner rollout"].append(
-                timed(lambda: rollout([asked], settings, SAMPLES, out=Path("again.parquet"), force=True))
+                timed(
+                    lambda: rollout(
+                        [asked],
+                        RolloutParams(samples=SAMPLES, sampling=settings),
+                        Call(out=Path("again.parquet"), force=True),
+                    )
+                )
             )
             say(f"  {repetition + 1}/{repetitions} " + ", ".join(f"{n}: {t[-1]:.2f} s" for n, t in times.items()))
     bare = statistics.median(times["bare vLLM"])
@@ -214,7 +223,8 @@ def share_score(groups: int) -> list[dict[str, Any]]:
 SCORE = """
 import sys, time
 from pathlib import Path
-from stages.score import ScoreParams, score
+from stages.parameters.score import ScoreParams
+from stages.score import score
 started = time.perf_counter()
 score([Path(sys.argv[1])], ScoreParams(no_warmup=True), out=Path("scored.parquet"), force=True)
 seconds = time.perf_counter() - started

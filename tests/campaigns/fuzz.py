@@ -138,7 +138,8 @@ def _score(texts: list[str], folder: Path) -> tuple[Path, int]:
     """The scored shard of `texts` in groups of five, and how many groups these are."""
     import pyarrow.parquet as pq
 
-    from stages.score import ScoreParams, score
+    from stages.parameters.score import ScoreParams
+    from stages.score import score
     from tests import chain
     from tests.conftest import build_tiny_model, draw
 

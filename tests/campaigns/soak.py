@@ -18,9 +18,13 @@ from pathlib import Path
 from statistics import median
 
 from stages.learning.learner import UpdateParams
+from stages.parameters import Call
+from stages.parameters.propose import ProposeParams
+from stages.parameters.rollout import RolloutParams
+from stages.parameters.score import ScoreParams
 from stages.propose import propose
 from stages.rollout import rollout
-from stages.score import ScoreParams, score
+from stages.score import score
 from stages.update import update
 from tests import chain
 from tests.conftest import build_tiny_model, draw
@@ -30,11 +34,13 @@ GROWTH_MIB, SLOWDOWN = 30.0, 1.25  # allowed from the second fifth of the run to
 
 def iterate(folder: Path, policy: Path | None) -> Path:
     questions = propose(
-        Path("pool"), chain.fake(max_tokens=128), 4, policy=policy, model="model", out=folder / "questions.parquet"
+        Path("pool"),
+        ProposeParams(groups=4, sampling=chain.fake(max_tokens=128)),
+        Call(policy=policy, model="model", out=folder / "questions.parquet"),
     )
-    rollouts = rollout([questions.path], chain.fake(), samples=3, policy=policy)
+    rollouts = rollout([questions.path], RolloutParams(samples=3, sampling=chain.fake()), Call(policy=policy))
     scored = score([rollouts.path], ScoreParams(no_warmup=True))
-    return update([scored.path], UpdateParams(lr=1e-5), policy=policy).path
+    return update([scored.path], UpdateParams(lr=1e-5), Call(policy=policy)).path
 
 
 def resident_mib() -> float:

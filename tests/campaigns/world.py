@@ -20,9 +20,14 @@ from stages import shards
 from stages.evaluate import evaluate
 from stages.learning.learner import Learner, UpdateParams
 from stages.models.finding import find_model
+from stages.parameters import Call
+from stages.parameters.evaluate import EvalParams
+from stages.parameters.propose import ProposeParams
+from stages.parameters.rollout import RolloutParams
+from stages.parameters.score import ScoreParams
 from stages.propose import propose
 from stages.rollout import rollout
-from stages.score import ScoreParams, score
+from stages.score import score
 from stages.update import update
 from tests import chain
 from tests.conftest import build_tiny_model, draw
@@ -80,15 +85,21 @@ def lay_out(groups: int) -> dict[str, Stage]:
     shards.write_table(Path("benchmark.parquet"), pa.Table.from_pylist(questions))
     return {
         "questions.parquet": lambda out: propose(
-            Path("pool"), chain.fake(max_tokens=128), groups, model="model", out=out
+            Path("pool"),
+            ProposeParams(groups=groups, sampling=chain.fake(max_tokens=128)),
+            Call(model="model", out=out),
         ),
-        "rollouts.parquet": lambda out: rollout([whole / "questions.parquet"], chain.fake(), out=out),
-        "scored.parquet": lambda out: score([whole / "rollouts.parquet"], ScoreParams(no_warmup=True), out=out),
+        "rollouts.parquet": lambda out: rollout(
+            [whole / "questions.parquet"], RolloutParams(sampling=chain.fake()), Call(out=out)
+        ),
+        "scored.parquet": lambda out: score([whole / "rollouts.parquet"], ScoreParams(no_warmup=True), Call(out=out)),
         "policy": lambda out: update(
-            [whole / "scored.parquet"], UpdateParams(lr=1e-3, limit=12), out=out, checkpoint_seconds=0
+            [whole / "scored.parquet"], UpdateParams(lr=1e-3), Call(limit=12, out=out), checkpoint_seconds=0
         ),
         "eval.parquet": lambda out: evaluate(
-            [Path("benchmark.parquet")], chain.fake(), policy=whole / "policy", model="model", out=out
+            [Path("benchmark.parquet")],
+            EvalParams(sampling=chain.fake()),
+            Call(policy=whole / "policy", model="model", out=out),
         ),
     }
 

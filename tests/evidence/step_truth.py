@@ -35,11 +35,11 @@ from stages.embedding.hidden import COLUMNS, HiddenEmbedder, centred, token_span
 from stages.embedding.static import StaticEmbedder
 from stages.errors import DataError, StageError, UsageError
 from stages.models.finding import Model, find_model, locate_model
+from stages.parameters.sampling import Pixels
 from stages.parsing import parse_completion
 from stages.policy import Policy, open_policy, recorded_policy
 from stages.rewards.leave_one_out import leave_one_out
 from stages.rewards.step import step_reward
-from stages.sampling import Pixels
 from stages.score import ScoreParams, score_block
 from tests.evidence import records
 from tests.evidence.separation import Separation, area, pairs, resampled

@@ -1,0 +1,149 @@
+"""What every stage does, once: which model and policy it works with, whether its output is there already, what of it is
+left to do, and where the rows go.
+
+A stage names its inputs, its parameters and its rows:
+
+    job = Job("rollout", call, Start.recorded(call, questions), output=…, params=…, …)
+    if there := job.there():
+        return there
+    with job.writing(TRAJECTORY, progress) as rollouts, rollouts.using(load) as model:
+        for group in …[rollouts.left]: rollouts.write(group)
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow as pa
+
+from stages import shards
+from stages.contract import InputRef, Metadata, ModelRef
+from stages.models.finding import DEFAULT_MODEL, Model, locate_model
+from stages.parameters import Call
+from stages.policy import Policy, check_model, open_policy, recorded_policy
+from stages.progress import Progress
+from stages.result import Result
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Start:
+    """The model and the policy that a stage works with."""
+
+    model: Model
+    policy: Policy
+
+    @staticmethod
+    def chosen(call: Call) -> "Start":
+        """Of a stage that begins a chain: the policy that is asked for, and the model it was trained on.
+
+        Raises UsageError, DataError and EngineError as `open_policy` and `locate_model` do.
+        """
+        policy = open_policy(call.policy)
+        model = locate_model(call.model, policy.state.model if policy.state else ModelRef(DEFAULT_MODEL))
+        return Start(model, policy)
+
+    @staticmethod
+    def recorded(call: Call, source: shards.Shards) -> "Start":
+        """Of a stage that goes on with one: the policy and the model that `source` was made with.
+
+        Raises UsageError, DataError and EngineError as `recorded_policy`, `locate_model` and `check_model` do.
+        """
+        policy = recorded_policy(call.policy, source.metadata.policy, source.files[0])
+        model = locate_model(call.model, source.metadata.model)
+        check_model(policy, model.ref)
+        return Start(model, policy)
+
+
+class Job:
+    """One output of a stage, to be made as `call` asks.
+
+    `params` are what shapes its rows, `total` is how many of `unit` there are to do, of which `todo` in this part.
+    """
+
+    def __init__(
+        self,
+        stage: str,
+        call: Call,
+        start: Start,
+        *,
+        output: Path,
+        params: dict[str, Any],
+        seed: int,
+        inputs: tuple[InputRef, ...],
+        total: int,
+        unit: str = "groups",
+    ) -> None:
+        self.call = call
+        self.start = start
+        self.output = output
+        self.metadata = Metadata(
+            stage=stage,
+            params={**params, "limit": call.limit},
+            seed=seed,
+            inputs=inputs,
+            model=start.model.ref,
+            policy=start.policy.ref,
+        )
+        part = shards.Part.of(call.shard) or shards.Part()
+        self.todo = range(*part.bounds(total))
+        self._unit = unit
+
+    def there(self, requests: Callable[[range], int] | None = None) -> Result | None:
+        """The result, where nothing is to be made: the output is there, or a dry run only asks what would be done.
+
+        `requests` says how many samples it would take to do what is left. Raises UsageError when something else is in
+        the output's place, DataError when it is damaged.
+        """
+        if self.is_done():
+            return Result(self.output, reused=True)
+        if not self.call.dry_run:
+            return None
+        done = min(self.left_over(), len(self.todo))
+        summary = shards.plan(self.output, self.metadata, self._unit, len(self.todo), done)
+        return Result(self.output, summary=summary | ({"requests": requests(self.todo[done:])} if requests else {}))
+
+    def is_done(self) -> bool:
+        return shards.is_done(self.output, self.metadata, self.call.force, tidy=not self.call.dry_run)
+
+    def left_over(self) -> int:
+        """How much an interrupted run has left to be taken up."""
+        return shards.left_over(self.output, self.metadata, self.call.force)
+
+    @contextmanager
+    def writing(self, schema: pa.Schema, progress: Progress) -> Iterator["Writing"]:
+        """Within, the output is being made; it appears when the block ends without an exception."""
+        with shards.Output(self.output, schema, self.metadata, self.call.force, progress) as output:
+            yield Writing(output, self.todo[output.done :], len(self.todo), self.metadata.stage, self._unit, progress)
+
+
+class Writing:
+    """An output in the making. `left` are the places of what is still to be written."""
+
+    def __init__(
+        self, output: shards.Output, left: range, total: int, stage: str, unit: str, progress: Progress
+    ) -> None:
+        self.left = left
+        self._output = output
+        self._total = total
+        self._stage = stage
+        self._unit = unit
+        self._progress = progress
+        self._advance: Callable[[int], None] = lambda done: None
+
+    @contextmanager
+    def using(self, load: Callable[[], T]) -> Iterator[T]:
+        """Loads the model that the rows come from; within, progress is shown."""
+        with self._progress.busy("loading the model"):
+            loaded = load()
+        with self._progress.track(self._stage, self._total, self._unit) as self._advance:
+            self._advance(self._total - len(self.left))
+            yield loaded
+
+    def write(self, rows: list[dict[str, Any]] | pa.Table, count: int = 1) -> None:
+        """Adds the rows of `count` groups or questions."""
+        self._output.write(rows)
+        self._advance(count)
