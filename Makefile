@@ -1,4 +1,4 @@
-# `make test` and `make demo` need nothing but Python 3.11 or later: they set up .venv first.
+# `make test` and `make demo` need nothing but Python 3.11 to 3.13: they set up .venv first.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -84,10 +84,10 @@ $(STEPS)/%/rollouts.parquet: $(STEPS)/%/questions.parquet
 evidence-steps: $(STEPS)/base/rollouts.parquet $(STEPS)/trained/rollouts.parquet
 	$(BIN)/python -m tests.evidence.step_truth measure $(STEPS)/base $(STEPS)/trained
 
-# The tables and figures of docs/evidence.md and README.md.
+# The tables and figures of the pages that have marks for them.
 evidence-page: $(STAMP)
 	$(BIN)/pip install -q -e '.[$(HARDWARE),dev,evidence]'
-	$(BIN)/python -m tests.evidence.page docs/evidence docs/evidence.md README.md
+	$(BIN)/python -m tests.evidence.page docs/evidence README.md docs/*.md
 
 # SIGKILL at random moments of each of the five stages, KILLS times, and the same command again.
 campaign-kill: $(STAMP)

@@ -78,14 +78,23 @@ def test_commands_in_the_documentation_exist() -> None:
         check_command(line)
 
 
+def sections(page: Path) -> set[str]:
+    """The names under which GitHub links to the headings of a page."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
 def test_links_lead_somewhere_and_named_tests_are_there() -> None:
     named = 0
     for document in documents():
         for label, target in re.findall(r"\[([^\]\n]+)\]\(([^)\s]+)\)", document.read_text(encoding="utf-8")):
-            if target.startswith(("http", "#")):
+            if target.startswith("http"):
                 continue
-            file = document.parent / target.split("#")[0]
+            name, _, section = target.partition("#")
+            file = document.parent / name if name else document
             assert file.exists(), f"{document.name}: {target}"
+            if section:
+                assert section in sections(file), f"{document.name}: {target}"
             if label.startswith("test_"):
                 assert f"def {label}(" in file.read_text(encoding="utf-8"), f"{document.name}: {label}"
                 named += 1
@@ -93,8 +102,8 @@ def test_links_lead_somewhere_and_named_tests_are_there() -> None:
 
 
 def snippets() -> list[str]:
-    pages = (ROOT / "README.md", DOCS / "cookbook.md", DOCS / "parquet.md")
-    return re.findall(r"```python\n(.*?)```", "".join(page.read_text(encoding="utf-8") for page in pages), re.DOTALL)
+    text = "".join(page.read_text(encoding="utf-8") for page in documents())
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
 
 
 @pytest.mark.parametrize("snippet", snippets(), ids=lambda snippet: snippet.split("\n")[0])

@@ -1,9 +1,9 @@
 """Puts what was measured into pages: tables between their marks, figures beside the CSV files.
 
-python -m tests.evidence.page docs/evidence docs/evidence.md README.md
+python -m tests.evidence.page docs/evidence README.md docs/*.md
 
 A mark names a table or a figure and what it is of. What stands between it and its end is replaced, the rest is the
-writer's:
+writer's, and a page without marks stays as it is:
 
     <!-- table: accuracy cpu home -->
     <!-- end -->
