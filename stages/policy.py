@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from stages import __version__
-from stages.contract import FORMAT, PROPOSER, SOLVER, InputRef, Metadata, ModelRef, PolicyRef, Role
+from stages.contract import FORMAT, PROPOSER, SOLVER, InputRef, Metadata, ModelRef, PolicyRef, Role, other_format
 from stages.errors import DataError, UsageError
 from stages.learning.control import Baseline
 from stages.models.untrusted import Refused, check_links, read_json, tensor_headers
@@ -105,7 +105,7 @@ def read_state(folder: Path) -> PolicyState:
         check_links(folder)
         raw = read_json(file)
         if raw["format"] != FORMAT:
-            raise DataError(f"{file} is of format {raw['format']!r}, and this version of ireasoner reads {FORMAT}")
+            raise DataError(f"{file}: {other_format(raw)}")
         text = file.read_bytes()
         if hashlib.sha256(OWN_SHA256.sub(NO_SHA256.encode(), text)).hexdigest() != raw["sha256"]:
             raise DataError(f"{file}: damaged, or changed by hand: it does not match its own checksum")

@@ -57,7 +57,8 @@ def propose(
     order = draw(len(pool), call.seed, start.policy.ref.step, call.at_most(params.groups))
     _check_readable(pool, order, images_path)
     counts = {"groups": len(job.todo), "questions": 0, "unreadable_images": 0}
-    with job.writing(TRAJECTORY, progress) as questions, questions.using(partial(asking.open, engines)) as sampler:
+    load = partial(asking.open, engines, pool.most_images)
+    with job.writing(TRAJECTORY, progress) as questions, questions.using(load) as sampler:
         proposals = _proposals(pool, order, questions.left, job.metadata, params.embed_images)
         for row, sample in with_samples(sampler, params.sampling.decoding, proposals):
             if sample:
@@ -77,26 +78,28 @@ def _proposals(
 ) -> Iterator[tuple[Row, Request | None]]:
     """The Proposer's row of each group, still without a completion, and the request for one."""
     prompt = metadata.params["prompt"]
-    for index, found in zip(indices, pool.read([order[index] for index in indices]), strict=True):
-        image_sha256 = images.sha256(found.data) if found.data is not None else None
-        group = group_id(metadata.seed, metadata.policy.step + index + 1, image_sha256)
-        embedded = found.data if embed_images or found.path is None else None
+    for index, pictures in zip(indices, pool.read([order[index] for index in indices]), strict=True):
+        hashes = [images.sha256(found.data) if found.data is not None else None for found in pictures]
+        group = group_id(metadata.seed, metadata.policy.step + index + 1, hashes)
         row: Row = {
             "group_id": group,
             "group_index": index,
             "role": PROPOSER,
             "sample_index": 0,
-            "image": {"bytes": embedded, "path": found.path},
-            "image_sha256": image_sha256,
+            "images": [
+                {"bytes": found.data if embed_images or found.path is None else None, "path": found.path}
+                for found in pictures
+            ],
+            "images_sha256": hashes,
             "question": None,
             "prompt": prompt,
             "seed": trajectory_seed(group, PROPOSER, 0),
-            "reject_reason": found.problem,
+            "reject_reason": next((found.problem for found in pictures if found.problem), None),
         }
         request = None
-        if found.data is not None:
+        if row["reject_reason"] is None:
             try:
-                request = Request((images.decode(found.data),), prompt, row["seed"])
+                request = Request(tuple(images.decode(found.data or b"") for found in pictures), prompt, row["seed"])
             except images.UnreadableImage as error:
                 row["reject_reason"] = str(error)
         yield row, request
@@ -104,12 +107,13 @@ def _proposals(
 
 def _check_unchanged(questions: Path) -> None:
     """Raises UsageError when a picture is no longer the one a question of `questions` is about."""
-    wanted = pa.schema([TRAJECTORY.field(name) for name in ("image", "image_sha256")])
+    wanted = pa.schema([TRAJECTORY.field(name) for name in ("images", "images_sha256")])
     for batch in shards.read_batches(questions, wanted):
         for row in batch.to_pylist():
-            if row["image_sha256"] and row["image"]["bytes"] is None:
+            for picture, digest in zip(row["images"], row["images_sha256"], strict=True):
                 try:
-                    images.read(row["image"], row["image_sha256"])
+                    if digest and picture["bytes"] is None:
+                        images.read(picture, digest)
                 except DataError as error:
                     raise UsageError(
                         f"{questions} exists, and its images have changed; use --force. {error}"
@@ -119,10 +123,13 @@ def _check_unchanged(questions: Path) -> None:
 def _check_readable(pool: Pool, order: list[int], pool_path: Path) -> None:
     """Raises DataError when no image of the pool can be read: there is nothing to propose on."""
     problem = None
-    for found in chain(pool.read(order), pool.read(range(len(pool)))):
-        try:
-            images.decode(found.data or b"")
+    for pictures in chain(pool.read(order), pool.read(range(len(pool)))):
+        for found in pictures:
+            try:
+                images.decode(found.data or b"")
+            except images.UnreadableImage as error:
+                problem = problem or f"{found.path or 'the first row'}: {found.problem or error}"
+                break
+        else:
             return
-        except images.UnreadableImage as error:
-            problem = problem or f"{found.path or 'the first row'}: {found.problem or error}"
     raise DataError(f"{pool_path}: none of its {len(pool)} images can be read ({problem})")

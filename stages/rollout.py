@@ -10,7 +10,7 @@ from pathlib import Path
 
 from stages import images, shards
 from stages.ahead import ahead
-from stages.contract import SOLVER, TRAJECTORY, trajectory_seed
+from stages.contract import ANSWER, SOLVER, TRAJECTORY, trajectory_seed
 from stages.job import Job, Start
 from stages.parameters import Call, recorded
 from stages.parameters.rollout import RolloutParams
@@ -20,6 +20,7 @@ from stages.result import Result
 from stages.sampling import Engines, Request, open_sampler
 from stages.sampling.rows import Asking, Row, sample_columns, with_samples
 
+SHARED = ("group_id", "group_index", "images", "images_sha256", "question")  # by the rows of a group
 READ_AHEAD = 64  # trajectories whose images are decoded while others are sampled
 
 
@@ -56,7 +57,8 @@ def rollout(
         return there
 
     counts = {"groups": len(job.todo), "rollouts": 0, "truncated": 0}
-    with job.writing(TRAJECTORY, progress) as rollouts, rollouts.using(partial(asking.open, engines)) as sampler:
+    load = partial(asking.open, engines, questions.most_images())
+    with job.writing(TRAJECTORY, progress) as rollouts, rollouts.using(load) as sampler:
         trajectories = _trajectories(questions.groups(rollouts.left), asking.prompt, params.samples)
         rows = with_samples(sampler, params.sampling.decoding, ahead(trajectories, depth=READ_AHEAD))
         for _, group in groupby(rows, key=lambda pair: pair[0]["group_id"]):
@@ -73,16 +75,16 @@ def _trajectories(groups: Iterable[list[Row]], prompt: str, samples: int) -> Ite
         if not proposal["question"]:
             yield proposal, None
             continue
-        data = images.read(proposal["image"] or {}, proposal["image_sha256"])
+        encoded = images.read_all(proposal)
         try:
-            picture = (images.decode(data),)
+            pictures = tuple(map(images.decode, encoded))
         except images.UnreadableImage as error:  # a question brought from elsewhere
             yield proposal | {"reject_reason": str(error)}, None
             continue
         yield proposal, None
-        shared = {name: proposal[name] for name in ("group_id", "group_index", "image", "image_sha256", "question")}
+        shared = {name: proposal[name] for name in SHARED}
         text = with_question(prompt, proposal["question"])
         for index in range(samples):
-            seed = trajectory_seed(proposal["group_id"], SOLVER, index)
-            row: Row = {**shared, "role": SOLVER, "sample_index": index, "prompt": text, "seed": seed}
-            yield row, Request(picture, text, seed)
+            seed = trajectory_seed(proposal["group_id"], SOLVER, index, ANSWER)
+            row: Row = {**shared, "role": SOLVER, "pass": ANSWER, "sample_index": index, "prompt": text, "seed": seed}
+            yield row, Request(pictures, text, seed)

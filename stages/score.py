@@ -158,6 +158,7 @@ def score_block(block: pa.Table, params: ScoreParams, embedder: StepEmbedder, po
             "r_answer": solver(r_answer, pa.float64()),
             "r_step": solver(steps.reward, pa.float64()),
             "step_weight": solver(weight, pa.float64()),
+            "selected": pa.array(~np.isnan(reward)),
             "reward": pa.array(reward, from_pandas=True),
         },
         schema=SCORE_COLUMNS,

@@ -64,8 +64,8 @@ def group(
     shared = {
         "group_id": f"{index:016x}",
         "group_index": index,
-        "image": {"bytes": None, "path": image},
-        "image_sha256": digest,
+        "images": [{"bytes": None, "path": image}],
+        "images_sha256": [digest],
         "question": question,
     }
 
@@ -74,6 +74,7 @@ def group(
         return {
             **shared,
             "role": role,
+            "pass": "answer" if role == "solver" else None,
             "sample_index": sample,
             "prompt": prompt,
             "completion": text,
@@ -99,7 +100,7 @@ def write_shard(
 ) -> Path:
     """A shard as another tool writes it: the columns, and only the metadata that the contract asks for."""
     schema = SCORED if stage == "score" else TRAJECTORY
-    content = {"format": 1, "stage": stage, "model": {"name": "model"}, "policy": {"step": step}, **more}
+    content = {"format": 2, "stage": stage, "model": {"name": "model"}, "policy": {"step": step}, **more}
     table = pa.Table.from_pylist([row for rows_ in groups for row in rows_], schema)
     pq.write_table(table.replace_schema_metadata({"ireasoner": json.dumps(content)}), path)
     return path

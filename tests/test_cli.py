@@ -94,11 +94,11 @@ def test_score_needs_neither_torch_nor_transformers(workdir: Path) -> None:
         (3, ["rollout", "text.parquet"], "text.parquet: not a Parquet file"),
         (3, ["rollout", "rollouts.parquet"], "written by `rollout`; this reads what `propose` writes"),
         (3, ["update", "rollouts.parquet"], "written by `rollout`; this reads what `score` writes"),
-        (3, ["score", "future.parquet"], "format 2"),
+        (3, ["score", "future.parquet"], "is of format 3, written by another tool"),
         (2, ["score", "rollouts.parquet", "--rewrad", "step"], "--rewrad"),
         (2, ["score", "rollouts.parquet", "--reward", "bribe"], "bribe"),
         (4, ["score", "moved.parquet"], "gone/model: neither a folder here"),
-        (3, ["eval", "rollouts.parquet", *FAKE], "lacks the columns id, answers"),
+        (3, ["eval", "rollouts.parquet", *FAKE], "lacks the columns id, image, answers"),
         (2, ["eval"], "name a benchmark's file, or a --task"),
         (2, ["eval", "--task", "chart", *FAKE], "no task 'chart'; there are infovqa, ai2d"),
         (2, ["eval", "rollouts.parquet", "--no-reasoning", *FAKE], "--no-reasoning goes with --task"),
@@ -112,7 +112,7 @@ def test_score_needs_neither_torch_nor_transformers(workdir: Path) -> None:
 def test_mistakes_end_in_one_clear_message(workdir: Path, code: int, arguments: list[str], says: str) -> None:
     group = chain.group(0, "pool/0.png", [chain.solution(1)])
     chain.write_shard(Path("rollouts.parquet"), [group])
-    chain.write_shard(Path("future.parquet"), [group], format=2)
+    chain.write_shard(Path("future.parquet"), [group], format=3)
     chain.write_shard(Path("moved.parquet"), [group], model={"name": "gone/model"})
     Path("text.parquet").write_text("hello")
     Path("empty").mkdir()

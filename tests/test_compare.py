@@ -36,7 +36,7 @@ def write_run(path: Path, scores: Scores, change: dict[str, Any] | None = None, 
             )  # fmt: skip
     if shuffle:
         random.Random(0).shuffle(rows)
-    content = {"format": 1, "stage": "eval", "model": {"name": "m"}, "policy": {"step": 0}, "params": {"tasks": []}}
+    content = {"format": 2, "stage": "eval", "model": {"name": "m"}, "policy": {"step": 0}, "params": {"tasks": []}}
     table = pa.Table.from_pylist(rows, EVALUATED).replace_schema_metadata({"ireasoner": json.dumps(content)})
     pq.write_table(table, path)
     return path

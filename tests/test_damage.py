@@ -184,12 +184,12 @@ def test_an_image_that_goes_away_mid_run(iteration: dict[str, Make], monkeypatch
             gone.with_suffix(".was").write_text(image["path"])
         return read_image(image, sha256)
 
-    monkeypatch.setattr(images, "read", disappears)
+    monkeypatch.setattr("stages.images.reading.read", disappears)
     with pytest.raises(DataError, match=r"pool/\d\.png: No such file"):
         iteration["rollouts.parquet"](Path("again.parquet"))
     assert not Path("again.parquet").exists()
     gone.rename(gone.with_suffix(".was").read_text())
-    monkeypatch.setattr(images, "read", read_image)
+    monkeypatch.setattr("stages.images.reading.read", read_image)
     iteration["rollouts.parquet"](Path("again.parquet"))
     assert Path("again.parquet").read_bytes() == whole
 
@@ -243,9 +243,9 @@ def test_a_parquet_bomb_stays_within_a_gibibyte(tmp_path: Path, kind: str, refus
 
 def test_large_pictures_are_read_a_few_at_a_time(tmp_path: Path) -> None:
     picture = bytes(20_000_000)
-    table = pa.table({"image": [{"bytes": picture, "path": None}] * 30})
+    table = pa.table({"images": [[{"bytes": picture, "path": None}]] * 30})
     pq.write_table(table, tmp_path / "images.parquet", compression="zstd")
-    wanted = pa.schema([TRAJECTORY.field("image")])
+    wanted = pa.schema([TRAJECTORY.field("images")])
     sizes = [batch.num_rows for batch in shards.read_batches(tmp_path / "images.parquet", wanted)]
     assert sum(sizes) == 30 and max(sizes) < 30
 

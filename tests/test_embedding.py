@@ -87,7 +87,7 @@ def test_hidden_states_are_those_of_transformers(model: Model, policy: Path, tra
     start = open_policy(policy if trained else None)
     steps, rows, embeddings = embedded(HiddenEmbedder(model, start, Pixels()), TEXTS)
     stock = stock_model(model, start.adapter("solver"))
-    example = Example(images.load(rows[1]["image"], None), rows[1]["prompt"], [], [], [])
+    example = Example(images.load_all(rows[1])[0], rows[1]["prompt"], [], [], [])
     loop = PlainLoop(model, stock)
     means = []
     for step in steps:
@@ -122,7 +122,7 @@ def test_what_comes_before_a_step_matters_to_hidden_states(model: Model) -> None
     steps, rows, embeddings = embedded(embedder, texts)
     one, other = (embedding for step, embedding in zip(steps, embeddings, strict=True) if "red" in step.text)
     assert np.abs(one - other).max() > 1e-3
-    elsewhere = [row | {"image": {"bytes": None, "path": "pool/1.png"}, "image_sha256": None} for row in rows]
+    elsewhere = [row | {"images": [{"bytes": None, "path": "pool/1.png"}], "images_sha256": None} for row in rows]
     assert np.abs(embedder.embed(steps, pa.Table.from_pylist(elsewhere, TRAJECTORY)) - embeddings).max() > 1e-3
 
 

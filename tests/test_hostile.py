@@ -85,7 +85,7 @@ def test_bombs_become_rows_with_a_reason_and_the_run_goes_on(workdir: Path) -> N
     Image.new("I;16", (40, 30)).save(POOL / "grey16.png")
     Image.new("RGB", (1, 1)).save(POOL / "pixel.png")
     rows = chain.rows(propose(POOL, ProposeParams(groups=20, sampling=fake(max_tokens=128)), Call(model="model")).path)
-    reasons = {Path(row["image"]["path"]).stem: row["reject_reason"] for row in rows}
+    reasons = {Path(row["images"][0]["path"]).stem: row["reject_reason"] for row in rows}
     refused = {name for name, reason in reasons.items() if (reason or "").startswith("unreadable image: ")}
     assert refused == {*BOMBS, "pipe", "device"}
     assert all("too many pixels" in reasons[name] for name in ("png", "claim", "gif", "tiff"))
@@ -140,7 +140,7 @@ def test_names_are_only_names(workdir: Path, monkeypatch: pytest.MonkeyPatch) ->
     rows = chain.rows(
         propose(Path("../pool"), ProposeParams(groups=16, sampling=fake(max_tokens=128)), Call(model="../model")).path
     )
-    assert {f"../pool/{name}" for name in NAMES} < {row["image"]["path"] for row in rows}
+    assert {f"../pool/{name}" for name in NAMES} < {row["images"][0]["path"] for row in rows}
     rollout([Path("questions.parquet")], RolloutParams(sampling=fake()), Call(model="../model"))
     list(verify([Path("rollouts.parquet")]))
     inside = [f"{workdir}/run/{name}" for name in ("questions.parquet", "rollouts.parquet")]

@@ -49,9 +49,10 @@ def test_one_row_a_group_with_every_column(ask: Asker) -> None:
     assert len(rows) == 10
     for index, row in enumerate(rows):
         assert row["group_index"] == index and row["role"] == "proposer" and row["sample_index"] == 0
-        assert row["image"]["bytes"] is None and row["image"]["path"].startswith("pool/")
-        assert row["image_sha256"] == hashlib.sha256(Path(row["image"]["path"]).read_bytes()).hexdigest()
-        assert row["group_id"] == group_id(3, index + 1, row["image_sha256"])
+        [picture] = row["images"]
+        assert picture["bytes"] is None and picture["path"].startswith("pool/")
+        assert row["images_sha256"] == [hashlib.sha256(Path(picture["path"]).read_bytes()).hexdigest()]
+        assert row["group_id"] == group_id(3, index + 1, row["images_sha256"])
         assert row["seed"] == trajectory_seed(row["group_id"], "proposer", 0)
         assert len(row["token_ids"]) == len(row["logprobs"])
         assert (row["question"] is None) == (row["reject_reason"] == "the proposal has no question")
@@ -111,7 +112,7 @@ def test_embedded_images_make_the_shard_stand_alone(ask: Asker, workdir: Path) -
     for file in POOL.iterdir():
         file.unlink()
     rows = chain.rows(rollout([questions], RolloutParams(sampling=fake())).path)
-    assert all(hashlib.sha256(row["image"]["bytes"]).hexdigest() == row["image_sha256"] for row in rows)
+    assert all([hashlib.sha256(row["images"][0]["bytes"]).hexdigest()] == row["images_sha256"] for row in rows)
 
 
 def test_shards_show_pictures_in_datasets(ask: Asker, workdir: Path) -> None:
@@ -120,7 +121,7 @@ def test_shards_show_pictures_in_datasets(ask: Asker, workdir: Path) -> None:
     datasets.disable_progress_bars()
     ask(embed_images=True, groups=2)
     dataset = datasets.load_dataset("parquet", data_files="questions.parquet", cache_dir=str(workdir / "cache"))
-    assert dataset["train"][0]["image"].size == (64, 48)
+    assert dataset["train"][0]["images"][0].size == (64, 48)
 
 
 def test_a_dataset_of_images_is_a_pool(ask: Asker, workdir: Path) -> None:
@@ -129,8 +130,8 @@ def test_a_dataset_of_images_is_a_pool(ask: Asker, workdir: Path) -> None:
     from_dataset = chain.rows(
         propose(Path("images.parquet"), ProposeParams(groups=8, sampling=fake()), Call(model="model")).path
     )
-    assert {row["image"]["bytes"] for row in from_dataset} == set(encoded)
-    assert {row["image"]["path"] for row in from_dataset} == {None}
+    assert {row["images"][0]["bytes"] for row in from_dataset} == set(encoded)
+    assert {row["images"][0]["path"] for row in from_dataset} == {None}
     pq.write_table(pa.table({"image": encoded}), "binary.parquet")
     assert len(open_pool(Path("binary.parquet"))) == 8
     pq.write_table(pa.table({"x": [1]}), "none.parquet")
@@ -142,21 +143,21 @@ def test_unreadable_images_become_rows_and_the_run_goes_on(ask: Asker, workdir: 
     (POOL / "2.png").write_bytes(b"not an image")
     (POOL / "5.png").write_bytes((POOL / "5.png").read_bytes()[:60])
     rows = chain.rows(ask(groups=8))
-    bad = {row["image"]["path"]: row for row in rows if row["token_ids"] is None}
+    bad = {row["images"][0]["path"]: row for row in rows if row["token_ids"] is None}
     assert set(bad) == {"pool/2.png", "pool/5.png"}
     assert all(row["reject_reason"].startswith("unreadable image") for row in bad.values())
     rolled = chain.rows(rollout([Path("questions.parquet")], RolloutParams(sampling=fake())).path)
     assert {row["group_id"] for row in rolled} == {row["group_id"] for row in rows}
-    assert not any(row["role"] == "solver" and row["image"]["path"] in bad for row in rolled)
+    assert not any(row["role"] == "solver" and row["images"][0]["path"] in bad for row in rolled)
     scored = chain.rows(score([Path("rollouts.parquet")], ScoreParams()).path)
-    assert all(row["reward"] is None for row in scored if row["image"]["path"] in bad)
+    assert all(row["reward"] is None for row in scored if row["images"][0]["path"] in bad)
     state = update([Path("scored.parquet")], UpdateParams())
     assert state.summary["step"] == 8
 
 
 def test_a_question_with_an_unreadable_image_from_elsewhere_is_left_out(workdir: Path) -> None:
     rows = chain.group(0, "pool/0.png", [])
-    rows[0] |= {"image": {"bytes": b"no image", "path": None}, "image_sha256": None, "token_ids": None}
+    rows[0] |= {"images": [{"bytes": b"no image", "path": None}], "images_sha256": None, "token_ids": None}
     path = chain.write_shard(Path("questions.parquet"), [rows, chain.group(1, "pool/1.png", [])], "propose")
     rolled = chain.rows(rollout([path], RolloutParams(sampling=fake())).path)
     assert [row["group_index"] for row in rolled] == [0] + [1] * 6
@@ -207,10 +208,10 @@ def test_solver_rows_follow_the_proposers(ask: Asker) -> None:
         for index in range(3 if question["question"] else 0):
             row = rows[place]
             assert (row["role"], row["sample_index"]) == ("solver", index)
-            for name in ("group_id", "group_index", "image", "image_sha256", "question"):
+            for name in ("group_id", "group_index", "images", "images_sha256", "question"):
                 assert row[name] == question[name]
             assert row["prompt"] == f"Answer the question: {question['question']}"
-            assert row["seed"] == trajectory_seed(row["group_id"], "solver", index)
+            assert row["seed"] == trajectory_seed(row["group_id"], "solver", index, "answer")
             place += 1
     assert place == len(rows)
 

@@ -74,7 +74,7 @@ def write_run(folder: Path, extra: tuple[str, ...] = (), seed: int = 0) -> Path:
 
 def write_evaluation(path: Path, scores: list[float], step: int) -> None:
     rows = [{"id": str(place), "sample_index": 0, "score": score} for place, score in enumerate(scores)]
-    content = {"format": 1, "stage": "eval", "model": {"name": "model"}, "policy": {"step": step}}
+    content = {"format": 2, "stage": "eval", "model": {"name": "model"}, "policy": {"step": step}}
     content |= {"inputs": [{"name": "charts.parquet", "sha256": "00"}], "params": {"temperature": 0.0, "samples": 1}}
     table = pa.Table.from_pylist(rows, EVALUATED)
     pq.write_table(table.replace_schema_metadata({"ireasoner": json.dumps(content)}), path)

@@ -153,7 +153,7 @@ def test_what_came_in_goes_out(rollouts: Path) -> None:
 
 def test_metadata_says_how_it_was_made(rollouts: Path, workdir: Path) -> None:
     meta = chain.metadata(score([rollouts], ScoreParams(no_decay=True)).path)
-    assert meta["format"] == 1 and meta["stage"] == "score" and meta["policy"] == {"step": 40, "sha256": None}
+    assert meta["format"] == 2 and meta["stage"] == "score" and meta["policy"] == {"step": 40, "sha256": None}
     assert meta["params"]["no_decay"] is True and meta["params"]["max_steps"] == 8
     assert meta["inputs"][0]["name"] == "rollouts.parquet" and len(meta["inputs"][0]["sha256"]) == 64
     assert meta["model"]["name"] == "model" and len(meta["model"]["sha256"]) == 64

@@ -164,8 +164,10 @@ def test_what_is_no_parquet_file_is_named(tmp_path: Path, content: bytes) -> Non
 def test_another_stage_another_format_and_no_metadata_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="written by `propose`; this reads what `rollout` writes"):
         indices([chain.write_shard(tmp_path / "a.parquet", [a_group(0)], stage="propose")])
-    with pytest.raises(DataError, match="format 2"):
-        indices([chain.write_shard(tmp_path / "b.parquet", [a_group(0)], format=2)])
+    with pytest.raises(DataError, match=r"is of format 1, written by 0.1.0, and .* reads format 2; make it again"):
+        indices([chain.write_shard(tmp_path / "b.parquet", [a_group(0)], format=1, version="0.1.0")])
+    with pytest.raises(DataError, match=r"is of format 3, written by another tool, .* install a newer ireasoner"):
+        indices([chain.write_shard(tmp_path / "d.parquet", [a_group(0)], format=3)])
     with pytest.raises(DataError, match="model"):
         indices([chain.write_shard(tmp_path / "c.parquet", [a_group(0)], model=None)])
     pq.write_table(pa.table({"x": [1]}), tmp_path / "d.parquet")
@@ -239,10 +241,12 @@ def test_where_a_stage_writes(tmp_path: Path) -> None:
 
 
 def test_ids_and_seeds_differ_wherever_they_should() -> None:
-    ids = {group_id(seed, step, image) for seed in (0, 1) for step in (1, 2) for image in ("a", "b", None)}
-    assert len(ids) == 12 and all(len(group) == 16 and int(group, 16) >= 0 for group in ids)
-    seeds = {trajectory_seed(group, role, i) for group in ids for role in ("proposer", "solver") for i in range(9)}
-    assert len(seeds) == 12 * 2 * 9 and all(0 <= seed < 2**63 for seed in seeds)
+    pictures: tuple[list[str | None], ...] = (["a"], ["b"], [None], ["a", "b"])
+    ids = {group_id(seed, step, some) for seed in (0, 1) for step in (1, 2) for some in pictures}
+    assert len(ids) == 16 and all(len(group) == 16 and int(group, 16) >= 0 for group in ids)
+    passes = (("proposer", None), ("solver", "answer"), ("solver", "reader"))
+    seeds = {trajectory_seed(group, role, i, own) for group in ids for role, own in passes for i in range(9)}
+    assert len(seeds) == 16 * 3 * 9 and all(0 <= seed < 2**63 for seed in seeds)
 
 
 def test_one_long_text_in_a_list_does_not_make_a_shard_unreadable(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def write_rollouts(folder: Path, questions: int) -> None:
     rows = []
     for proposal in chain.rows(folder / "questions.parquet"):
         ask = world.understand(proposal["question"])
-        solution = world.solve(charts[proposal["image_sha256"]], ask) if ask else None
+        solution = world.solve(charts[proposal["images_sha256"][0]], ask) if ask else None
         assert solution is not None
         first = solution.steps[0]
         false = solution.completion.replace(first, first.rsplit(" ", 1)[0] + " 99.", 1)

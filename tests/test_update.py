@@ -68,7 +68,7 @@ def test_what_a_policy_directory_holds(scored: Path) -> None:
         "state.json",
     ]
     state = json.loads(Path("policy/state.json").read_text())
-    assert state["step"] == 10 and state["format"] == 1 and state["model"]["name"] == "model"
+    assert state["step"] == 10 and state["format"] == 2 and state["model"]["name"] == "model"
     rows = chain.rows(scored)
     trained = sorted({row["group_index"] for row in rows if row["role"] == "solver"})
     metrics = chain.rows(Path("policy/metrics.parquet"))
@@ -221,11 +221,11 @@ def test_the_image_of_the_shard_is_the_one_learned_from(scored: Path) -> None:
     """Pictures swapped among the groups: other gradients, so another policy."""
     update([scored], PARAMS, Call(out=Path("right")))
     rows = chain.rows(scored)
-    pictures = {row["group_index"]: (row["image"], row["image_sha256"]) for row in rows}
+    pictures = {row["group_index"]: (row["images"], row["images_sha256"]) for row in rows}
 
     def swap(row: dict[str, Any]) -> dict[str, Any]:
         image, digest = pictures[(row["group_index"] + 1) % 10]
-        return {**row, "image": image, "image_sha256": digest}
+        return {**row, "images": image, "images_sha256": digest}
 
     update([rewrite(scored, "swapped.parquet", swap)], PARAMS, Call(out=Path("swapped")))
     assert chain.file_bytes(Path("right/solver")) != chain.file_bytes(Path("swapped/solver"))
@@ -240,7 +240,7 @@ def test_the_image_of_the_shard_is_the_one_learned_from(scored: Path) -> None:
         ({"token_ids": [10**6], "logprobs": [0.0]}, "token 1000000 cannot have been sampled"),
         ({"token_ids": [262], "logprobs": [0.0]}, "cannot have been sampled"),
         ({"step": 3}, "its step is 3, and should be 1"),
-        ({"image_sha256": "0" * 64}, "the image has changed"),
+        ({"images_sha256": ["0" * 64]}, "the image has changed"),
     ],
 )
 def test_rows_that_cannot_be_right_are_refused(scored: Path, change: dict[str, Any], says: str) -> None:
@@ -295,7 +295,7 @@ def test_policies_that_are_none(scored: Path, workdir: Path, other_model_dir: Pa
     with pytest.raises(DataError, match=r"optimizer\.safetensors cannot be read"):
         open_policy(Path("torn"))
     state = json.loads((policy / "state.json").read_text())
-    (policy / "state.json").write_text(json.dumps({**state, "format": 2}))
+    (policy / "state.json").write_text(json.dumps({**state, "format": 3}))
     with pytest.raises(DataError, match="format 2"):
         open_policy(policy)
     (policy / "state.json").write_text("{")

@@ -197,7 +197,8 @@ def group_view(group: Group) -> RenderableType:
     head = Table.grid(padding=(0, 2))
     head.add_column(style=LABEL, no_wrap=True)
     head.add_column(overflow="fold")
-    head.add_row("image", Text(plain((proposal["image"] or {}).get("path") or "in the shard")))
+    paths = [(picture or {}).get("path") or "in the shard" for picture in proposal["images"] or ()]
+    head.add_row("images" if len(paths) > 1 else "image", Text(plain(", ".join(paths) or "none")))
     if proposal["reject_reason"]:
         head.add_row("rejected", Text(plain(proposal["reject_reason"]), style=BAD))
     if group.rollouts:

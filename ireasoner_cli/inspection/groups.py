@@ -89,14 +89,14 @@ class Group:
         proposal = {name: value for name, value in self.proposal.items() if name in _PROPOSAL}
         return {
             **proposal,
-            "image": (self.proposal["image"] or {}).get("path"),
+            "images": [(picture or {}).get("path") for picture in self.proposal["images"] or ()],
             "entropy": self.entropy,
             "answers": [vars(answer) for answer in self.answers],
             "rollouts": rollouts,
         }
 
 
-_SHARED = {"group_id", "group_index", "role", "image", "image_sha256", "question", "step", "entropy"}
+_SHARED = {"group_id", "group_index", "role", "images", "images_sha256", "question", "step", "entropy"}
 _PROPOSAL = {*_SHARED, "completion", "finish_reason", "reject_reason", "reward"}
 
 
@@ -112,7 +112,7 @@ def as_group(table: pa.Table, params: Mapping[str, Any]) -> Group | None:
         return None
     rollouts = [row for row in others if row["role"] == SOLVER]
     for row in rollouts:
-        row.pop("image", None)  # the proposal's, once more
+        row.pop("images", None)  # the proposal's, once more
     if first["step"] is None:
         for row in rollouts:
             parsed = parse_completion(row["completion"] or "")

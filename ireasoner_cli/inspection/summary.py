@@ -23,7 +23,7 @@ from stages.policy import METRICS_FILE, STATE_FILE, PolicyState, fingerprint, re
 KEYS = pa.schema([SCORED.field(name) for name in ("group_id", "role", "sample_index")])
 _KEY_NAMES = set(KEYS.names)
 FIGURES = pa.schema(
-    [column for column in SCORED if column.name not in (_KEY_NAMES | {"image", "prompt", "completion", "logprobs"})]
+    [column for column in SCORED if column.name not in (_KEY_NAMES | {"images", "prompt", "completion", "logprobs"})]
 )
 
 

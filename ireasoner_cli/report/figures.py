@@ -18,7 +18,7 @@ from stages.errors import DataError, UsageError
 from stages.rewards.leave_one_out import leave_one_out
 
 COLUMNS = pa.schema(
-    [column for column in SCORED if column.name not in ("image", "prompt", "completion", "token_ids", "logprobs")]
+    [column for column in SCORED if column.name not in ("images", "prompt", "completion", "token_ids", "logprobs")]
 )
 POSITIONS = 16  # step positions that are looked at, at most
 DIVERGENT = 6  # groups whose rollouts are shown step by step

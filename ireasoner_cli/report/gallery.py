@@ -47,13 +47,15 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class Card:
-    """A group as the gallery shows it. picture: a data URL, None where `problem` says why there is none."""
+    """A group as the gallery shows it. pictures: data URLs, and where they lie; `problem` says why
+    one is not there."""
 
     run: int
     iteration: str
     group: Group
     question: str
-    picture: str | None
+    pictures: list[str]
+    paths: list[str]
     problem: str
     answers: list[Answer]
     trajectories: list[Trajectory]
@@ -107,16 +109,17 @@ def _or_less(value: float) -> float:
 
 
 def _card(run: Run, place: int, iteration: str, group: Group, candidate: Candidate, budget: "Budget") -> Card:
-    picture, problem = budget.thumbnail(group, run.path)
-    if image := group.proposal["image"]:
-        image["bytes"] = None  # a thumbnail is all that is kept
+    pictures, problem = budget.thumbnails(group, run.path)
+    paths = [picture["path"] for picture in group.proposal["images"] or () if picture and picture["path"]]
+    group.proposal["images"] = None  # thumbnails are all that is kept
     rollouts = group.rollouts[:ROLLOUTS]
     return Card(
         run=place,
         iteration=iteration,
         group=group,
         question=_cut(group.proposal["question"] or ""),
-        picture=picture,
+        pictures=pictures,
+        paths=paths,
         problem=problem,
         answers=group.answers,
         trajectories=[_trajectory(row, group) for row in rollouts],
@@ -167,24 +170,31 @@ class Budget:
     def __init__(self, size: int = PICTURE_BYTES) -> None:
         self._left = size
 
-    def thumbnail(self, group: Group, run: Path) -> tuple[str | None, str]:
-        """A data URL, or None and why. Only a picture with the hash that the shard records is taken from a path: a
-        shard from elsewhere must not be able to put this machine's files into a page that is passed on."""
-        if self._left <= 0:
-            return None, "left out: the page has its share of pictures"
-        proposal = group.proposal
-        image, digest = proposal["image"] or {}, proposal["image_sha256"]
-        if image.get("bytes") is None and not digest:
-            return None, "not shown: the shard records no hash of it"
+    def thumbnails(self, group: Group, run: Path) -> tuple[list[str], str]:
+        """The group's pictures as data URLs, up to the first that is not shown, and why that is not."""
+        pictures = group.proposal["images"] or []
+        hashes = group.proposal["images_sha256"] or [None] * len(pictures)
+        shown: list[str] = []
         try:
-            picture = images.decode(_read(image, digest, run))
+            for picture, digest in zip(pictures, hashes, strict=False):
+                shown.append(self._thumbnail(picture or {}, digest, run))
         except (DataError, images.UnreadableImage) as error:
-            return None, str(error)
+            return shown, str(error)
+        return shown, "" if shown else "the question has no picture"
+
+    def _thumbnail(self, image: dict[str, Any], digest: str | None, run: Path) -> str:
+        """A data URL. Only a picture with the hash that the shard records is taken from a path: a shard from elsewhere
+        must not be able to put this machine's files into a page that is passed on."""
+        if self._left <= 0:
+            raise DataError("left out: the page has its share of pictures")
+        if image.get("bytes") is None and not digest:
+            raise DataError("not shown: the shard records no hash of it")
+        picture = images.decode(_read(image, digest, run))
         picture.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
         encoded = io.BytesIO()
         picture.save(encoded, "WEBP", quality=82, method=4)
         self._left -= encoded.tell()
-        return f"data:image/webp;base64,{base64.b64encode(encoded.getvalue()).decode()}", ""
+        return f"data:image/webp;base64,{base64.b64encode(encoded.getvalue()).decode()}"
 
 
 def _read(image: dict[str, Any], digest: str | None, run: Path) -> bytes:

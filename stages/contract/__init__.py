@@ -12,14 +12,17 @@ from stages.contract.metadata import (
     ModelRef,
     PolicyRef,
     group_id,
+    other_format,
     trajectory_seed,
 )
 from stages.contract.tables import (
+    ANSWER,
     BENCHMARK,
     BENCHMARK_OPTIONAL,
     EVALUATED,
     IMAGE,
     LEFT_OUT,
+    MAY_LACK,
     METRICS,
     PROPOSER,
     SCHEMAS,
@@ -32,12 +35,14 @@ from stages.contract.tables import (
 )
 
 __all__ = [
+    "ANSWER",
     "BENCHMARK",
     "BENCHMARK_OPTIONAL",
     "EVALUATED",
     "FORMAT",
     "IMAGE",
     "LEFT_OUT",
+    "MAY_LACK",
     "METADATA_KEY",
     "METRICS",
     "PROPOSER",
@@ -54,5 +59,6 @@ __all__ = [
     "PolicyRef",
     "Role",
     "group_id",
+    "other_format",
     "trajectory_seed",
 ]

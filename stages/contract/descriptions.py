@@ -1,22 +1,27 @@
 """What every column means, in a sentence each: `docs/parquet.md` is made of this and the schemas of `contract`."""
 
 TRAJECTORY = {
-    "group_id": "16 hex digits: hash of the run's seed, the training step and the image's hash",
+    "group_id": "16 hex digits: hash of the run's seed, the training step and the images' hashes",
     "group_index": "0-based position of the group in this iteration, the same however the work is sharded",
-    "role": "`proposer` or `solver`",
-    "sample_index": "0 for the proposer, 0…N−1 for the solver",
-    "image": "Hugging Face Image feature; path as reached from the working directory; bytes with `--embed-images`, "
-    "and always when the image has no file of its own",
-    "image_sha256": "of the encoded file; checked whenever the image is read again",
+    "role": "`proposer` or `solver`: whose adapter it was sampled with, and who learns from it",
+    "pass": "null for the proposer; the Solver's pass, which is `answer`",
+    "sample_index": "0 for the proposer, 0…N−1 within a pass",
+    "parent_index": "null, or the sample_index of the row that this one was made from",
+    "images": "Hugging Face Image features, one or several; path as reached from the working directory; bytes with "
+    "`--embed-images`, and always when the image has no file of its own",
+    "images_sha256": "of the encoded files; checked whenever an image is read again",
+    "view": "null, or how the pictures are changed on the way to the model",
     "question": "the parsed question; null if the proposal had none",
-    "prompt": "the user text that was sent with the image",
+    "target": "on the proposer's row: null, or the answer that is known; never shown to the model",
+    "prompt": "the user text that was sent with the images",
+    "learn_prompt": "null, or the user text to learn the completion on, where it is another than it was sampled on",
     "completion": "decoded text without special tokens",
     "token_ids": "exactly the sampled tokens, end-of-turn token included when it was sampled; rows without any "
     "are never learned from",
     "logprobs": "natural-log probability of each token under the distribution it was sampled from, that is after "
     "masking, temperature and top-p",
     "finish_reason": "`stop` or `length`",
-    "seed": "the trajectory's own seed, below 2^63: hash of group_id, role and sample_index",
+    "seed": "the trajectory's own seed, below 2^63: hash of group_id, role, pass and sample_index",
     "reject_reason": "null, or what was wrong (unreadable image, no question …)",
 }
 
@@ -35,6 +40,7 @@ SCORE_COLUMNS = {
     "r_answer": "p(a)^α · (1 − η·ℓ)",
     "r_step": "ρ · Σ_j w_j (1 + cos)/2 / Σ_j w_j",
     "step_weight": "λ(t)",
+    "selected": "whether the row is learned from",
     "reward": "what `update` learns from; null where it must not",
 }
 

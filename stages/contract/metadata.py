@@ -2,13 +2,14 @@
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from stages import __version__
 from stages.errors import DataError
 
-FORMAT = 1
+FORMAT = 2
 METADATA_KEY = b"ireasoner"
 
 
@@ -67,9 +68,7 @@ class Metadata:
         try:
             raw = json.loads(text)
             if raw["format"] != FORMAT:
-                raise DataError(
-                    f"{where} is of format {raw['format']!r}, and this version of ireasoner reads format {FORMAT}"
-                )
+                raise DataError(f"{where}: {other_format(raw)}")
             params, inputs, seed = (raw.get(name) for name in ("params", "inputs", "seed"))
             return Metadata(
                 stage=str(raw["stage"]),
@@ -115,12 +114,22 @@ def _reference(kind: Any, raw: dict[str, Any]) -> Any:
     return reference
 
 
-def group_id(seed: int, step: int, image_sha256: str | None) -> str:
-    """16 hex digits from the run's seed, the group's training step and its image."""
-    return hashlib.sha256(f"{seed}:{step}:{image_sha256 or ''}".encode()).hexdigest()[:16]
+def other_format(found: Mapping[str, Any]) -> str:
+    """What is wrong with metadata of another format than this version's, and what to do."""
+    number, version = found["format"], found.get("version") or "another tool"
+    newer = isinstance(number, int) and number > FORMAT
+    advice = "install a newer ireasoner to read it" if newer else "make it again, or read it with the version that did"
+    return f"is of format {number!r}, written by {version}, and ireasoner {__version__} reads format {FORMAT}; {advice}"
 
 
-def trajectory_seed(group: str, role: str, sample_index: int) -> int:
-    """The trajectory's own seed, in [0, 2^63): no two trajectories of a run share their noise."""
-    digest = hashlib.sha256(f"{group}:{role}:{sample_index}".encode()).digest()
+def group_id(seed: int, step: int, images_sha256: Sequence[str | None]) -> str:
+    """16 hex digits from the run's seed, the group's training step and its images."""
+    images = ":".join(digest or "" for digest in images_sha256)
+    return hashlib.sha256(f"{seed}:{step}:{images}".encode()).hexdigest()[:16]
+
+
+def trajectory_seed(group: str, role: str, sample_index: int, of_pass: str | None = None) -> int:
+    """The trajectory's own seed, in [0, 2^63): no two trajectories of a run share their noise. `of_pass` is the
+    Solver's pass, none for the Proposer."""
+    digest = hashlib.sha256(f"{group}:{role}:{of_pass or ''}:{sample_index}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1

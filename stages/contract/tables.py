@@ -11,6 +11,8 @@ SOLVER: Role = "solver"
 UNREADABLE = "unreadable image"  # how the reject_reason of an image that cannot be used begins
 LEFT_OUT = "left out"  # how the reject_reason of a row begins that is not part of the benchmark
 
+ANSWER = "answer"  # the Solver's own pass
+
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 TRAJECTORY = pa.schema(
@@ -18,11 +20,16 @@ TRAJECTORY = pa.schema(
         ("group_id", pa.string()),
         ("group_index", pa.int64()),
         ("role", pa.string()),
+        ("pass", pa.string()),
         ("sample_index", pa.int32()),
-        ("image", IMAGE),
-        ("image_sha256", pa.string()),
+        ("parent_index", pa.int32()),
+        ("images", pa.list_(IMAGE)),
+        ("images_sha256", pa.list_(pa.string())),
+        ("view", pa.string()),
         ("question", pa.string()),
+        ("target", pa.string()),
         ("prompt", pa.string()),
+        ("learn_prompt", pa.string()),
         ("completion", pa.string()),
         ("token_ids", pa.list_(pa.int32())),
         ("logprobs", pa.list_(pa.float32())),
@@ -31,6 +38,10 @@ TRAJECTORY = pa.schema(
         ("reject_reason", pa.string()),
     ]
 )
+
+# Columns of TRAJECTORY that a shard of another tool may lack, and that then are null; a Solver's row without a pass is
+# of the Solver's own.
+MAY_LACK = frozenset({"pass", "parent_index", "view", "target", "learn_prompt"})
 
 SCORE_COLUMNS = pa.schema(
     [
@@ -46,6 +57,7 @@ SCORE_COLUMNS = pa.schema(
         ("r_answer", pa.float64()),
         ("r_step", pa.float64()),
         ("step_weight", pa.float64()),
+        ("selected", pa.bool_()),
         ("reward", pa.float64()),
     ]
 )

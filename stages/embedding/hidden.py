@@ -26,7 +26,7 @@ from stages.parameters.sampling import Pixels
 from stages.policy import Policy
 
 COLUMNS = (
-    *("group_id", "role", "sample_index", "image", "image_sha256"),
+    *("group_id", "role", "sample_index", "images", "images_sha256"),
     *("prompt", "completion", "token_ids", "reject_reason"),
 )
 Row = Mapping[str, Any]
@@ -92,8 +92,8 @@ class HiddenEmbedder:
             return
         if len({row["prompt"] for row in rows}) > 1:
             raise DataError(f"group {rows[0]['group_id']}: its solver rows have different prompts")
-        image = images.load(rows[0]["image"] or {}, rows[0]["image_sha256"])
-        prompt = self._policy.process(image, rows[0]["prompt"] or "", self._pixels)
+        pictures = images.load_all(rows[0])
+        prompt = self._policy.process(pictures, rows[0]["prompt"] or "", self._pixels)
         completions = [torch.tensor(row["token_ids"]) for row in rows]
         with memory_bounded("stop what else runs on it, or use --embedding static"):
             for states in self._policy.token_states(prompt, completions, self._role, depth):

@@ -27,13 +27,14 @@ class PoolImage:
 
 
 class Pool(Protocol):
-    """Images in sorted order."""
+    """Images in sorted order, one or several at each position."""
 
     inputs: tuple[InputRef, ...]
+    most_images: int  # at one position
 
     def __len__(self) -> int: ...
 
-    def read(self, positions: Sequence[int]) -> Iterator[PoolImage]:
+    def read(self, positions: Sequence[int]) -> Iterator[tuple[PoolImage, ...]]:
         """The images at `positions`, in that order."""
         ...
 
@@ -62,6 +63,8 @@ def open_pool(path: Path) -> Pool:
 
 
 class _FolderPool:
+    most_images = 1
+
     def __init__(self, folder: Path, names: list[str]) -> None:
         self._paths = [os.path.normpath(os.path.join(folder, name)) for name in names]
         # Names and sizes tell one pool from another without reading every image; each row records its image's hash.
@@ -72,7 +75,7 @@ class _FolderPool:
     def __len__(self) -> int:
         return len(self._paths)
 
-    def read(self, positions: Sequence[int]) -> Iterator[PoolImage]:
+    def read(self, positions: Sequence[int]) -> Iterator[tuple[PoolImage, ...]]:
         for position in positions:
             path = self._paths[position]
             # A name that is not valid Unicode cannot be stored; the row says so instead of the run failing.
@@ -80,10 +83,10 @@ class _FolderPool:
             try:
                 if shown != path:
                     raise ValueError("its name is not valid UTF-8")
-                yield PoolImage(shown, read_file(Path(path)))
+                found = PoolImage(shown, read_file(Path(path)))
             except (OSError, ValueError) as error:
-                reason = why(error)
-                yield PoolImage(shown, None, f"{UNREADABLE}: {reason}")
+                found = PoolImage(shown, None, f"{UNREADABLE}: {why(error)}")
+            yield (found,)
 
 
 def _size(path: str) -> int:
@@ -101,22 +104,24 @@ class _ParquetPool:
         self._files = [(file, shards.row_count(file)) for file in files]
         self._column = _image_column(files[0])
         self.inputs = shards.input_refs(files)
+        self.most_images = shards.most_in_a_list(files, self._column) if pa.types.is_list(self._column.type) else 1
         if not len(self):
             raise DataError(f"{path}: the dataset has no rows")
 
     def __len__(self) -> int:
         return sum(rows for _, rows in self._files)
 
-    def read(self, positions: Sequence[int]) -> Iterator[PoolImage]:
+    def read(self, positions: Sequence[int]) -> Iterator[tuple[PoolImage, ...]]:
         for start in range(0, len(positions), self.WINDOW):
             window = positions[start : start + self.WINDOW]
             found = self._find(set(window))
             for position in window:
-                data = (found[position] or {}).get("bytes")
-                yield PoolImage(None, data, None if data is not None else f"{UNREADABLE}: the row holds no bytes")
+                value = found[position]
+                pictures = value if isinstance(value, list) else [value]
+                yield tuple(_row_image((picture or {}).get("bytes")) for picture in pictures or [None])
 
-    def _find(self, wanted: set[int]) -> dict[int, dict[str, Any] | None]:
-        found: dict[int, dict[str, Any] | None] = {}
+    def _find(self, wanted: set[int]) -> dict[int, Any]:
+        found: dict[int, Any] = {}
         first = 0
         for file, rows in self._files:
             inside = {position - first for position in wanted if first <= position < first + rows}
@@ -126,13 +131,24 @@ class _ParquetPool:
         return found
 
 
+def _row_image(data: bytes | None) -> PoolImage:
+    return PoolImage(None, data, None if data is not None else f"{UNREADABLE}: the row holds no bytes")
+
+
 def _image_column(file: Path) -> pa.Field:
     for column in shards.schema_of(file):
         kind = column.type
-        names = {kind.field(i).name for i in range(kind.num_fields)} if pa.types.is_struct(kind) else set()
-        if {"bytes", "path"} <= names or (column.name == "image" and shards.is_bytes(kind)):
+        if pa.types.is_list(kind) and _is_image(kind.value_type, column.name == "images"):
+            return pa.field(column.name, pa.list_(IMAGE))
+        if _is_image(kind, column.name == "image"):
             return pa.field(column.name, IMAGE)
     raise DataError(f"{file}: no image column (a struct of bytes and path, as Hugging Face datasets writes it)")
+
+
+def _is_image(kind: pa.DataType, named: bool) -> bool:
+    """Whether it is what Hugging Face datasets makes of pictures, or, in a column that is `named` so, bytes."""
+    names = {kind.field(i).name for i in range(kind.num_fields)} if pa.types.is_struct(kind) else set()
+    return {"bytes", "path"} <= names or (named and shards.is_bytes(kind))
 
 
 def draw(pool_size: int, seed: int, policy_step: int, groups: int) -> list[int]:

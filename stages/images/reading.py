@@ -5,6 +5,7 @@ import io
 import os
 import stat
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -109,10 +110,22 @@ def read(image: dict[str, Any], expected_sha256: str | None) -> bytes:
     return data
 
 
-def load(image: dict[str, Any], expected_sha256: str | None) -> Image.Image:
-    """`read`, then `decode`. Raises DataError, also for an image that cannot be decoded."""
-    data = read(image, expected_sha256)
-    try:
-        return decode(data)
-    except UnreadableImage as error:
-        raise DataError(f"{image.get('path') or 'an embedded image'}: {error}") from error
+def read_all(row: Mapping[str, Any]) -> list[bytes]:
+    """The encoded bytes of a trajectory's pictures. Raises DataError as `read` does, and where there are not as many
+    hashes as pictures."""
+    pictures = row["images"] or []
+    hashes = row["images_sha256"] or [None] * len(pictures)
+    if len(hashes) != len(pictures):
+        raise DataError(f"group {row['group_id']}: {len(pictures)} images, and {len(hashes)} hashes of them")
+    return [read(picture or {}, digest) for picture, digest in zip(pictures, hashes, strict=True)]
+
+
+def load_all(row: Mapping[str, Any]) -> tuple[Image.Image, ...]:
+    """`read_all`, then `decode`. Raises DataError, also for an image that cannot be decoded."""
+    found = []
+    for picture, data in zip(row["images"] or (), read_all(row), strict=True):
+        try:
+            found.append(decode(data))
+        except UnreadableImage as error:
+            raise DataError(f"{(picture or {}).get('path') or 'an embedded image'}: {error}") from error
+    return tuple(found)

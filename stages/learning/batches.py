@@ -98,8 +98,8 @@ class GroupReader:
             raise DataError(f"group {rows[0]['group_id']}: its {role} rows have different prompts")
         prompt = None
         if self._learner.computes(place):
-            image = images.load(rows[0]["image"] or {}, rows[0]["image_sha256"])
-            prompt = self._learner.model.process(image, rows[0]["prompt"] or "", self._pixels[role])
+            pictures = images.load_all(rows[0])
+            prompt = self._learner.model.process(pictures, rows[0]["prompt"] or "", self._pixels[role])
         return TrainingGroup(
             prompt=prompt,
             token_ids=[row["token_ids"] for row in rows],

@@ -32,14 +32,15 @@ def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
 
 @dataclass(frozen=True)
 class PromptInputs:
-    """A prompt and its image, processed, not yet on the device: input_ids [P] int64, is_image [P] bool,
-    position_ids [3, P] int64, pixel_values [patches, pixels] float32, grid [1, 3] int64."""
+    """A prompt and its images, processed, not yet on the device: input_ids [P] int64, is_image [P] bool,
+    position_ids [3, P] int64; pixel_values [patches, pixels] float32 and grid [images, 3] int64, None without an
+    image."""
 
     input_ids: Tensor
     is_image: Tensor
     position_ids: Tensor
-    pixel_values: Tensor
-    grid: Tensor
+    pixel_values: Tensor | None
+    grid: Tensor | None
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -127,17 +128,17 @@ class PolicyModel:
 
     # ------------------------------------------------------------------------------------- the forward
 
-    def process(self, image: Image, text: str, pixels: Pixels) -> PromptInputs:
+    def process(self, pictures: tuple[Image, ...], text: str, pixels: Pixels) -> PromptInputs:
         """What the model takes of a prompt. Needs no device, and may run beside what does.
 
-        Where the image goes is taken from where the processor put it, not from token ids.
+        Where the images go is taken from where the processor put them, not from token ids.
         """
         if pixels not in self._builders:
             self._builders[pixels] = PromptBuilder(self._model, pixels)
-        inputs = self._builders[pixels].inputs((image,), text)
-        ids, types, grid = inputs["input_ids"], inputs["mm_token_type_ids"], inputs["image_grid_thw"]
+        inputs = self._builders[pixels].inputs(pictures, text)
+        ids, types, grid = inputs["input_ids"], inputs["mm_token_type_ids"], inputs.get("image_grid_thw")
         positions, _ = self._base.model.get_rope_index(ids, mm_token_type_ids=types, image_grid_thw=grid)
-        return PromptInputs(ids[0], types[0] == 1, positions[:, 0], inputs["pixel_values"], grid)
+        return PromptInputs(ids[0], types[0] == 1, positions[:, 0], inputs.get("pixel_values"), grid)
 
     def prompts(self, prompts: Sequence[PromptInputs], role: Role) -> tuple[Prefix, Prefix]:
         """Runs the prompts once each through π_ref and through π: (without gradient, with it).
@@ -154,9 +155,13 @@ class PolicyModel:
     def _embed(self, prompts: Sequence[PromptInputs]) -> Tensor:
         """Input embeddings [ΣP, d], the images' features in their places."""
         embeds = self._language_model.embed_tokens(torch.cat([prompt.input_ids for prompt in prompts]).to(self.device))
+        pictures = [(prompt.pixel_values, prompt.grid) for prompt in prompts if prompt.pixel_values is not None]
+        if not pictures:
+            return embeds
+        pixel_values, grids = zip(*pictures, strict=True)
         features = self._base.model.get_image_features(
-            torch.cat([prompt.pixel_values for prompt in prompts]).to(self.device),
-            torch.cat([prompt.grid for prompt in prompts]).to(self.device),
+            torch.cat(pixel_values).to(self.device),
+            torch.cat(grids).to(self.device),
             return_dict=True,
         ).pooler_output
         is_image = torch.cat([prompt.is_image for prompt in prompts]).to(self.device)

@@ -30,7 +30,7 @@ from stages.shards.parquet import (
     schema_of,
     write_table,
 )
-from stages.shards.reading import Records, Rows, Shards, select_groups, whole_groups
+from stages.shards.reading import Records, Rows, Shards, most_in_a_list, select_groups, whole_groups
 from stages.shards.reuse import differences, is_done, plan, refuse_differences
 
 __all__ = [
@@ -50,6 +50,7 @@ __all__ = [
     "is_bytes",
     "is_done",
     "left_over",
+    "most_in_a_list",
     "output_path",
     "partial_directory",
     "plan",

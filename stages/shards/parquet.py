@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from stages.contract import IMAGE, METADATA_KEY, Metadata
+from stages.contract import IMAGE, MAY_LACK, METADATA_KEY, Metadata
 from stages.errors import DataError
 from stages.shards.durable import sync_file
 from stages.shards.pages import rows_at_a_time
@@ -62,14 +62,14 @@ def row_group_count(path: Path) -> int:
 def read_batches(
     path: Path, schema: pa.Schema, optional: pa.Schema | None = None, row_groups: Sequence[int] | None = None
 ) -> Iterator[pa.RecordBatch]:
-    """Batches of bounded size with the columns of `schema`, cast to its types; an `optional` column that the file
-    lacks is null. All rows, or those of some `row_groups`. Raises DataError for missing columns, wrong types, damage,
-    or rows too large for the memory."""
+    """Batches of bounded size with the columns of `schema`, cast to its types; a column that the file lacks is null
+    where it is `optional`, or one that trajectories may lack. All rows, or those of some `row_groups`. Raises DataError
+    for missing columns, wrong types, damage, or rows too large for the memory."""
     with _open(path) as file:
         present = file.schema_arrow.names
         if twice := [name for name in schema.names if present.count(name) > 1]:
             raise DataError(f"{path}: has the column {twice[0]} more than once")
-        if missing := [name for name in schema.names if name not in present]:
+        if missing := [name for name in schema.names if name not in present and name not in MAY_LACK]:
             raise DataError(f"{path}: lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}")
         wanted = pa.schema([*schema, *(optional or ())])
         columns = [name for name in wanted.names if name in present]
@@ -100,6 +100,8 @@ def _cast(batch: pa.RecordBatch, column: pa.Field, path: Path) -> pa.Array:
     try:
         if column.type == IMAGE:
             return _cast_images(values)
+        if column.type == pa.list_(IMAGE):
+            return _cast_image_lists(values)
         return values.cast(column.type)
     except pa.ArrowException as error:
         raise DataError(f"{path}: column {column.name} is {values.type}, and must be {column.type}") from error
@@ -117,6 +119,13 @@ def _cast_images(values: pa.Array) -> pa.Array:
         parts = [pc.struct_field(values, name) for name in ("bytes", "path")]
     cast = [part.cast(field.type) for part, field in zip(parts, IMAGE, strict=True)]
     return pa.StructArray.from_arrays(cast, fields=list(IMAGE), mask=values.is_null())
+
+
+def _cast_image_lists(values: pa.Array) -> pa.Array:
+    # By lengths and not by offsets: of large lists, lists of fixed size and slices of any, too.
+    ends = pc.cumulative_sum(pc.fill_null(pc.list_value_length(values), 0)).cast(pa.int32())
+    offsets = pa.concat_arrays([pa.array([0], pa.int32()), ends])
+    return pa.ListArray.from_arrays(offsets, _cast_images(pc.list_flatten(values)), mask=values.is_null())
 
 
 def read_rows(path: Path, column: pa.Field, rows: set[int]) -> Iterator[tuple[int, Any]]:
@@ -162,8 +171,10 @@ def write_table(path: Path, table: pa.Table) -> None:
 
 
 def image_feature(schema: pa.Schema) -> dict[bytes, bytes]:
-    """The metadata by which Hugging Face datasets shows the image column as pictures."""
-    features = {column.name: {"_type": "Image"} for column in schema if column.type == IMAGE}
+    """The metadata by which Hugging Face datasets shows a column of images, or of lists of them, as pictures."""
+    picture = {"_type": "Image"}
+    kinds = ((IMAGE, picture), (pa.list_(IMAGE), {"feature": picture, "_type": "List"}))
+    features = {column.name: shown for column in schema for kind, shown in kinds if column.type == kind}
     return {b"huggingface": json.dumps({"info": {"features": features}}).encode()} if features else {}
 
 

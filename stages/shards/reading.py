@@ -18,6 +18,8 @@ from stages.shards.reuse import differences
 
 TABLE_BYTES = 64 << 20  # of groups that come as one table
 
+IMAGES = pa.field("images", pa.list_(IMAGE))
+
 
 class Shards:
     """The trajectory shards that are a stage's input: one table, whichever files hold it.
@@ -71,6 +73,10 @@ class Shards:
                         raise DataError(f"{file}: the solver rows of group {group} are not in order of sample_index")
                     previous = (group, sample if role == SOLVER else -1)
         return ascending, len(where)
+
+    def most_images(self) -> int:
+        """How many images the fullest group has, at least 1, from their column alone."""
+        return most_in_a_list(self.files, IMAGES)
 
     def tables(self, size: int, places: range | None = None) -> Iterator[pa.Table]:
         """Tables of `size` whole groups each (fewer where they are large, and at the end): of all groups, or of those
@@ -157,6 +163,16 @@ def _within_memory(files: Sequence[Path], by_file: Iterable[Iterable[pa.Table]])
     return groups
 
 
+def most_in_a_list(files: Sequence[Path], column: pa.Field) -> int:
+    """How many entries the longest list of a column has, at least 1; a file may lack it."""
+    lengths = (
+        pc.max(pc.list_value_length(batch.column(0))).as_py()
+        for file in files
+        for batch in read_batches(file, pa.schema([]), pa.schema([column]))
+    )
+    return max((length for length in lengths if length), default=1)
+
+
 class Rows:
     """Rows of one or several files, as dicts, in file order; for tables that are not trajectories."""
 
@@ -171,13 +187,7 @@ class Rows:
 
     def most_images(self) -> int:
         """How many `images` the fullest row has, at least 1, from their column alone."""
-        column = pa.schema([("images", pa.list_(IMAGE))])
-        lengths = (
-            pc.max(pc.list_value_length(batch.column(0))).as_py()
-            for file in self.files
-            for batch in read_batches(file, pa.schema([]), column)
-        )
-        return max((length for length in lengths if length), default=1)
+        return most_in_a_list(self.files, IMAGES)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for file in self.files:

@@ -8,7 +8,7 @@ from stages.contract import SOLVER, Metadata, group_id, trajectory_seed
 from stages.parsing import parse_question
 
 Row = dict[str, Any]
-SHARED = ("group_index", "image_sha256", "question")  # by a group's rows
+SHARED = ("group_index", "images_sha256", "question")  # by a group's rows
 ROUNDING = 1e-6
 
 
@@ -22,8 +22,8 @@ def broken_promises(group: list[Row], metadata: Metadata) -> Iterator[str]:
         samples = metadata.stage_params("rollout").get("samples", len(solvers))
         if len(solvers) != (samples if group[0]["question"] else 0):
             yield f"it has {len(solvers)} rollouts, and {samples} were asked for"
-    if _is_ours(metadata) and group[0]["group_id"] != group_id(metadata.seed, step, group[0]["image_sha256"]):
-        yield "its group_id does not follow from seed, step and image"
+    if _is_ours(metadata) and group[0]["group_id"] != group_id(metadata.seed, step, group[0]["images_sha256"] or []):
+        yield "its group_id does not follow from seed, step and images"
     for row in group:
         for problem in _broken_row(row, group[0], metadata, step):
             yield f"{row['role']} {row['sample_index']}: {problem}"
@@ -46,8 +46,8 @@ def _broken_row(row: Row, proposal: Row, metadata: Metadata, step: int) -> Itera
     if row["finish_reason"] not in (None, "stop", "length"):
         yield f"its finish_reason is {row['finish_reason']!r}"
     if _is_ours(metadata):
-        if row["seed"] != trajectory_seed(row["group_id"], row["role"], row["sample_index"]):
-            yield "its seed does not follow from group_id, role and sample_index"
+        if row["seed"] != trajectory_seed(row["group_id"], row["role"], row["sample_index"], row["pass"]):
+            yield "its seed does not follow from group_id, role, pass and sample_index"
         if row is proposal and row["completion"] is not None and row["question"] != parse_question(row["completion"]):
             yield "its question is not the one in its completion"
     if metadata.stage == "score":

@@ -136,8 +136,8 @@ class _Chain:
 
     def _find_pool(self, output: Path, ref: InputRef) -> Path | None:
         """The folder of images a question shard was made from, where its rows say it lies or among those named."""
-        rows = shards.Rows([output], pa.schema([SCHEMAS["propose"].field("image")]))
-        path = Path(next((row["image"]["path"] for row in rows if row["image"]), None) or "")
+        rows = shards.Rows([output], pa.schema([SCHEMAS["propose"].field("images")]))
+        path = Path(next((row["images"][0]["path"] for row in rows if row["images"]), None) or "")
         above = [parent for parent in path.parents if parent.resolve().name == ref.name]
         for folder in [*above, *(named for named in self._paths if named.is_dir())]:
             try:
@@ -218,10 +218,11 @@ def _check_trajectories(output: Path, metadata: Metadata) -> int:
         for problem in broken_promises(group, metadata):
             raise DataError(f"{output}: group {group[0]['group_id']}: {problem}")
         for row in group:
-            # The picture of a group is the same on all its rows; where each holds it, each may be damaged.
-            if row["image_sha256"] and (row["role"] == PROPOSER or (row["image"] or {}).get("bytes")):
+            for picture, digest in zip(row["images"] or (), row["images_sha256"] or (), strict=True):
+                # The pictures of a group are the same on all its rows; where each holds them, each may be damaged.
                 try:
-                    images.read(row["image"] or {}, row["image_sha256"])
+                    if digest and (row["role"] == PROPOSER or (picture or {}).get("bytes")):
+                        images.read(picture or {}, digest)
                 except DataError as error:
                     raise DataError(f"{output}: group {row['group_id']}: {error}") from error
     return count

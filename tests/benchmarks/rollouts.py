@@ -53,7 +53,7 @@ def completion(rng: random.Random) -> str:
 
 def write_rollouts(path: Path, model: str, groups: int, samples: int = 5) -> Path:
     """A rollouts shard of `groups` groups of `samples`, as `rollout` writes it but for the pictures."""
-    content = {"format": 1, "stage": "rollout", "model": {"name": model}, "policy": {"step": 0}}
+    content = {"format": 2, "stage": "rollout", "model": {"name": model}, "policy": {"step": 0}}
     schema = TRAJECTORY.with_metadata({"ireasoner": json.dumps(content)})
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         for first in range(0, groups, 2000):
@@ -67,8 +67,8 @@ def _group(index: int, samples: int) -> Iterator[dict]:
     shared = {
         "group_id": f"{index:016x}",
         "group_index": index,
-        "image": {"bytes": None, "path": f"pool/{index}.png"},
-        "image_sha256": f"{index:064x}",
+        "images": [{"bytes": None, "path": f"pool/{index}.png"}],
+        "images_sha256": [f"{index:064x}"],
         "question": "What do the two bars make together?",
     }
     for place in range(-1, samples):

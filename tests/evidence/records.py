@@ -20,7 +20,7 @@ from stages.errors import DataError
 from stages.evaluation.scores import Answered, read_run
 from stages.parsing import answer_key
 
-READ = pa.schema([column for column in SCORED if column.name not in ("image", "token_ids", "logprobs", "prompt")])
+READ = pa.schema([column for column in SCORED if column.name not in ("images", "token_ids", "logprobs", "prompt")])
 
 Record = dict[str, Any]
 
@@ -87,7 +87,7 @@ def iteration(folder: Path, truth: Mapping[str, world.Chart]) -> Record:
         ),
         "answerable": _mean(keys is not None for keys in solutions.values()),
         "step_truth": _mean(
-            verdict for row in solver for verdict in check_steps(row["steps"] or (), truth[row["image_sha256"]])
+            verdict for row in solver for verdict in check_steps(row["steps"] or (), truth[row["images_sha256"][0]])
         ),
     }
 
@@ -103,7 +103,7 @@ def _sized(groups: Mapping[str, list[Record]], solver: Iterable[Record]) -> Iter
 def _solution(proposal: Record, truth: Mapping[str, world.Chart]) -> set[str] | None:
     """The keys of the right answers; None where the question is not the world's, or has no single answer."""
     ask = world.understand(proposal["question"] or "")
-    solution = ask and world.solve(truth[proposal["image_sha256"]], ask)
+    solution = ask and world.solve(truth[proposal["images_sha256"][0]], ask)
     return {answer_key(answer) for answer in solution.answers} if solution else None
 
 

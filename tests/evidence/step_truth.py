@@ -77,15 +77,15 @@ def ask(
     rows = []
     for index, file in enumerate(world.write_pool(folder / "pool", QUESTIONS, SEED)):
         digest = images.sha256(file.read_bytes())
-        group = group_id(SEED, start.ref.step + index + 1, digest)
+        group = group_id(SEED, start.ref.step + index + 1, [digest])
         rows.append(
             {
                 "group_id": group,
                 "group_index": index,
                 "role": PROPOSER,
                 "sample_index": 0,
-                "image": {"bytes": None, "path": str(file.relative_to(folder))},
-                "image_sha256": digest,
+                "images": [{"bytes": None, "path": str(file.relative_to(folder))}],
+                "images_sha256": [digest],
                 "question": world.draw_question(rng, charts[digest]).text,
                 "seed": trajectory_seed(group, PROPOSER, 0),
             }
@@ -215,9 +215,9 @@ def agreed(table: pa.Table, known: Mapping[Step, np.ndarray], charts: Mapping[st
     steps: dict[str, list[Any]] = {
         name: [] for name in ("rollout", "position", "place", "text", "step_true", "similarity")
     }
-    rows = [table[name].to_pylist() for name in ("group_index", "image_sha256", "completion")]
+    rows = [table[name].to_pylist() for name in ("group_index", "images_sha256", "completion")]
     rows += [scored[name].to_pylist() for name in ("steps", "step_similarity", "density")]
-    for row, (group, digest, completion, texts, similarity, density) in enumerate(zip(*rows, strict=True)):
+    for row, (group, [digest], completion, texts, similarity, density) in enumerate(zip(*rows, strict=True)):
         if all(value is None for value in similarity or ()):
             continue
         parsed = parse_completion(completion, MOST_STEPS)
@@ -382,7 +382,7 @@ def with_swapped_sums(
             continue
         parsed = parse_completion(row["completion"])
         sums = [place for place, step in enumerate(parsed.steps) if _changes(step)]
-        if not sums or not all(check_steps(parsed.steps, charts[row["image_sha256"]])):
+        if not sums or not all(check_steps(parsed.steps, charts[row["images_sha256"][0]])):
             continue
         text, start = row["completion"], parsed.starts[sums[0]]
         changed = text[:start] + SUM.sub(r"\1 + \3 = \2", text[start:], count=1)
