@@ -1,21 +1,49 @@
 """The loss of a step, from plain tensors, with its gradient.
 
-    −A · mean_t ŵ_t log π(y_t)  +  β · mean_t KL(π(·|s_t) ‖ π_ref(·|s_t))          of a trajectory
+    mean_t ℓ_t  +  β · mean_t KL_t          of a trajectory
 
-KL is exact over the vocabulary. ŵ_t = min(π/μ, 2), without gradient, corrects for the policy having moved since
-the tokens were sampled from μ. Both terms are sums over tokens, and so the gradient of each token's logits is known
-as soon as they are: it is taken on the spot, a chunk of tokens at a time, and no [tokens, vocabulary] tensor outlives
-its chunk or is made twice.
+ℓ is a rule of `losses`, of the token that was sampled: −A · ŵ_t log π(y_t) unless another is chosen; log π may be
+taken at a temperature. KL is one of `kl`, exact over the vocabulary, at temperature 1: that of π from π_ref unless
+chosen otherwise. Both terms are sums over tokens, and so the gradient of each token's logits is known as soon as they
+are: it is taken on the spot, a chunk of tokens at a time, and no [tokens, vocabulary] tensor outlives its chunk or is
+made twice.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-MAX_IMPORTANCE_WEIGHT = 2.0
-# Rows of a [positions, vocabulary] tensor, of which three live at a time.
+from stages.learning.kl import Kl
+from stages.learning.kl import rule as kl_rule
+from stages.learning.losses import Loss
+from stages.learning.losses import rule as loss_rule
+from stages.learning.losses.token_loss import Bounds, TokenLoss
+
+# Rows of a [positions, vocabulary] tensor, of which three live at a time, and a fourth at a temperature.
 POSITIONS_PER_CHUNK = {"cpu": 96, "cuda": 512}
+
+
+@dataclass(frozen=True)
+class LossRule:
+    """Which loss of a token and which divergence; clip_…, the bounds of `clip` (see Bounds); the temperature (> 0) at
+    which log π enters the loss: that of the sampling, where μ is of that temperature, too."""
+
+    loss: Loss = "policy-gradient"
+    kl: Kl = "reverse"
+    clip_low: float = 0.2
+    clip_high: float = 0.3
+    clip_dual: float | None = 3.0
+    temperature: float = 1.0
+
+    def token_loss(self, logprob: Tensor, tokens: "Tokens") -> TokenLoss:
+        """Of log π(y) [T] at the temperature."""
+        bounds = Bounds(self.clip_low, self.clip_high, self.clip_dual)
+        return loss_rule(self.loss)(logprob, tokens.sampled_logprobs, tokens.advantages, bounds)
+
+
+DEFAULT_RULE = LossRule()
 
 
 @dataclass(frozen=True)
@@ -27,6 +55,11 @@ class Tokens:
     sampled_logprobs: Tensor
     advantages: Tensor
     shares: Tensor
+
+    def split(self, size: int) -> "Iterator[Tokens]":
+        """Chunks of `size` tokens, in order."""
+        parts = zip(*(part.split(size) for part in vars(self).values()), strict=True)
+        return (Tokens(*part) for part in parts)
 
 
 @dataclass(frozen=True)
@@ -44,8 +77,9 @@ class Head:
 
 @dataclass(frozen=True)
 class Terms:
-    """logprob, kl [T]: log π(y_t) and KL_t, float32 at least. loss, kl_mean, weight_mean: the shared-out sums of the
-    loss, of KL_t and of ŵ_t, scalars. gradient [T, d]: of the loss, with respect to the policy's hidden states."""
+    """logprob, kl [T]: log π(y_t) at the rule's temperature and KL_t, float32 at least. loss, kl_mean, weight_mean:
+    the shared-out sums of the loss, of KL_t and of the importance weight, scalars. gradient [T, d]: of the loss, with
+    respect to the policy's hidden states."""
 
     logprob: Tensor
     kl: Tensor
@@ -55,28 +89,31 @@ class Terms:
     gradient: Tensor
 
 
-def loss_terms(states: Tensor, reference_states: Tensor, tokens: Tokens, kl_coef: float, head: Head) -> Terms:
+def loss_terms(
+    states: Tensor,
+    reference_states: Tensor,
+    tokens: Tokens,
+    kl_coef: float,
+    head: Head,
+    rule: LossRule = DEFAULT_RULE,
+) -> Terms:
     """The loss over tokens [T] and its gradient; states, reference_states [T, d]: hidden states of π and of π_ref
     that predict them; kl_coef β."""
     positions = POSITIONS_PER_CHUNK[states.device.type]
     chunks = [
-        _chunk_terms(*chunk, kl_coef, head)
+        _chunk_terms(*chunk, kl_coef, head, rule)
         for chunk in zip(
             states.detach().split(positions),
             reference_states.split(positions),
-            tokens.ids.split(positions),
-            tokens.sampled_logprobs.split(positions),
-            tokens.advantages.split(positions),
-            tokens.shares.split(positions),
+            tokens.split(positions),
             strict=True,
         )
     ]
-    logprob, kl, weight, gradient = (torch.cat(list(parts)) for parts in zip(*chunks, strict=True))
-    per_token = kl_coef * kl - tokens.advantages * weight * logprob
+    logprob, kl, loss, weight, gradient = (torch.cat(list(parts)) for parts in zip(*chunks, strict=True))
     return Terms(
         logprob,
         kl,
-        (tokens.shares * per_token).sum(),
+        (tokens.shares * (kl_coef * kl + loss)).sum(),
         (tokens.shares * kl).sum(),
         (tokens.shares * weight).sum(),
         gradient,
@@ -85,31 +122,30 @@ def loss_terms(states: Tensor, reference_states: Tensor, tokens: Tokens, kl_coef
 
 @torch.no_grad()
 def _chunk_terms(
-    states: Tensor,
-    reference_states: Tensor,
-    ids: Tensor,
-    sampled_logprobs: Tensor,
-    advantages: Tensor,
-    shares: Tensor,
-    kl_coef: float,
-    head: Head,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """log π(y), KL, ŵ [n] and the gradient [n, d]. With p = π, z its logits:
+    states: Tensor, reference_states: Tensor, tokens: Tokens, kl_coef: float, head: Head, rule: LossRule
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """log π(y), KL, the token's loss and importance weight [n], and the gradient [n, d]. With p = π at temperature T,
+    z the logits of π:
 
-    ∂(−log π(y))/∂z = p − 1_y      ∂KL/∂z = p · (log p − log q − KL)
+    ∂(−log p(y))/∂z = (p − 1_y)/T
     """
     both = head.logits(torch.cat([states, reference_states]))  # one product: the weight is read once
     for logits in both.split(len(states)):
         logits.sub_(logits.logsumexp(-1, keepdim=True))
     logp, logq = both.split(len(states))
-    gap = logq.neg_().add_(logp)
-    # At forbidden tokens both are −∞ and the gap undefined; they have no probability and no part in KL.
-    gap.index_fill_(-1, head.forbidden, 0.0)
-    logprob = logp.gather(-1, ids[:, None])[:, 0]
-    weight = torch.exp(logprob - sampled_logprobs).clamp(max=MAX_IMPORTANCE_WEIGHT)
-    p = logp.exp_()
-    kl = torch.linalg.vecdot(p, gap)
-    pull = shares * advantages * weight
-    d_logits = gap.sub_(kl[:, None]).mul_((kl_coef * shares)[:, None]).add_(pull[:, None]).mul_(p)
-    d_logits.scatter_add_(-1, ids[:, None], -pull[:, None])
-    return logprob, kl, weight, d_logits.to(states.dtype) @ head.weight
+    tempered = logp
+    if rule.temperature != 1:
+        tempered = logp / rule.temperature
+        tempered.sub_(tempered.logsumexp(-1, keepdim=True))
+    logprob = tempered.gather(-1, tokens.ids[:, None])[:, 0]
+    loss, gain, weight = rule.token_loss(logprob, tokens)
+    scale, pull = kl_coef * tokens.shares, tokens.shares * gain * weight
+    divergence = kl_rule(rule.kl)
+    if rule.temperature == 1:
+        kl, d_logits = divergence(logp, logq, head.forbidden, scale, pull)
+    else:
+        pull = pull / rule.temperature
+        kl, d_logits = divergence(logp, logq, head.forbidden, scale, torch.zeros_like(pull))
+        d_logits.addcmul_(tempered.exp_(), pull[:, None])
+    d_logits.scatter_add_(-1, tokens.ids[:, None], -pull[:, None])
+    return logprob, kl, loss, weight, d_logits.to(states.dtype) @ head.weight

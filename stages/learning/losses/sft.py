@@ -1,0 +1,15 @@
+"""Supervised fine-tuning on what was sampled: every row that is given is learned, whatever it earned."""
+
+import torch
+from torch import Tensor
+
+from stages.learning.losses.token_loss import Bounds, TokenLoss
+
+
+def token_loss(logprob: Tensor, sampled_logprobs: Tensor, advantages: Tensor, bounds: Bounds) -> TokenLoss:
+    """−log π(y)   [n]
+
+    logprob log π(y) [n] float; sampled_logprobs, advantages and bounds are not used.
+    """
+    ones = torch.ones_like(logprob)
+    return TokenLoss(-logprob, ones, ones)
