@@ -1,0 +1,32 @@
+"""The terms of the Proposer's reward, a file each: a function `term` from the groups of a block to one number a
+group [M], float64. To add one, add its file.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+from stages.rewards import choices
+from stages.rewards.groups import Groups
+
+if TYPE_CHECKING:
+    from stages.score import ScoreParams
+
+Term: TypeAlias = Callable[[Groups, "ScoreParams"], np.ndarray]
+
+
+def names() -> list[str]:
+    return choices.names(__name__)
+
+
+def load(name: str) -> Term:
+    """The term of that name. Raises UsageError, with the nearest, for one that is not there."""
+    return choices.load(__name__, "proposer term", name).term
+
+
+def proposer_reward(entropy: np.ndarray, answered: np.ndarray, target: float = 0.90, width: float = 0.35) -> np.ndarray:
+    """exp(−(H − m)²/(2s²)), H = entropy [M] (nats), m target, s width; 0 where no rollout of the group was
+    parsed (answered [M] false)."""
+    bell = np.exp(-((np.nan_to_num(entropy) - target) ** 2) / (2 * width**2))
+    return np.where(answered, bell, 0.0)
