@@ -23,10 +23,3 @@ def names() -> list[str]:
 def load(name: str) -> Term:
     """The term of that name. Raises UsageError, with the nearest, for one that is not there."""
     return choices.load(__name__, "proposer term", name).term
-
-
-def proposer_reward(entropy: np.ndarray, answered: np.ndarray, target: float = 0.90, width: float = 0.35) -> np.ndarray:
-    """exp(−(H − m)²/(2s²)), H = entropy [M] (nats), m target, s width; 0 where no rollout of the group was
-    parsed (answered [M] false)."""
-    bell = np.exp(-((np.nan_to_num(entropy) - target) ** 2) / (2 * width**2))
-    return np.where(answered, bell, 0.0)
