@@ -4,9 +4,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stages.rewards.explained import reward_terms
 from stages.rewards.leave_one_out import leave_one_out
 from stages.rewards.step import step_similarity
-from stages.rewards.terms import reward_terms
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:

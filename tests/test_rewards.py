@@ -1,35 +1,24 @@
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.rewards.answer import answer_reward
-from stages.rewards.consensus import NO_ANSWER, Consensus, consensus
-from stages.rewards.proposer import proposer_reward
+from stages.rewards import proposer, terms, votes
+from stages.rewards.consensus import NO_ANSWER, consensus
+from stages.rewards.groups import Groups
 from stages.rewards.schedule import step_weight
-from stages.rewards.step import StepReward, compared_steps, step_reward, step_similarity
+from stages.rewards.selection.keep import keep
+from stages.rewards.selection.top import top
+from stages.rewards.step import density
+from stages.score import ScoreParams
 from tests import oracle
+from tests.rollouts import agreeing, answers, rollouts
 
+DEFAULTS = ScoreParams()
 KEYS = st.lists(st.integers(NO_ANSWER, 3), min_size=1, max_size=8)
-
-
-def rewarded(
-    embedding: np.ndarray,
-    rollout: np.ndarray,
-    position: np.ndarray,
-    group: np.ndarray,
-    agreement: Consensus,
-    decay: float = 0.15,
-    density_exponent: float = 0.7,
-) -> tuple[np.ndarray, StepReward]:
-    """Similarities and step rewards of rollouts whose steps [S] have these embeddings [S, d]."""
-    similarity = np.full(len(embedding), np.nan)
-    compared, prototype = compared_steps(rollout, position, group, agreement.dominant)
-    similarity[compared] = step_similarity(embedding[compared], prototype)
-    sizes = agreement.size, agreement.dominant_size
-    return similarity, step_reward(similarity, rollout, position, group, *sizes, decay, density_exponent)
 
 
 def of_one_group(keys: list[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -49,38 +38,35 @@ def groups(draw: st.DrawFn) -> list[list[oracle.Rollout]]:
     return draw(st.lists(st.lists(rollout, min_size=1, max_size=6), min_size=1, max_size=4))
 
 
+@settings(deadline=None)
 @given(groups(), st.booleans(), st.booleans())
 def test_all_rewards_equal_a_plain_reading_of_the_formulas(
     batch: list[list[oracle.Rollout]], no_decay: bool, no_density: bool
 ) -> None:
-    rollouts = [rollout for group in batch for rollout in group]
-    group = np.repeat(np.arange(len(batch)), [len(members) for members in batch])
-    key = np.array([NO_ANSWER if rollout.key is None else ord(rollout.key) for rollout in rollouts])
-    agreement = consensus(group, key, len(batch))
-    steps = [(place, j, e) for place, rollout in enumerate(rollouts) for j, e in enumerate(rollout.steps)]
-    _, result = rewarded(
-        np.array([e for _, _, e in steps]).reshape(-1, 3),
-        np.array([place for place, _, _ in steps], dtype=np.int64),
-        np.array([j for _, j, _ in steps], dtype=np.int64),
-        group,
-        agreement,
-        decay=0.0 if no_decay else 0.15,
-        density_exponent=0.0 if no_density else 0.7,
-    )
-    answers = answer_reward(agreement.prob, np.array([rollout.words for rollout in rollouts]))
-    proposers = proposer_reward(agreement.entropy, agreement.dominant_size > 0)
+    seen = rollouts(*batch)
+    constants = ScoreParams(no_decay=no_decay, no_density=no_density)
+    r_answer, r_step = (terms.load(name)(seen, constants) for name in ("answer", "step"))
+    rho = density(seen.size, seen.dominant_size, 0.0 if no_density else 0.7)
+    keys = [ord(rollout.key) if rollout.key else NO_ANSWER for group in batch for rollout in group]
+    agreement = consensus(seen.group, np.array(keys), len(batch))
+    asked = Groups(agreement.entropy, agreement.vote, agreement.dominant_size > 0)
+    proposers = proposer.load("entropy")(asked, constants)
 
     flags = oracle.Flags(no_decay=no_decay, no_density=no_density)
     place = 0
     for index, members in enumerate(batch):
-        expected, entropy, proposer = oracle.score_group(members, 1, flags)
+        expected, entropy, r_proposer = oracle.score_group(members, 1, flags)
         assert agreement.entropy[index] == pytest.approx(entropy)
-        assert proposers[index] == pytest.approx(proposer)
+        assert proposers[index] == pytest.approx(r_proposer)
         for scores in expected:
             assert agreement.dominant[place] == scores.dominant
-            assert answers[place] == pytest.approx(scores.r_answer)
-            assert result.reward[place] == pytest.approx(scores.r_step, abs=1e-12)
+            assert r_answer[place] == pytest.approx(scores.r_answer)
+            assert r_step[place] == pytest.approx(scores.r_step, abs=1e-12)
+            assert rho[index] == pytest.approx(scores.density)
             place += 1
+
+
+# ------------------------------------------------------------------------------------------------- consensus
 
 
 @given(KEYS)
@@ -97,33 +83,141 @@ def test_a_tie_goes_to_the_answer_sampled_first() -> None:
 
 
 def test_five_unparsed_answers_earn_nothing() -> None:
+    seen = rollouts(answers([None] * 5))
     agreement = consensus(*of_one_group([NO_ANSWER] * 5), 1)
     assert not agreement.prob.any() and not agreement.dominant.any()
-    assert agreement.entropy.tolist() == [0.0]
-    assert not answer_reward(agreement.prob, np.zeros(5)).any()
-    assert proposer_reward(agreement.entropy, agreement.dominant_size > 0).tolist() == [0.0]
+    assert (agreement.entropy.tolist(), agreement.vote.tolist()) == ([0.0], [0.0])
+    assert not any(terms.load(name)(seen, DEFAULTS).any() for name in terms.names())
+    asked = Groups(agreement.entropy, agreement.vote, agreement.dominant_size > 0)
+    assert not any(proposer.load(name)(asked, DEFAULTS).any() for name in proposer.names())
 
 
 def test_a_group_without_rollouts_has_no_entropy() -> None:
     agreement = consensus(np.array([1]), np.array([0]), 3)
     assert np.isnan(agreement.entropy).tolist() == [True, False, True]
+    assert agreement.vote.tolist() == [0, 1, 0]
     empty = consensus(np.array([], dtype=np.int64), np.array([], dtype=np.int64), 1)
     assert np.isnan(empty.entropy[0]) and empty.size.tolist() == [0]
 
 
+# Keys with what they count, in quarters: their sums are exact, and so are ties.
+VOTES = st.lists(st.tuples(st.integers(NO_ANSWER, 3), st.integers(0, 4)), max_size=8)
+
+
+@given(st.lists(VOTES, min_size=1, max_size=4))
+def test_weighted_votes_equal_counting_by_hand(batch: list[list[tuple[int, int]]]) -> None:
+    group = np.repeat(np.arange(len(batch)), [len(cast) for cast in batch])
+    cast = [vote for votes in batch for vote in votes]
+    key, weight = (np.array([vote[part] for vote in cast], dtype=int) for part in (0, 1))
+    agreement = consensus(group, key, len(batch), weight / 4)
+    unweighted = consensus(group, key, len(batch))
+    for index, members in enumerate(batch):
+        totals: Counter[int] = Counter()
+        for name, count in members:
+            if name != NO_ANSWER:
+                totals[name] += count
+        heaviest = max(totals.values(), default=0)
+        winner = next((name for name, _ in members if name != NO_ANSWER and totals[name] == heaviest), None)
+        inside = [name == winner for name, _ in members]
+        assert agreement.dominant[group == index].tolist() == inside
+        assert agreement.dominant_size[index] == sum(inside)
+        whole = sum(count for _, count in members)
+        assert agreement.vote[index] == pytest.approx(heaviest / whole if whole else 0)
+    assert np.array_equal(agreement.prob, unweighted.prob)
+    assert np.array_equal(agreement.entropy, unweighted.entropy, equal_nan=True)
+
+
+@given(st.lists(VOTES, min_size=1, max_size=4))
+def test_votes_that_count_one_each_are_the_counts(batch: list[list[tuple[int, int]]]) -> None:
+    group = np.repeat(np.arange(len(batch)), [len(cast) for cast in batch])
+    key = np.array([key for votes in batch for key, _ in votes], dtype=int)
+    weights = votes.load("count")(group, np.full(len(group), np.nan))
+    counted, default = (consensus(group, key, len(batch), given) for given in (weights, None))
+    for name, values in vars(default).items():
+        assert np.array_equal(getattr(counted, name), values, equal_nan=True), name
+    assert np.array_equal(default.vote, default.dominant_size / np.maximum(default.size, 1))
+
+
+def test_a_better_reasoned_minority_outvotes_the_majority() -> None:
+    score = np.array([0.8, 0.6, 0.2, 0.9, 0.94, 0.8])
+    agreement = consensus(*of_one_group([12, 12, 12, 15, 15, 9]), 1, score)
+    assert agreement.dominant.tolist() == [False, False, False, True, True, False]
+    assert agreement.vote == pytest.approx([1.84 / 4.24])
+    best = top(score, np.zeros(6, dtype=int), agreement.dominant, 2)
+    assert np.flatnonzero(best).tolist() == [3, 4]
+    self_rewarded = consensus(*of_one_group([0, 0, 1]), 1, np.array([0.10, 0.15, 0.90]))
+    assert self_rewarded.dominant.tolist() == [False, False, True]
+
+
+LOGPROBS = st.lists(st.floats(-3000, 0) | st.just(np.nan), min_size=1, max_size=8)
+
+
+@given(LOGPROBS, LOGPROBS, st.floats(-1e4, 0))
+def test_votes_by_likelihood_are_ratios_within_the_group(one: list[float], other: list[float], offset: float) -> None:
+    group = np.repeat([0, 1], [len(one), len(other)])
+    weights = votes.load("likelihood")(group, np.array(one + other))
+    moved = votes.load("likelihood")(group, np.array(one + [value + offset for value in other]))
+    assert np.array_equal(np.isnan(one + other) & (weights != 0), np.zeros(len(group), dtype=bool))
+    for members, values in ((weights[group == 0], one), (weights[group == 1], other)):
+        stored = [value for value in values if not math.isnan(value)]
+        assert members.max() == (1 if stored else 0)
+        expected = [0 if math.isnan(value) else math.exp(value - max(stored)) for value in values]
+        assert members == pytest.approx(expected)
+    assert weights == pytest.approx(moved, abs=1e-9)
+
+
+def test_a_likely_answer_outvotes_two_unlikely_ones() -> None:
+    group, key = of_one_group([NO_ANSWER, 1, 1, 2])
+    logprob = np.log([0.2, 0.1, 0.2, 0.5]) - 2000
+    agreement = consensus(group, key, 1, votes.load("likelihood")(group, logprob))
+    assert agreement.dominant.tolist() == [False, False, False, True]
+    assert agreement.vote == pytest.approx([0.5])
+
+
+# ------------------------------------------------------------------------------------------------- selection
+
+
+def test_a_band_includes_its_limits() -> None:
+    vote = np.array([0.0, 0.3 - 1e-12, 0.3, 0.5, 0.6, 0.6 + 1e-12, 0.7, 1.0])
+    assert keep(vote, 0.3, 0.6).tolist() == [False, True, True, True, True, True, False, False]
+    assert keep(vote, 0.0, 1.0).all()
+    votes_of_nine = np.arange(10) / 9
+    assert np.flatnonzero(keep(votes_of_nine, 0.25, 0.75)).tolist() == [3, 4, 5, 6]
+    assert np.flatnonzero(keep(votes_of_nine, 0.3, 0.8)).tolist() == [3, 4, 5, 6, 7]
+
+
+def test_dominant_answers_of_groups_that_agree_enough() -> None:
+    seen = rollouts(answers(["7", "7", "8", "7", None]))
+    share = seen.dominant_size / seen.size
+    assert (seen.dominant & keep(share, 0.6, 1.0)[seen.group]).tolist() == [True, True, False, True, False]
+    assert not keep(share, 0.7, 1.0).any()
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.booleans(), st.integers(0, 3)), max_size=15), st.integers(0, 4))
+def test_the_best_of_each_group_equal_sorting_by_hand(members: list[tuple[int, bool, int]], count: int) -> None:
+    members = sorted(members, key=lambda member: member[0])
+    group, dominant, reward = (np.array([member[part] for member in members], dtype=int) for part in range(3))
+    expected = set()
+    for index in range(3):
+        places = [place for place, member in enumerate(members) if member[0] == index and member[1]]
+        expected |= set(sorted(places, key=lambda place: (-members[place][2], place))[:count])
+    assert set(np.flatnonzero(top(reward / 3, group, dominant == 1, count))) == expected
+
+
+# ------------------------------------------------------------------------------- steps, schedule and answers
+
+
 def test_rollouts_that_agree_in_full_earn_full_reward() -> None:
-    agreement = consensus(*of_one_group([0] * 5), 1)
-    rollout, position = np.repeat(np.arange(5), 2), np.tile([0, 1], 5)
-    _, result = rewarded(np.ones((10, 4)), rollout, position, np.zeros(5, dtype=int), agreement)
-    assert result.reward == pytest.approx(np.ones(5))
-    assert answer_reward(agreement.prob, np.zeros(5)) == pytest.approx(np.ones(5))
+    seen = rollouts([oracle.Rollout("a", 0, [np.ones(4)] * 2)] * 5)
+    for name in ("answer", "step", "majority", "process"):
+        assert terms.load(name)(seen, DEFAULTS) == pytest.approx(np.ones(5)), name
 
 
 def test_steps_that_cancel_out_are_worth_half_and_never_nan() -> None:
-    agreement = consensus(*of_one_group([0, 0]), 1)
-    opposite = np.array([[1.0, 0.0], [-1.0, 0.0]])
-    similarity, result = rewarded(opposite, np.array([0, 1]), np.array([0, 0]), np.zeros(2, dtype=int), agreement)
-    assert similarity.tolist() == [0, 0] and result.reward.tolist() == [0.5, 0.5]
+    seen = rollouts(agreeing([-1.0]))
+    assert seen.similarity.tolist() == [0, 0]
+    for name in ("step", "process"):
+        assert terms.load(name)(seen, DEFAULTS).tolist() == [0.5, 0.5], name
 
 
 def test_schedule() -> None:
@@ -139,5 +233,5 @@ def test_the_schedule_never_falls_and_stays_in_bounds(t: list[int], warmup: floa
 
 
 def test_long_answers_lose_up_to_a_twentieth() -> None:
-    words = np.array([0, 64, 96, 128, 1000])
-    assert answer_reward(np.ones(5), words) == pytest.approx([1, 1, 0.975, 0.95, 0.95])
+    seen = rollouts(answers(["a"] * 5, words=[0, 64, 96, 128, 1000]))
+    assert terms.load("answer")(seen, DEFAULTS) == pytest.approx([1, 1, 0.975, 0.95, 0.95])

@@ -22,7 +22,7 @@ from ireasoner_cli.inspection.groups import Answer, Group, Row
 from ireasoner_cli.inspection.summary import Summary
 from ireasoner_cli.runs import Iteration
 from stages.contract import STAGES, Metadata
-from stages.rewards.terms import RewardTerms, reward_terms
+from stages.rewards.explained import RewardTerms, reward_terms
 
 LABEL, GOOD, ODD, BAD = "bold cyan", "green", "yellow", "red"
 # From one with the others to on its own, as `divergence` counts.

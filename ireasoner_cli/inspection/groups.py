@@ -16,7 +16,7 @@ from stages import shards
 from stages.contract import PROPOSER, SCORE_COLUMNS, SCORED, SOLVER, TRAJECTORY, Metadata
 from stages.errors import UsageError
 from stages.parsing import parse_completion
-from stages.rewards.terms import reward_terms
+from stages.rewards.explained import reward_terms
 
 Row = dict[str, Any]
 LOOKED_AT = pa.schema([column for column in TRAJECTORY if column.name not in ("token_ids", "logprobs", "prompt")])

@@ -15,7 +15,7 @@ from ireasoner_cli.inspection.groups import Answer, Group, read_groups
 from ireasoner_cli.report.figures import Candidate, Run, scored_files
 from stages import images, shards
 from stages.errors import DataError
-from stages.rewards.terms import RewardTerms, reward_terms
+from stages.rewards.explained import RewardTerms, reward_terms
 
 THUMBNAIL = 320  # pixels of the longer side
 PICTURE_BYTES = 8 << 20  # of all pictures in a page; about a third more as base64

@@ -85,5 +85,13 @@ def step_reward(
     total = np.bincount(rollout[scored], weight * (1 + similarity[scored]) / 2, minlength=len(group))
     norm = np.bincount(rollout[scored], weight, minlength=len(group))
     mean = np.divide(total, norm, out=np.zeros(len(group)), where=norm > 0)
-    density = (dominant_size / np.maximum(size, 1)) ** density_exponent
-    return StepReward(density, density[group] * mean)
+    rho = density(size, dominant_size, density_exponent)
+    return StepReward(rho, rho[group] * mean)
+
+
+def density(size: np.ndarray, dominant_size: np.ndarray, exponent: float = 0.7) -> np.ndarray:
+    """ρ = (|G|/N)^γ   [M]
+
+    size, dominant_size [M]: N and |G|; exponent γ (0 for ρ = 1).
+    """
+    return (dominant_size / np.maximum(size, 1)) ** exponent

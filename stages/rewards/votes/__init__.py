@@ -1,0 +1,21 @@
+"""What a rollout's answer counts when the dominant one is chosen, a file each: a function `weights` to one number a
+rollout [R], float64, none negative. To add one, add its file.
+"""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import numpy as np
+
+from stages.rewards import choices
+
+Vote: TypeAlias = Callable[[np.ndarray, np.ndarray], np.ndarray]  # of group and logprob [R], as in Rollouts
+
+
+def names() -> list[str]:
+    return choices.names(__name__)
+
+
+def load(name: str) -> Vote:
+    """The vote of that name. Raises UsageError, with the nearest, for one that is not there."""
+    return choices.load(__name__, "vote", name).weights
