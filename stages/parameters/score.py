@@ -2,12 +2,19 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from pkgutil import iter_modules
 from typing import Literal
 
 from stages.parameters.call import Call
 from stages.parameters.option import option
 
 CONSTANTS = "Constants of the rewards"
+
+REWARDS = Path(__file__).parent.parent / "rewards"
+# What there is to choose from, for the help, read off the folders: importing them would take time.
+SOLVER_TERMS, PROPOSER_TERMS = (
+    sorted(module.name for module in iter_modules([str(REWARDS / folder)])) for folder in ("terms", "proposer")
+)
 
 EmbeddingName = Literal["static", "hidden"]
 
@@ -18,6 +25,44 @@ class ScoreParams:
 
     reward: Literal["mixed", "answer", "step"] = option(
         "mixed", "The Solver's reward: both parts by schedule, or one alone."
+    )
+    solver_reward: str | None = option(
+        None,
+        f'A sum of terms in place of it, such as "0.9*majority + 0.1*format"; there are {", ".join(SOLVER_TERMS)}.',
+        shown=False,
+    )
+    proposer_reward: str = option("entropy", f"A sum of terms: {', '.join(PROPOSER_TERMS)}.")
+    question_share: float = option(
+        0.0,
+        "the Proposer's reward loses so many times the share of like questions among those about the same images; "
+        "0 at least is left.",
+        symbol="W",
+        minimum=0.0,
+    )
+    vote: Literal["count", "likelihood"] = option(
+        "count",
+        "How rollouts count when the dominant answer is chosen: each the same, or by the probability that it had.",
+    )
+    keep: str | None = option(
+        None,
+        "The Solver learns only from groups whose dominant answer has between LO and HI of the vote, such as 0.3:0.8.",
+        metavar="LO:HI",
+        shown=False,
+    )
+    top: int | None = option(
+        None,
+        "The Solver learns only from the K best rows of each dominant group.",
+        minimum=1,
+        metavar="K",
+        shown=False,
+    )
+    term: list[str] | None = option(
+        None,
+        "A term of your own: a function of a pandas DataFrame of whole groups that returns a Series. This runs your "
+        "code. Can be repeated.",
+        metavar="FILE.py:FUNCTION",
+        shown=False,
+        recorded=False,
     )
     embedding: EmbeddingName = option(
         "static",

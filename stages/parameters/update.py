@@ -7,6 +7,13 @@ from typing import Literal
 from stages.parameters.call import Call
 from stages.parameters.option import option
 
+Advantage = Literal["ema", "mean", "grpo", "leave-one-out", "none"]
+Loss = Literal["policy-gradient", "clip", "sft"]
+Kl = Literal["reverse", "forward"]
+
+CLIP = "Clipping (--loss clip)"
+LORA = "LoRA"
+
 
 @dataclass(frozen=True)
 class UpdateParams:
@@ -15,12 +22,39 @@ class UpdateParams:
     lr: float = option(1e-6, "Learning rate.", minimum=0.0)
     groups_per_step: int = option(1, "Groups in one optimizer step of the Solver.", minimum=1)
     proposer_every: int = option(5, "The Proposer learns when t is a multiple of this.", minimum=1)
-    baseline: Literal["ema", "group"] = option(
-        "ema", "The Solver's: moving average over groups, or each group's own mean."
+    roles: Literal["both", "solver", "proposer"] = option(
+        "both", "Who learns; with the Proposer alone, --groups-per-step is of its groups."
     )
+    advantage: Advantage = option(
+        "ema",
+        "Reward less a moving average over groups, less the group's own mean, that over the standard deviation, less "
+        "the mean of the others, or the reward itself. The Proposer's group is the proposals about the same images; "
+        "of one alone there is only the moving average.",
+    )
+    loss: Loss = option(
+        "policy-gradient",
+        "Importance-weighted policy gradient, its clipped form (PPO's), or likelihood of the selected rows.",
+    )
+    kl: Kl = option("reverse", "KL(π‖π_ref), or KL(π_ref‖π), exact over the vocabulary.")
+    kl_fixed: float | None = option(None, "β throughout, in place of its control.", minimum=0.0, shown=False)
     kl_start: float = option(1e-3, "β at step 0.", minimum=0.0)
     kl_target: float = option(0.02, "κ, the KL that β is steered towards.", minimum=1e-9)
     kl_min: float = option(1e-8, "β never falls below this.", minimum=0.0)
+    clip_low: float = option(0.2, "π/μ is clipped below 1 − this.", minimum=0.0, maximum=1.0, panel=CLIP)
+    clip_high: float = option(0.3, "π/μ is clipped above 1 + this.", minimum=0.0, panel=CLIP)
+    clip_dual: float | None = option(
+        None, "Where the advantage is negative, the loss of a token is at most so many times it.", minimum=1.0,
+        shown="no bound", panel=CLIP,
+    )
+    sampling_temperature: bool = option(
+        False, "Take log π in the loss at the temperature that the rows were sampled at, as log μ was."
+    )
+    lora_rank: int | None = option(None, "of the first update, kept after.", symbol="r", minimum=1, maximum=512,
+        shown="the policy's, or 16", panel=LORA)
+    lora_alpha: int | None = option(None, "of the first update, kept after.", symbol="α", minimum=1,
+        shown="the policy's, or 32", panel=LORA)
+    lora_targets: str | None = option(None, "Linear layers of the language model, of the first update, kept after.",
+        metavar="NAMES", shown="the policy's, or q,k,v,o,gate,up,down", panel=LORA)
     gradient_checkpointing: bool = option(
         False, "Make activations again in backward: slower, for less memory.", recorded=False
     )

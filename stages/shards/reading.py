@@ -93,6 +93,13 @@ class Shards:
         if pending:
             yield pa.concat_tables(pending).combine_chunks()
 
+    def rows(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """Some columns of all rows, in file order."""
+        columns = pa.schema([self.schema.field(name) for name in names])
+        for file in self.files:
+            for batch in read_batches(file, columns):
+                yield from batch.to_pylist()
+
     def groups(self, places: range | None = None) -> Iterator[list[dict[str, Any]]]:
         """The rows of each group as dicts: the proposer's, then the solver's."""
         for table in self.tables(1, places):

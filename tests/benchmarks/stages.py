@@ -20,12 +20,14 @@ import typer
 from ireasoner_cli import demo
 from stages import score as scoring
 from stages import shards
+from stages.scoring import block
 from stages.contract import SOLVER
 from stages.embedding.static import StaticEmbedder
 from stages.models.finding import find_model
 from stages.parameters import Call
 from stages.parameters.rollout import RolloutParams
 from stages.parameters.sampling import Decoding
+from stages.parameters.score import ScoreParams
 from stages.rollout import rollout
 from stages.sampling import open_sampler
 from stages.sampling.rows import Asking
@@ -200,7 +202,7 @@ def share_score(groups: int) -> list[dict[str, Any]]:
         return iter(watch.timing("reading", tables(*args, **options).__next__), None)
 
     parts = (
-        (scoring, "parse_completion", "parsing"),
+        (block, "parse_completion", "parsing"),
         (StaticEmbedder, "_tokenise", "tokenising, on all cores"),
         (StaticEmbedder, "embed", "embedding"),
         (scoring, "score_block", "rewards and columns"),
@@ -211,8 +213,8 @@ def share_score(groups: int) -> list[dict[str, Any]]:
         patches.enter_context(mock.patch.object(shards.Shards, "tables", read))
         for owner, name, part in parts:
             patches.enter_context(mock.patch.object(owner, name, watch.timing(part, getattr(owner, name))))
-        params = scoring.ScoreParams(no_warmup=True)
-        seconds = timed(lambda: scoring.score([Path("rollouts.parquet")], params, out=Path("shares.parquet")))
+        params = ScoreParams(no_warmup=True)
+        seconds = timed(lambda: scoring.score([Path("rollouts.parquet")], params, Call(out=Path("shares.parquet"))))
     watch.seconds["the rest"] = seconds - sum(watch.seconds.values())
     return [
         {"part": part, "share": own / seconds, "questions/s by itself": groups / own}
@@ -223,10 +225,11 @@ def share_score(groups: int) -> list[dict[str, Any]]:
 SCORE = """
 import sys, time
 from pathlib import Path
+from stages.parameters import Call
 from stages.parameters.score import ScoreParams
 from stages.score import score
 started = time.perf_counter()
-score([Path(sys.argv[1])], ScoreParams(no_warmup=True), out=Path("scored.parquet"), force=True)
+score([Path(sys.argv[1])], ScoreParams(no_warmup=True), Call(out=Path("scored.parquet"), force=True))
 seconds = time.perf_counter() - started
 [peak] = [line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")]
 print(seconds, int(peak) / 1024)

@@ -36,11 +36,13 @@ from stages.embedding.static import StaticEmbedder
 from stages.errors import DataError, StageError, UsageError
 from stages.models.finding import Model, find_model, locate_model
 from stages.parameters.sampling import Pixels
+from stages.parameters.score import ScoreParams
 from stages.parsing import parse_completion
 from stages.policy import Policy, open_policy, recorded_policy
 from stages.rewards.leave_one_out import leave_one_out
 from stages.rewards.step import step_reward
-from stages.score import ScoreParams, score_block
+from stages.scoring.block import score_block
+from stages.scoring.chosen import Chosen
 from tests.evidence import records
 from tests.evidence.separation import Separation, area, pairs, resampled
 
@@ -124,7 +126,7 @@ class Noted:
 def embeddings(table: pa.Table, model: Model, policy: Policy) -> Iterator[tuple[str, dict[Step, np.ndarray]]]:
     """Name and vectors of every compared step in `table`: as they are, and centred."""
     noted = Noted()
-    score_block(table, ScoreParams(), noted, 0)
+    score_block(table, Chosen.of(ScoreParams()), noted, 0)
     groups = list(noted.by_group.values())
     hidden = HiddenEmbedder(model, policy, Pixels())
     kinds = {
@@ -210,7 +212,7 @@ class Agreed:
 
 def agreed(table: pa.Table, known: Mapping[Step, np.ndarray], charts: Mapping[str, world.Chart]) -> Agreed:
     """What `score` makes of embeddings of the steps in `table`, and the truth."""
-    scored = score_block(table, ScoreParams(), Known(known), 0)
+    scored = score_block(table, Chosen.of(ScoreParams()), Known(known), 0)
     rollouts: dict[str, list[Any]] = {name: [] for name in ("row", "group", "true", "density", "words")}
     steps: dict[str, list[Any]] = {
         name: [] for name in ("rollout", "position", "place", "text", "step_true", "similarity")
@@ -375,7 +377,7 @@ def with_swapped_sums(
 ) -> tuple[pa.Table, dict[int, int]]:
     """The table with one true rollout of each dominant group, where one adds, made false: "3 + 4 = 7" becomes
     "3 + 7 = 4", the same words in another order. Also the rows that were changed, and the place of the step in each."""
-    scored = score_block(table, ScoreParams(), Noted(), 0)
+    scored = score_block(table, Chosen.of(ScoreParams()), Noted(), 0)
     rows, places, done = table.to_pylist(), {}, set()
     for number, (row, dominant) in enumerate(zip(rows, scored["dominant"].to_pylist(), strict=True)):
         if not dominant or row["group_id"] in done:

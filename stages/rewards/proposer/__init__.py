@@ -11,7 +11,7 @@ from stages.rewards import choices
 from stages.rewards.groups import Groups
 
 if TYPE_CHECKING:
-    from stages.score import ScoreParams
+    from stages.parameters.score import ScoreParams
 
 Term: TypeAlias = Callable[[Groups, "ScoreParams"], np.ndarray]
 

@@ -7,7 +7,7 @@ import numpy as np
 from stages.rewards.groups import Groups
 
 if TYPE_CHECKING:
-    from stages.score import ScoreParams
+    from stages.parameters.score import ScoreParams
 
 
 def term(groups: Groups, constants: "ScoreParams") -> np.ndarray:

@@ -11,7 +11,7 @@ from stages.rewards import choices
 from stages.rewards.rollouts import Rollouts
 
 if TYPE_CHECKING:
-    from stages.score import ScoreParams
+    from stages.parameters.score import ScoreParams
 
 Term: TypeAlias = Callable[[Rollouts, "ScoreParams"], np.ndarray]
 

@@ -7,7 +7,7 @@ import numpy as np
 from stages.rewards.rollouts import Rollouts
 
 if TYPE_CHECKING:
-    from stages.score import ScoreParams
+    from stages.parameters.score import ScoreParams
 
 
 def term(rollouts: Rollouts, constants: "ScoreParams") -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 from stages.rewards.rollouts import Rollouts
 
 if TYPE_CHECKING:
-    from stages.score import ScoreParams
+    from stages.parameters.score import ScoreParams
 
 _TAG = re.compile(r"(<[ \t]*+/?[ \t]*+(?:think|answer)[ \t]*+>)", re.IGNORECASE)  # what the parser takes for one
 

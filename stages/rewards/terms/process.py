@@ -9,7 +9,7 @@ from stages.rewards.rollouts import Rollouts
 from stages.rewards.step import compared_steps
 
 if TYPE_CHECKING:
-    from stages.score import ScoreParams
+    from stages.parameters.score import ScoreParams
 
 
 def term(rollouts: Rollouts, constants: "ScoreParams") -> np.ndarray:
