@@ -34,7 +34,7 @@ class Example:
     pixels: Pixels = field(default_factory=Pixels)
 
     def group(self, model: PolicyModel) -> TrainingGroup:
-        prompt = model.process(self.image, self.prompt, self.pixels)
+        prompt = model.process((self.image,), self.prompt, self.pixels)
         return TrainingGroup(prompt, self.token_ids, self.logprobs, self.rewards)
 
 

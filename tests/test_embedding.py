@@ -264,10 +264,10 @@ def test_the_policy_must_be_the_one_that_was_sampled_from(policy: Path) -> None:
     assert score([rollouts], ScoreParams()).summary["rollouts"] == 12  # static asks for no policy
 
 
-def test_an_embedding_is_a_parameter_and_static_goes_without_saying(policy: Path) -> None:
+def test_an_embedding_is_a_parameter(policy: Path) -> None:
     rollouts = write_rollouts("it0002/rollouts.parquet", policy)
     static = score([rollouts], ScoreParams(no_warmup=True)).path
-    assert "embedding" not in chain.metadata(static)["params"]
+    assert chain.metadata(static)["params"]["embedding"] == "static"
     with pytest.raises(UsageError, match=r'params\.embedding: null → "hidden"'):
         score([rollouts], HIDDEN, Call(policy=policy))
     scored = score([rollouts], HIDDEN, Call(force=True, policy=policy)).path

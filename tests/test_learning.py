@@ -505,8 +505,8 @@ def test_kl_coefficient_stays_in_bounds() -> None:
 def test_pixel_bounds_are_obeyed(model: Model) -> None:
     policy = PolicyModel(model, seed=0)
     image = picture(size=(120, 120))
-    small = policy.process(image, "q", Pixels(max_pixels=56 * 56, min_pixels=28 * 28))
-    large = policy.process(image, "q", Pixels(min_pixels=112 * 112, max_pixels=112 * 112))
+    small = policy.process((image,), "q", Pixels(max_pixels=56 * 56, min_pixels=28 * 28))
+    large = policy.process((image,), "q", Pixels(min_pixels=112 * 112, max_pixels=112 * 112))
     assert len(large) - len(small) == 16 - 4
 
 

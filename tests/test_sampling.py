@@ -74,7 +74,7 @@ def test_logprobs_are_those_of_the_learner(sampler: Sampler, model: Model, adapt
     for request, sample in zip(requests(), samples, strict=True):
         tokens = torch.tensor(sample.token_ids)
         example = Example(request.images[0], request.prompt, [sample.token_ids], [sample.logprobs], [0.0])
-        prompt = policy.process(example.image, example.prompt, example.pixels)
+        prompt = policy.process((example.image,), example.prompt, example.pixels)
         with torch.no_grad():
             _, prefix = policy.prompts([prompt], SOLVER)
             logits = policy.head.logits(policy.states([prompt], prefix, [[tokens]], SOLVER))

@@ -35,8 +35,8 @@ SCORE_COLUMNS = {
     "on every row of the group; null without rollouts",
     "dominant": "in the dominant-answer group G",
     "density": "ρ = (|G|/N)^γ",
-    "step_similarity": "cosine of each step to its prototype, by the embedding that the parameter `embedding` names "
-    "(static where it names none); null where the position does not count; null list outside the dominant group",
+    "step_similarity": "cosine of each step to its prototype, by the embedding that the parameter `embedding` names; "
+    "null where the position does not count; null list outside the dominant group",
     "r_answer": "p(a)^α · (1 − η·ℓ)",
     "r_step": "ρ · Σ_j w_j (1 + cos)/2 / Σ_j w_j",
     "step_weight": "λ(t)",
