@@ -31,12 +31,10 @@ TENSOR_FILES = (*(f"{role}/{ADAPTER_FILE}" for role in (PROPOSER, SOLVER)), OPTI
 CONFIG_FILES = tuple(f"{role}/{ADAPTER_CONFIG}" for role in (PROPOSER, SOLVER))
 REMOVABLE = (*TENSOR_FILES, *CONFIG_FILES)
 
-LORA_RANK = 16
-LORA_ALPHA = 32
-# The language model's projections only: a list of suffixes would match the vision tower's as well.
-LORA_TARGETS = r".*language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
-# What every adapter here has in its configuration, and settings of PEFT's that would load or build something else.
-ADAPTER_SETTINGS = {"peft_type": "LORA", "r": LORA_RANK, "lora_alpha": LORA_ALPHA, "target_modules": LORA_TARGETS}
+PROJECTIONS = {name: f"self_attn.{name}_proj" for name in "qkvo"} | {
+    name: f"mlp.{name}_proj" for name in ("gate", "up", "down")
+}
+# Settings of PEFT's that would load or build something else.
 FOREIGN_SETTINGS = (
     *("auto_mapping", "modules_to_save", "layer_replication", "rank_pattern", "alpha_pattern"),
     *("trainable_token_indices", "target_parameters", "megatron_config", "use_dora", "lora_bias"),
@@ -45,6 +43,33 @@ FOREIGN_SETTINGS = (
 # state.json ends with its own checksum, taken with these digits as zeros.
 OWN_SHA256 = re.compile(rb'(?<="sha256": ")[0-9a-f]{64}(?="\n}\n\Z)')
 NO_SHA256 = "0" * 64
+
+
+@dataclass(frozen=True)
+class Lora:
+    """What a policy's adapters are, for good: the rank r, α, and the language model's projections that have one."""
+
+    rank: int = 16
+    alpha: int = 32
+    targets: tuple[str, ...] = tuple(PROJECTIONS)
+
+    @property
+    def target_modules(self) -> str:
+        """As PEFT reads it: the language model's projections only, for names alone would match the vision tower's."""
+        paths = "|".join(re.escape(PROJECTIONS[name]) for name in self.targets)
+        return rf".*language_model\.layers\.\d+\.({paths})"
+
+    def settings(self) -> dict[str, Any]:
+        """What every adapter of the policy has in its configuration."""
+        return {
+            "peft_type": "LORA",
+            "r": self.rank,
+            "lora_alpha": self.alpha,
+            "target_modules": self.target_modules,
+        }
+
+
+DEFAULT_LORA = Lora()
 
 
 @dataclass(frozen=True)
@@ -64,6 +89,7 @@ class PolicyState:
     step: int
     roles: dict[Role, RoleState]
     lineage: Metadata
+    lora: Lora = DEFAULT_LORA
     files: dict[str, str] = field(default_factory=dict)  # as read: the SHA-256 of the other files
 
     @property
@@ -79,6 +105,7 @@ class PolicyState:
             "version": __version__,
             "step": self.step,
             **roles,
+            "lora": asdict(self.lora),
             "model": lineage.pop("model"),
             "lineage": {key: lineage[key] for key in ("params", "seed", "inputs", "policy")},
             "files": files,
@@ -122,7 +149,10 @@ def read_state(folder: Path) -> PolicyState:
             role: RoleState(Baseline(**raw[role]["baseline"]), float(raw[role]["kl_coef"]), int(raw[role]["updates"]))
             for role in (SOLVER, PROPOSER)
         }
-        return PolicyState(int(raw["step"]), roles, lineage, dict(raw["files"]))
+        lora = Lora(int(raw["lora"]["rank"]), int(raw["lora"]["alpha"]), tuple(raw["lora"]["targets"]))
+        if not set(lora.targets) <= set(PROJECTIONS):
+            raise ValueError(f"lora.targets is {list(lora.targets)}")
+        return PolicyState(int(raw["step"]), roles, lineage, lora, dict(raw["files"]))
     except Refused as error:
         raise DataError(str(error)) from error
     except (OSError, KeyError, TypeError, ValueError) as error:
@@ -170,17 +200,17 @@ def check_whole(folder: Path, state: PolicyState) -> None:
             if checked_sha256(folder / name) != state.files.get(name):
                 raise DataError(f"{folder / name}: damaged, its contents do not match what {STATE_FILE} records")
         for name in CONFIG_FILES:
-            _check_adapter_config(folder / name)
+            _check_adapter_config(folder / name, state.lora)
         for name in TENSOR_FILES:
-            _check_tensors(folder / name)
+            _check_tensors(folder / name, state.lora)
     except Refused as error:
         raise DataError(str(error)) from error
 
 
-def _check_adapter_config(file: Path) -> None:
+def _check_adapter_config(file: Path, lora: Lora) -> None:
     """PEFT would load other models, and other modules, at the word of this file."""
     config = read_json(file)
-    for name, value in ADAPTER_SETTINGS.items():
+    for name, value in lora.settings().items():
         if config.get(name) != value:
             raise DataError(f"{file}: its {name} is not {value}; no adapter of this tool")
     for name in FOREIGN_SETTINGS:
@@ -188,9 +218,9 @@ def _check_adapter_config(file: Path) -> None:
             raise DataError(f"{file}: it sets {name}; no adapter of this tool")
 
 
-def _check_tensors(file: Path) -> None:
+def _check_tensors(file: Path, lora: Lora) -> None:
     for name, tensor in tensor_headers(file).items():
-        if tensor.dtype != "F32" or len(tensor.shape) != 2 or LORA_RANK not in tensor.shape:
+        if tensor.dtype != "F32" or len(tensor.shape) != 2 or lora.rank not in tensor.shape:
             raise DataError(f"{file}: {name[:100]} is {tensor.dtype} {list(tensor.shape)}, no part of an adapter")
 
 
@@ -204,6 +234,11 @@ class Policy:
 
     def adapter(self, role: Role) -> Path | None:
         return self.folder / role if self.folder else None
+
+
+def adapter_rank(adapter: Path) -> int:
+    """r of an adapter that was looked over with its policy."""
+    return int(read_json(adapter / ADAPTER_CONFIG)["r"])
 
 
 BASE_MODEL = Policy(None, None, PolicyRef())

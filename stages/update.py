@@ -19,7 +19,7 @@ from typing import Any
 
 from stages import interrupts, shards
 from stages.ahead import ahead
-from stages.contract import PROPOSER, SCORED, SOLVER
+from stages.contract import PROPOSER, SCORED, SOLVER, Metadata, Role
 from stages.errors import DataError, UsageError
 from stages.job import Job, Start
 from stages.learning import checkpoints
@@ -28,11 +28,17 @@ from stages.learning.learner import Learner
 from stages.learning.ranks import Ranks
 from stages.parameters import Call, recorded
 from stages.parameters.update import UpdateParams
-from stages.policy import STATE_FILE, PolicyState, check_whole, read_state
+from stages.policy import DEFAULT_LORA, PROJECTIONS, STATE_FILE, Lora, Policy, PolicyState, check_whole, read_state
 from stages.progress import SILENT, Progress
 from stages.result import Result
 
 CHECKPOINT_SECONDS = 60.0
+STILL, ENOUGH_STEPS = 1e-5, 20  # nats a token of KL, below which a policy after so many steps has hardly moved
+HARDLY_MOVED = (
+    f"the policy has hardly moved: after {ENOUGH_STEPS} optimizer steps its KL from the base model is below {STILL:g}. "
+    "Raise --lr, now {lr:g}: the papers' 1e-6 is for full fine-tuning or many thousand steps, and LoRA on such models "
+    "is trained at 1e-5 to 5e-5"
+)
 
 
 def update(
@@ -57,12 +63,14 @@ def update(
         )
     scored = shards.Shards(inputs, "score", SCORED)
     start = Start.recorded(call, scored)
+    lora = _lora(params, start.policy)
+    temperatures = _temperatures(params, scored.metadata)
     job = PolicyJob(
         "update",
         call,
         start,
         output=call.out or inputs[0].parent / "policy",
-        params={**recorded(params), "score": scored.metadata.params},
+        params={**recorded(params), **_recorded(lora), "score": scored.metadata.params},
         seed=scored.metadata.seed,
         inputs=scored.inputs,
         total=call.at_most(scored.group_count),
@@ -75,10 +83,14 @@ def update(
 
         with job.checkpoints(ranks) as partial:
             with progress.busy("loading the model"):
-                learner = Learner(start.model, params, job.metadata.seed, ranks)
+                learner = Learner(start.model, params, job.metadata.seed, ranks, lora, temperatures)
                 step, metrics = checkpoints.resume(learner, start.policy, partial, job.metadata, call.force)
             if metrics:
                 progress.say(f"{job.output}: an interrupted update of the same inputs is taken up at step {step}")
+
+            def state(step: int) -> PolicyState:
+                return PolicyState(step, learner.roles, job.metadata, lora)
+
             reader = GroupReader(scored.metadata, start.model, start.policy.ref.step, learner)
             first_step: float | None = None
             with (
@@ -94,15 +106,17 @@ def update(
                         step = batch.step
                         stop = ranks.any(interrupted())
                         if ranks.first and (stop or time.monotonic() - saved_at >= checkpoint_seconds):
-                            checkpoints.save(learner, partial, PolicyState(step, learner.roles, job.metadata), metrics)
+                            checkpoints.save(learner, partial, state(step), metrics)
                             saved_at = time.monotonic()
                         if stop:
                             raise KeyboardInterrupt
                     advance(batch.size)
             if ranks.first:
-                finished = checkpoints.save(learner, partial, PolicyState(step, learner.roles, job.metadata), metrics)
+                finished = checkpoints.save(learner, partial, state(step), metrics)
                 shards.publish_directory(finished, job.output)
                 shutil.rmtree(partial)
+        if hardly_moved(learner, metrics):
+            progress.say(HARDLY_MOVED.format(lr=params.lr))
     return Result(job.output, summary=_summary(step, metrics, first_step))
 
 
@@ -118,15 +132,60 @@ def _learn(learner: Learner, batch: Batch, progress: Progress) -> list[dict[str,
         rows.append({"step": batch.step, **learner.step(SOLVER, batch.solver)})
         for group in batch.solver:
             learner.observe(SOLVER, group.mean_reward)
-    for proposal in batch.proposals:
-        if proposal.row:
-            rows.append({"step": proposal.step, **learner.step(PROPOSER, [proposal.row])})
-        if proposal.reward is not None:
-            learner.observe(PROPOSER, proposal.reward)
+    for proposals in batch.proposals:
+        if proposals.groups:
+            rows.append({"step": proposals.step, **learner.step(PROPOSER, proposals.groups)})
+        for reward in proposals.rewards:
+            learner.observe(PROPOSER, reward)
     for row in rows:
         if not _is_finite(row):
             progress.say(f"step {row['step']}: the {row['role']}'s gradient is not finite; the step was skipped")
     return rows
+
+
+def _lora(params: UpdateParams, policy: Policy) -> Lora:
+    """What the adapters are: as asked for at the first update, as the policy has them after. Raises UsageError for
+    others than the policy's, and for projections that there are not."""
+    own = policy.state.lora if policy.state else DEFAULT_LORA
+    targets = own.targets if params.lora_targets is None else tuple(params.lora_targets.replace(" ", "").split(","))
+    if unknown := [name for name in targets if name not in PROJECTIONS]:
+        raise UsageError(f"--lora-targets: no projection {unknown[0]!r}; there are {','.join(PROJECTIONS)}")
+    targets = tuple(name for name in PROJECTIONS if name in targets)
+    wanted = Lora(params.lora_rank or own.rank, params.lora_alpha or own.alpha, targets)
+    if policy.state and wanted != own:
+        raise UsageError(
+            f"{policy.folder} has LoRA of rank {own.rank}, α {own.alpha} on {','.join(own.targets)}, which stay as "
+            "they were at its first update; leave the --lora options out, or start from the base model"
+        )
+    return wanted
+
+
+def _recorded(lora: Lora) -> dict[str, Any]:
+    return {"lora_rank": lora.rank, "lora_alpha": lora.alpha, "lora_targets": ",".join(lora.targets)}
+
+
+def _temperatures(params: UpdateParams, scored: Metadata) -> dict[Role, float]:
+    """At which log π enters each role's loss. Raises UsageError where that was not recorded, or was 0."""
+    if not params.sampling_temperature:
+        return {}
+    found: dict[Role, float] = {}
+    for role, stage in ((SOLVER, "rollout"), (PROPOSER, "propose")):
+        if params.roles not in ("both", role):
+            continue
+        temperature = scored.stage_params(stage).get("temperature")
+        if not isinstance(temperature, int | float) or temperature <= 0:
+            raise UsageError(
+                f"--sampling-temperature: the {role}'s rows were sampled at temperature "
+                f"{'unknown' if temperature is None else temperature}, at which there is nothing to learn"
+            )
+        found[role] = float(temperature)
+    return found
+
+
+def hardly_moved(learner: Learner, metrics: list[dict[str, Any]]) -> bool:
+    """Whether so many steps have left the policy where it was."""
+    latest = {row["role"]: row["kl"] for row in metrics}
+    return any(kl < STILL and learner.roles[role].updates >= ENOUGH_STEPS for role, kl in latest.items())
 
 
 def _is_finite(row: dict[str, Any]) -> bool:

@@ -268,7 +268,7 @@ def test_an_embedding_is_a_parameter(policy: Path) -> None:
     rollouts = write_rollouts("it0002/rollouts.parquet", policy)
     static = score([rollouts], ScoreParams(no_warmup=True)).path
     assert chain.metadata(static)["params"]["embedding"] == "static"
-    with pytest.raises(UsageError, match=r'params\.embedding: null → "hidden"'):
+    with pytest.raises(UsageError, match=r'params\.embedding: "static" → "hidden"'):
         score([rollouts], HIDDEN, Call(policy=policy))
     scored = score([rollouts], HIDDEN, Call(force=True, policy=policy)).path
     assert chain.metadata(scored)["params"]["embedding"] == "hidden"

@@ -19,9 +19,10 @@ from PIL import Image
 from rich.console import Console
 
 from ireasoner_cli.console import safe_text
-from stages import images, shards
+from stages import shards
 from stages.contract import TRAJECTORY
 from stages.errors import DataError, EngineError, StageError
+from stages.images import reading
 from stages.images.reading import UnreadableImage, decode
 from stages.learning.learner import Learner, UpdateParams
 from stages.models.finding import find_model
@@ -100,7 +101,7 @@ def test_the_largest_picture_that_is_read_stays_within_a_gibibyte(tmp_path: Path
         "print(int(re.search(r'VmHWM:\\s*(\\d+)', Path('/proc/self/status').read_text())[1]) // 1024)"
     )
     picture = Image.new("RGBA", (8000, 6250), (1, 2, 3, 100))
-    assert picture.width * picture.height == images.MAX_PIXELS
+    assert picture.width * picture.height == reading.MAX_PIXELS
     picture.save(tmp_path / "large", kind, **({"lossless": True, "method": 0} if kind == "WEBP" else {}))
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path / "large")], capture_output=True, text=True)
     assert int(done.stdout) < 1024, done.stderr
@@ -121,7 +122,7 @@ def test_a_file_larger_than_any_image_is_not_read(tmp_path: Path) -> None:
     with huge.open("wb") as file:
         file.truncate(200 << 20)
     with pytest.raises(ValueError, match="larger than 128 MiB"):
-        images.read_file(huge)
+        reading.read_file(huge)
     with pytest.raises(UnreadableImage):
         decode(b"GIF89a" + bytes(100))
 

@@ -479,11 +479,12 @@ def test_groups_of_one_step_share_the_baseline(learner: Learner, model: Model) -
     assert learner.advantages(SOLVER, groups) == [[-0.5, 0.5], [0.5, 0.5]]
     learner.observe(SOLVER, 0.25)
     assert learner.advantages(SOLVER, groups)[1] == pytest.approx([0.75, 0.75])
-    own = Learner(model, UpdateParams(baseline="group"), seed=0)
+    own = Learner(model, UpdateParams(advantage="mean"), seed=0)
     own.observe(SOLVER, 0.25)
     own.observe(PROPOSER, 0.25)
     assert own.advantages(SOLVER, groups) == [[-0.5, 0.5], [0.0, 0.0]]
-    assert own.advantages(PROPOSER, groups[:1])[0] == pytest.approx([-0.25, 0.75])
+    alone, pair = a_group(learner, (1.0,)), groups[0]  # proposals about the same images are a group of the Proposer's
+    assert own.advantages(PROPOSER, [alone, pair]) == [[0.75], [-0.5, 0.5]]
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,8 @@ def test_advantages_by_hand(name: Advantage, rewards: list[float], expected: lis
 
 def test_advantages_over_a_moving_average() -> None:
     """The first group of a run, whose own mean is the average."""
-    rewards = [0.699368, 0.699368, 0.664400, 0.291718, 0.291718]
+    prob, words = np.array([0.6, 0.6, 0.6, 0.2, 0.2]), np.array([4, 6, 9, 12, 20])
+    rewards = (prob**0.7 * (1 - 0.1 * np.clip((words - 6) / 6, 0, 1))).tolist()
     found = advantages("ema", rewards, sum(rewards) / 5)
     assert found == pytest.approx([0.170054, 0.170054, 0.135085, -0.237596, -0.237596], abs=SIX_DECIMALS)
 

@@ -23,7 +23,7 @@ from stages.learning.model import PolicyModel
 from stages.models.device import memory_bounded
 from stages.models.finding import Model
 from stages.parameters.sampling import Pixels
-from stages.policy import Policy
+from stages.policy import DEFAULT_LORA, Policy
 
 COLUMNS = (
     *("group_id", "role", "sample_index", "images", "images_sha256"),
@@ -49,7 +49,7 @@ class HiddenEmbedder:
         self._pixels = pixels
         table = model.embedding_table()
         self._vocabulary, self._width = len(table), table.width
-        self._policy = PolicyModel(model, seed=0)
+        self._policy = PolicyModel(model, seed=0, lora=policy.state.lora if policy.state else DEFAULT_LORA)
         self._role = SOLVER if policy.folder else None
         if policy.folder:
             self._policy.set_adapter(SOLVER, self._policy.read_adapter(SOLVER, policy.folder / SOLVER))

@@ -3,12 +3,13 @@
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby, islice
 from typing import Any
 
 from stages import images
 from stages.contract import PROPOSER, SOLVER, Metadata, Role
 from stages.errors import DataError
+from stages.learning.advantages import COMPARING
 from stages.learning.learner import Learner, TrainingGroup, forbidden_in
 from stages.models.finding import Model
 from stages.parameters.sampling import Pixels
@@ -17,24 +18,24 @@ Group = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class Proposal:
-    """A group as the Proposer sees it: its training step, its reward (None: not learned from), and its row, if the
-    Proposer is due to learn from it."""
+class Proposals:
+    """Groups as the Proposer sees them, of one optimizer step: the training step of the last, the rewards of those that
+    have one, and the rows that the Proposer is due to learn from, those about the same images together."""
 
     step: int
-    reward: float | None
-    row: TrainingGroup | None
+    rewards: list[float]
+    groups: list[TrainingGroup]
 
 
 @dataclass(frozen=True)
 class Batch:
     """`size` groups, the last of which is that of training step `step`, ready to learn from: the Solver's trajectories
-    of those that have any, for one optimizer step, and every group's proposal."""
+    of those that have any, for one optimizer step, and every group's proposal, for as many as these are."""
 
     step: int
     size: int
     solver: list[TrainingGroup]
-    proposals: list[Proposal]
+    proposals: list[Proposals]
 
 
 class GroupReader:
@@ -63,19 +64,34 @@ class GroupReader:
     def _batch(self, groups: list[Group]) -> Batch:
         for group in groups:
             self._check_rewards(group)
-        solver = [rows for rows in (_learnable(group, SOLVER) for group in groups) if rows]
+        roles = self._learner.params.roles
+        solver = [rows for rows in (_learnable(group, SOLVER) for group in groups) if rows and roles != "proposer"]
         return Batch(
             step=self._step(groups[-1]),
             size=len(groups),
             solver=[self._training_group(rows, SOLVER, place) for place, rows in enumerate(solver)],
-            proposals=[self._proposal(group) for group in groups],
+            proposals=[self._proposals(unit) for unit in self._units(groups)],
         )
 
-    def _proposal(self, group: Group) -> Proposal:
-        step = self._step(group)
-        due = step % self._learner.params.proposer_every == 0
-        rows = _learnable(group, PROPOSER) if due else []
-        return Proposal(step, group[0]["reward"], self._training_group(rows, PROPOSER, 0) if rows else None)
+    def _units(self, groups: list[Group]) -> list[list[list[Group]]]:
+        """The groups of each of the Proposer's optimizer steps, those about the same images together where they are
+        compared: a step for each, or, where it alone learns, one for all."""
+        params = self._learner.params
+        alike = [[group] for group in groups]
+        if params.advantage in COMPARING:
+            alike = [list(same) for _, same in groupby(groups, key=_pictured)]
+        return [alike] if params.roles == "proposer" else [[same] for same in alike]
+
+    def _proposals(self, unit: list[list[Group]]) -> Proposals:
+        params = self._learner.params
+        due = [[group for group in same if self._step(group) % params.proposer_every == 0] for same in unit]
+        rows = [[row for group in same for row in _learnable(group, PROPOSER)] for same in due]
+        learned = [own for own in rows if own and params.roles != "solver"]
+        return Proposals(
+            step=self._step(unit[-1][-1]),
+            rewards=[group[0]["reward"] for same in unit for group in same if group[0]["reward"] is not None],
+            groups=[self._training_group(own, PROPOSER, place) for place, own in enumerate(learned)],
+        )
 
     def _step(self, group: Group) -> int:
         """The group's training step t. Raises DataError unless it follows from the policy and group_index."""
@@ -116,6 +132,12 @@ class GroupReader:
             raise DataError(f"{where}: a log-probability is not a finite number")
         if (token := forbidden_in(self._model, row["token_ids"], self._vocabulary)) is not None:
             raise DataError(f"{where}: token {token} cannot have been sampled from {self._model.ref.name}")
+
+
+def _pictured(group: Group) -> tuple[str, ...]:
+    """What the group's images are, its own id where that is not recorded."""
+    hashes = group[0]["images_sha256"]
+    return tuple(hashes) if hashes and all(hashes) else (group[0]["group_id"],)
 
 
 def _learnable(group: Group, role: Role) -> Group:

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from stages.contract import Role
+from stages.contract import PROPOSER, SOLVER, Role
 from stages.errors import EngineError
 from stages.learning.attention import Attended, Behind, attend_behind, attend_to_itself, causal_behind
 from stages.learning.lora import LoraLinear, Prepare, project
@@ -180,7 +180,13 @@ def _layer(module: Any) -> Layer:
 
 
 def _linear(module: Any) -> LoraLinear:
-    """A PEFT LoRA layer's own tensors."""
+    """A PEFT LoRA layer's own tensors; of a linear layer without, adapters of rank 0."""
+    if not hasattr(module, "lora_A"):
+        none = {
+            role: (module.weight.new_empty(0, module.in_features), module.weight.new_empty(module.out_features, 0))
+            for role in (SOLVER, PROPOSER)
+        }
+        return LoraLinear(module.weight, module.bias, none, 0.0)
     adapters = {role: (module.lora_A[role].weight, module.lora_B[role].weight) for role in module.lora_A}
     [scale] = set(module.scaling.values())
     return LoraLinear(module.base_layer.weight, module.base_layer.bias, adapters, scale)

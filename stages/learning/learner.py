@@ -1,7 +1,7 @@
 """One optimizer step of one role, and everything that must survive from step to step."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,17 @@ from torch import Tensor
 
 from stages.contract import PROPOSER, SOLVER, Role
 from stages.errors import DataError
+from stages.learning.advantages import COMPARING
+from stages.learning.advantages import rule as advantage_rule
 from stages.learning.control import Baseline, next_kl_coef
-from stages.learning.loss import Tokens, loss_terms
+from stages.learning.loss import LossRule, Tokens, loss_terms
 from stages.learning.model import PolicyModel, PromptInputs, write_tensors
 from stages.learning.passes import TOKENS_PER_PASS, packed
 from stages.learning.ranks import Ranks
 from stages.models.device import memory_bounded, repeatable
 from stages.models.finding import Model
 from stages.parameters.update import UpdateParams
-from stages.policy import OPTIMIZER_FILE, PolicyState, RoleState, read_state
+from stages.policy import DEFAULT_LORA, OPTIMIZER_FILE, Lora, PolicyState, RoleState, read_state
 
 ROLES: tuple[Role, ...] = (SOLVER, PROPOSER)
 WEIGHT_DECAY = 0.01
@@ -67,14 +69,30 @@ class Learner:
         params: UpdateParams,
         seed: int,
         ranks: Ranks | None = None,
+        lora: Lora = DEFAULT_LORA,
+        temperatures: Mapping[Role, float] | None = None,
     ) -> None:
-        """A fresh policy at step 0, its adapters untouched."""
+        """A fresh policy at step 0, its adapters untouched. `temperatures`: at which log π enters the loss, 1 unless
+        given."""
         self.params = params
         self.ranks = ranks or Ranks()
-        self.model = PolicyModel(model, seed, params.gradient_checkpointing)
+        self.lora = lora
+        self.model = PolicyModel(model, seed, params.gradient_checkpointing, lora)
+        self._rules = {
+            role: LossRule(
+                params.loss,
+                params.kl,
+                params.clip_low,
+                params.clip_high,
+                params.clip_dual,
+                (temperatures or {}).get(role, 1.0),
+            )
+            for role in ROLES
+        }
         saving = "" if params.gradient_checkpointing else "use --gradient-checkpointing, or "
         self._memory_advice = f"{saving}sample with a smaller --max-pixels"
-        self.roles: dict[Role, RoleState] = dict.fromkeys(ROLES, RoleState(Baseline(), params.kl_start))
+        kl_coef = params.kl_start if params.kl_fixed is None else params.kl_fixed
+        self.roles: dict[Role, RoleState] = dict.fromkeys(ROLES, RoleState(Baseline(), kl_coef))
         self._optimizers = {
             role: torch.optim.AdamW(
                 self.model.parameters(role).values(), lr=params.lr, weight_decay=WEIGHT_DECAY, foreach=True
@@ -85,14 +103,17 @@ class Learner:
     # ----------------------------------------------------------------------------------------- learning
 
     def advantages(self, role: Role, groups: Sequence[TrainingGroup]) -> list[list[float]]:
-        """A = reward − b for each row of each group; the groups of one step share b."""
-        if role == SOLVER and self.params.baseline == "group":
-            baselines = [group.mean_reward for group in groups]
-        else:
-            baselines = [self.roles[role].baseline.value(first=groups[0].mean_reward)] * len(groups)
-        return [
-            [reward - baseline for reward in group.rewards] for group, baseline in zip(groups, baselines, strict=True)
+        """A of each row of each group, by the rule that was asked for; the groups of one step share the moving average.
+
+        Of a proposal by itself a rule that compares within its group could say nothing: it has the moving average.
+        """
+        moving = self.roles[role].baseline.value(first=groups[0].mean_reward)
+        name = self.params.advantage
+        rules = [
+            advantage_rule("ema" if role == PROPOSER and name in COMPARING and len(group.rewards) == 1 else name)
+            for group in groups
         ]
+        return [rule(group.rewards, moving) for rule, group in zip(rules, groups, strict=True)]
 
     def observe(self, role: Role, mean_reward: float) -> None:
         """Lets the role's baseline see a group's mean reward."""
@@ -110,6 +131,8 @@ class Learner:
         EngineError when the device's memory runs out.
         """
         state, optimizer = self.roles[role], self._optimizers[role]
+        kl_fixed = self.params.kl_fixed
+        state = state if kl_fixed is None else replace(state, kl_coef=kl_fixed)
         advantages = self.advantages(role, groups)
         with memory_bounded(self._memory_advice):
             parameters = list(self.model.parameters(role).values())
@@ -126,8 +149,7 @@ class Learner:
             grad_norm = float(torch.nn.utils.clip_grad_norm_(parameters, MAX_GRAD_NORM))
             if all(map(math.isfinite, (grad_norm, loss, kl))):
                 optimizer.step()
-                kl_coef = next_kl_coef(state.kl_coef, kl, self.params.kl_target, self.params.kl_min)
-                self.roles[role] = RoleState(state.baseline, kl_coef, state.updates + 1)
+                self.roles[role] = RoleState(state.baseline, self._next_kl_coef(state.kl_coef, kl), state.updates + 1)
             optimizer.zero_grad(set_to_none=True)
         return {
             "role": role,
@@ -139,6 +161,11 @@ class Learner:
             "importance_weight": weight,
             "tokens": sum(len(tokens) for group in groups for tokens in group.token_ids),
         }
+
+    def _next_kl_coef(self, kl_coef: float, kl: float) -> float:
+        if self.params.kl_fixed is not None:
+            return self.params.kl_fixed
+        return next_kl_coef(kl_coef, kl, self.params.kl_target, self.params.kl_min)
 
     def _backward(
         self, role: Role, pairs: Sequence[tuple[TrainingGroup, list[float]]], kl_coef: float, share: float
@@ -155,7 +182,9 @@ class Learner:
             with torch.no_grad():
                 reference_states = self.model.states(prompts, reference, completions, None)
             states = self.model.states(prompts, leaves, completions, role)
-            terms = loss_terms(states, reference_states, _tokens(rows, device), kl_coef, self.model.head)
+            terms = loss_terms(
+                states, reference_states, _tokens(rows, device), kl_coef, self.model.head, self._rules[role]
+            )
             states.backward(terms.gradient)
             figures += torch.stack([terms.loss, terms.kl_mean, terms.weight_mean])
         prefix.backward(leaves)

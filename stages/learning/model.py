@@ -19,7 +19,7 @@ from stages.models.finding import Model
 from stages.models.loading import load_base
 from stages.models.prompting import PromptBuilder
 from stages.parameters.sampling import Pixels
-from stages.policy import ADAPTER_FILE, LORA_ALPHA, LORA_RANK, LORA_TARGETS
+from stages.policy import ADAPTER_FILE, DEFAULT_LORA, Lora
 
 
 def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
@@ -49,7 +49,9 @@ class PromptInputs:
 class PolicyModel:
     """One base model, one LoRA adapter a role; π is the base with an adapter on, π_ref the base with none."""
 
-    def __init__(self, model: Model, seed: int, gradient_checkpointing: bool = False) -> None:
+    def __init__(
+        self, model: Model, seed: int, gradient_checkpointing: bool = False, lora: Lora = DEFAULT_LORA
+    ) -> None:
         """Loads `model` and puts fresh adapters on it, whose random halves come from `seed`."""
         self._base = load_base(model)
         if not hasattr(self._base.model, "language_model"):
@@ -57,10 +59,10 @@ class PolicyModel:
         from peft import LoraConfig, get_peft_model
 
         config = LoraConfig(
-            r=LORA_RANK,
-            lora_alpha=LORA_ALPHA,
+            r=lora.rank,
+            lora_alpha=lora.alpha,
             lora_dropout=0.0,
-            target_modules=LORA_TARGETS,
+            target_modules=lora.target_modules,
             task_type="CAUSAL_LM",
             base_model_name_or_path=model.ref.name,
         )

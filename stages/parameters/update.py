@@ -4,12 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from stages.learning.advantages import Advantage
+from stages.learning.kl import Kl
+from stages.learning.losses import Loss
 from stages.parameters.call import Call
 from stages.parameters.option import option
-
-Advantage = Literal["ema", "mean", "grpo", "leave-one-out", "none"]
-Loss = Literal["policy-gradient", "clip", "sft"]
-Kl = Literal["reverse", "forward"]
 
 CLIP = "Clipping (--loss clip)"
 LORA = "LoRA"
@@ -43,18 +42,34 @@ class UpdateParams:
     clip_low: float = option(0.2, "π/μ is clipped below 1 − this.", minimum=0.0, maximum=1.0, panel=CLIP)
     clip_high: float = option(0.3, "π/μ is clipped above 1 + this.", minimum=0.0, panel=CLIP)
     clip_dual: float | None = option(
-        None, "Where the advantage is negative, the loss of a token is at most so many times it.", minimum=1.0,
-        shown="no bound", panel=CLIP,
+        None,
+        "Where the advantage is negative, the loss of a token is at most so many times it.",
+        minimum=1.0,
+        shown="no bound",
+        panel=CLIP,
     )
     sampling_temperature: bool = option(
         False, "Take log π in the loss at the temperature that the rows were sampled at, as log μ was."
     )
-    lora_rank: int | None = option(None, "of the first update, kept after.", symbol="r", minimum=1, maximum=512,
-        shown="the policy's, or 16", panel=LORA)
-    lora_alpha: int | None = option(None, "of the first update, kept after.", symbol="α", minimum=1,
-        shown="the policy's, or 32", panel=LORA)
-    lora_targets: str | None = option(None, "Linear layers of the language model, of the first update, kept after.",
-        metavar="NAMES", shown="the policy's, or q,k,v,o,gate,up,down", panel=LORA)
+    lora_rank: int | None = option(
+        None,
+        "of the first update, kept after.",
+        symbol="r",
+        minimum=1,
+        maximum=512,
+        shown="the policy's, or 16",
+        panel=LORA,
+    )
+    lora_alpha: int | None = option(
+        None, "of the first update, kept after.", symbol="α", minimum=1, shown="the policy's, or 32", panel=LORA
+    )
+    lora_targets: str | None = option(
+        None,
+        "Linear layers of the language model, of the first update, kept after.",
+        metavar="NAMES",
+        shown="the policy's, or q,k,v,o,gate,up,down",
+        panel=LORA,
+    )
     gradient_checkpointing: bool = option(
         False, "Make activations again in backward: slower, for less memory.", recorded=False
     )

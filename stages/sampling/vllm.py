@@ -16,10 +16,11 @@ from stages.models.fitting import check_build, check_fit
 from stages.models.loading import prepare_transformers
 from stages.models.prompting import PromptBuilder, pixel_settings
 from stages.parameters.sampling import Decoding, EngineOptions, Pixels
-from stages.policy import LORA_RANK
+from stages.policy import DEFAULT_LORA, adapter_rank
 from stages.sampling.engine_log import EngineLog
 from stages.sampling.interface import Request, Sample
 
+LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM makes room for
 IN_FLIGHT = 512  # requests the engine holds at a time: enough to keep it full, few enough to bound the images
 
 
@@ -44,7 +45,8 @@ class VllmSampler:
         self._log = EngineLog(shown=debug)
         try:
             with interrupts.not_swallowed(), self._log.of_children():
-                self._start(model, adapter is not None or warm, pixels, options, max_images, warm)
+                rank = adapter_rank(adapter) if adapter else DEFAULT_LORA.rank if warm else None
+                self._start(model, rank, pixels, options, max_images, warm)
         except StageError:
             raise
         except Exception as error:
@@ -56,8 +58,9 @@ class VllmSampler:
         self.use(adapter)
 
     def _start(
-        self, model: Model, lora: bool, pixels: Pixels, options: EngineOptions, max_images: int, warm: bool
+        self, model: Model, rank: int | None, pixels: Pixels, options: EngineOptions, max_images: int, warm: bool
     ) -> None:
+        """`rank`: of the adapters that it can have, None for none."""
         import torch
 
         check_build(torch.__version__)
@@ -73,8 +76,8 @@ class VllmSampler:
             "limit_mm_per_prompt": {"image": max_images, "video": 0},
             "mm_processor_kwargs": pixel_settings(pixels) or None,
             "tensor_parallel_size": options.tensor_parallel,
-            "enable_lora": lora,
-            "max_lora_rank": LORA_RANK if lora else None,
+            "enable_lora": rank is not None,
+            "max_lora_rank": next(most for most in LORA_RANKS if most >= rank) if rank else None,
             "enable_sleep_mode": warm and gpu,
             "seed": 0,  # every request brings its own
             "trust_remote_code": False,

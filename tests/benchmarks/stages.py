@@ -20,7 +20,6 @@ import typer
 from ireasoner_cli import demo
 from stages import score as scoring
 from stages import shards
-from stages.scoring import block
 from stages.contract import SOLVER
 from stages.embedding.static import StaticEmbedder
 from stages.models.finding import find_model
@@ -31,6 +30,7 @@ from stages.parameters.score import ScoreParams
 from stages.rollout import rollout
 from stages.sampling import open_sampler
 from stages.sampling.rows import Asking
+from stages.scoring import block
 from tests import chain
 from tests.benchmarks.learner import say, show
 from tests.benchmarks.plain_score import PlainScorer, questions

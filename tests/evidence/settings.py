@@ -50,7 +50,7 @@ OPTIONS: Options = {
     "propose": {"groups": GROUPS, "max-tokens": 48},
     "rollout": {"samples": 5, "max-tokens": 144},
     "score": {"total-steps": ITERATIONS * GROUPS},
-    "update": {"lr": 2.5e-4, "kl-start": 0.05, "kl-min": 0.05, "groups-per-step": 4, "baseline": "group"},
+    "update": {"lr": 2.5e-4, "kl-start": 0.05, "kl-min": 0.05, "groups-per-step": 4, "advantage": "mean"},
     "eval": {"max-tokens": 144},
 }
 # The full reward over more iterations, one thing at a time away from where the sweep starts.
@@ -66,7 +66,7 @@ SWEEP: dict[str, Options | None] = {
     "16 groups a step": _update(groups_per_step=16),
     "N = 3": {"rollout": {"samples": 3}},
     "N = 10": {"rollout": {"samples": 10}},
-    "moving-average baseline": _update(baseline="ema"),
+    "moving-average baseline": _update(advantage="ema"),
     "Proposer as it is": _update(proposer_every=10**9),
     "Proposer with every group": _update(proposer_every=1),
     "no KL floor": _update(kl_start=1e-3, kl_min=1e-8),

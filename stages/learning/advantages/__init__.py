@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import Any, Literal
 
 Advantage = Literal["ema", "mean", "grpo", "leave-one-out", "none"]
+COMPARING: tuple[Advantage, ...] = ("mean", "grpo", "leave-one-out")  # those that need more than one row
 Rule = Callable[[Sequence[float], float], list[float]]
 
 
