@@ -18,6 +18,7 @@ from ireasoner_cli.commands import (
     demo,
     export,
     inspect,
+    recipes,
     run,
     verify,
 )
@@ -79,6 +80,7 @@ app = typer.Typer(
 _COMMANDS: dict[str, Callable[..., Work | None]] = {
     **STAGES,
     "run": run.command,
+    "recipes": recipes.command,
     "inspect": inspect.command,
     "report": report_page.command,
     "export": export.command,

@@ -38,6 +38,17 @@ Config = Annotated[
     ),
 ]
 
+Recipe = Annotated[
+    str | None,
+    Option(
+        callback=config.apply_recipe,
+        is_eager=True,
+        metavar="NAME",
+        help="A method's settings, under your own; `ireasoner recipes` lists them, and a .toml file is one.",
+        show_default=False,
+    ),
+]
+
 
 def declared(command: C) -> C:
     """`command` as typer takes it: a parameter whose type is a dataclass of options stands for these options, which are
@@ -101,6 +112,8 @@ def _filled(group: Any, given: Mapping[str, Any]) -> Any:
             values[field.name] = given[field.name]
         elif is_dataclass(value):
             values[field.name] = _filled(value, given)
+        elif field.name in given:  # an option that only a command line has, and a stage records
+            values[field.name] = given[field.name]
     return replace(group, **values)
 
 

@@ -82,7 +82,7 @@ class Job:
         self.output = output
         self.metadata = Metadata(
             stage=stage,
-            params={**params, "limit": call.limit},
+            params={**params, "limit": call.limit} | ({"recipe": call.recipe} if call.recipe else {}),
             seed=seed,
             inputs=inputs,
             model=start.model.ref,

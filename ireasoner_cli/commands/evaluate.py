@@ -31,6 +31,7 @@ def command(
     call: EvalCall,
     json: options.Json = False,
     config: options.Config = None,
+    recipe: options.Recipe = None,
     debug: options.Debug = False,
 ) -> Work | None:
     """Answer a labelled benchmark and say how much is right, with error and 95 % interval.

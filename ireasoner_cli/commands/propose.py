@@ -15,6 +15,7 @@ def command(
     call: FirstCall,
     json: options.Json = False,
     config: options.Config = None,
+    recipe: options.Recipe = None,
     debug: options.Debug = False,
 ) -> Work:
     """Ask one question about each of the next images of the pool.

@@ -13,6 +13,7 @@ def command(
     call: ShardedCall,
     json: options.Json = False,
     config: options.Config = None,
+    recipe: options.Recipe = None,
     debug: options.Debug = False,
 ) -> Work:
     """Sample N reasoned answers to each question.

@@ -6,6 +6,7 @@ import typer
 
 from ireasoner_cli import console, options
 from ireasoner_cli.config import is_own
+from ireasoner_cli.recipes import phases
 from stages.errors import MadeDifferently, UsageError
 
 
@@ -40,6 +41,7 @@ def command(
     ] = None,
     json: options.Json = False,
     config: options.Config = None,
+    recipe: options.Recipe = None,
     debug: options.Debug = False,
 ) -> None:
     """Run the whole loop: the stages' own commands, iteration after iteration, on one engine that stays warm.
@@ -74,6 +76,8 @@ def command(
         eval_every=eval_every,
         keep=keep,
         debug=debug,
+        recipe=recipe,
+        phases=phases(recipe) if recipe else (),
     )
     with Display(iterations) as view, tracking(track, out, view.say) as tracked:
         try:

@@ -12,6 +12,7 @@ def command(
     call: ScoreCall,
     json: options.Json = False,
     config: options.Config = None,
+    recipe: options.Recipe = None,
     debug: options.Debug = False,
 ) -> Work:
     """Reward every trajectory for agreement, of its answer and of its steps.

@@ -12,6 +12,7 @@ def command(
     call: UpdateCall,
     json: options.Json = False,
     config: options.Config = None,
+    recipe: options.Recipe = None,
     debug: options.Debug = False,
 ) -> Work:
     """Learn from a scored shard: the KL-regularised policy gradient, on both adapters.

@@ -6,12 +6,14 @@ OUT/it0001/policy/  eval.parquet
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol
 
+from ireasoner_cli.recipes import Phase
 from ireasoner_cli.running.figures import Figures, collapse, read_figures
 from ireasoner_cli.running.prepare import Prepare
 from ireasoner_cli.running.tracking import Track, no_tracker
@@ -37,6 +39,8 @@ class Plan:
     eval_every: int = 5
     keep: int = 3
     debug: bool = False
+    recipe: str | None = None
+    phases: Sequence[Phase] = ()
 
     def folder(self, number: int) -> Path:
         return self.out / f"it{number:04d}"
@@ -44,6 +48,17 @@ class Plan:
     def policy(self, number: int) -> Path | None:
         """The policy that iteration `number` made; None for the base model, number 0."""
         return self.folder(number) / "policy" if number else None
+
+    @property
+    def recipes(self) -> list[str | None]:
+        """The recipe, in each of its phases."""
+        return [f"{self.recipe}:{number}" for number in range(1, len(self.phases) + 1)] or [self.recipe]
+
+    def recipe_of(self, number: int) -> str | None:
+        """The recipe that iteration `number` goes by, in the phase that it is in; the phases come round and round."""
+        lengths = [phase.iterations for phase in self.phases] or [1]
+        place = (number - 1) % sum(lengths)
+        return next(recipe for recipe, end in zip(self.recipes, accumulate(lengths), strict=True) if place < end)
 
     def due(self, number: int) -> bool:
         """Whether the benchmark is asked after iteration `number`."""
@@ -69,7 +84,8 @@ def run_loop(plan: Plan, prepare: Prepare, view: View, track: Track = no_tracker
     Raises what the stages raise; EngineError when the run has collapsed; KeyboardInterrupt leaves what is done.
     """
     for stage in ("rollout", "score", "update", *(["eval"] if plan.benchmark else [])):
-        prepare(stage, {}, plan.benchmark or plan.out)  # settings that are wrong: said now rather than hours later
+        for recipe in plan.recipes:  # settings that are wrong: said now, rather than hours later
+            prepare(stage, {"recipe": recipe}, plan.benchmark or plan.out)
     loop = _Loop(plan, prepare, view, track)
     first = loop.resume()
     if plan.benchmark is not None:
@@ -141,14 +157,14 @@ class _Loop:
     def _score(self, number: int) -> Result:
         folder = self._plan.folder(number)
         settings = {"policy": self._plan.policy(number - 1), "out": folder / "scored.parquet"}
-        work = self._prepare("score", settings, folder / "rollouts.parquet")
+        work = self._prepare("score", {**settings, "recipe": self._plan.recipe_of(number)}, folder / "rollouts.parquet")
         self._engines.sleep()  # hidden states need the device; nothing is sampled again before the update
         return work.stage(progress=self._view)
 
     def _update(self, number: int) -> Result:
         folder = self._plan.folder(number)
         settings = {"policy": self._plan.policy(number - 1), "out": folder / "policy"}
-        work = self._prepare("update", settings, folder / "scored.parquet")
+        work = self._prepare("update", {**settings, "recipe": self._plan.recipe_of(number)}, folder / "scored.parquet")
         self._engines.sleep()
         return work.stage(progress=self._view)
 
@@ -166,7 +182,11 @@ class _Loop:
 
     def _sample(self, stage: str, number: int, output: str, settings: Mapping[str, object], *inputs: Path) -> Result:
         folder = self._plan.folder(number)
-        own = {"policy": self._plan.policy(number - 1), "out": folder / f"{output}.parquet"}
+        own = {
+            "policy": self._plan.policy(number - 1),
+            "out": folder / f"{output}.parquet",
+            "recipe": self._plan.recipe_of(number),
+        }
         return self._prepare(stage, {**settings, **own}, *inputs).stage(progress=self._view, engines=self._engines)
 
     @property

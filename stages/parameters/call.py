@@ -27,6 +27,8 @@ class Call:
         False, "Only say what would be read, taken up and written. The model is looked at, not loaded."
     )
 
+    recipe: str | None = None  # under whose name the settings came
+
     def at_most(self, total: int) -> int:
         """How many of `total` groups the limit leaves."""
         return min(total, self.limit or total)

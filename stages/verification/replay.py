@@ -67,6 +67,7 @@ def _make(lineage: Lineage, out: Path, part: shards.Part | None, scratch: Path) 
         seed=metadata.seed,
         limit=params["limit"],
         shard=str(part) if part else None,
+        recipe=params.get("recipe"),
     )
     stage, own = _stage(lineage, scratch)
     stage(own, call)
