@@ -1,0 +1,212 @@
+"""Recipes: settings files with names, whose rewards and advantages are the published ones."""
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from ireasoner_cli import recipes
+from ireasoner_cli.app import app
+from tests import chain
+from tests.test_cli import fails
+
+SIX_DECIMALS = 6e-7
+SAMPLED = {"temperature": 0.7, "top_p": 0.99}
+
+
+def call(*words: object) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def succeeds(*words: object) -> str:
+    done = call(*words)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def answered(answer: object, words: int = 0) -> str:
+    """A completion with so many words before its answer; None for no answer."""
+    return " ".join(["w"] * words + ([] if answer is None else [f"<answer>{answer}</answer>"])) or "nothing"
+
+
+def group(index: int, answers: list[Any], words: list[int] | None = None, **proposal: Any) -> list[dict[str, Any]]:
+    counts = words or [0] * len(answers)
+    rows = chain.group(index, "pool/0.png", [answered(*pair) for pair in zip(answers, counts, strict=True)])
+    rows[0] |= proposal
+    return rows
+
+
+def scored(recipe: str, *groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    chain.write_shard(Path("rollouts.parquet"), list(groups), params={**SAMPLED, "propose": SAMPLED})
+    succeeds("score", "rollouts.parquet", "--recipe", recipe)
+    return chain.rows(Path("scored.parquet"))
+
+
+def advantages(recipe: str, *options: object) -> list[list[float]]:
+    """Of each optimizer step of an update by the recipe."""
+    succeeds("update", "scored.parquet", "--recipe", recipe, *options)
+    return [row["advantages"] for row in chain.rows(Path("policy/metrics.parquet"))]
+
+
+def rewards(rows: list[dict[str, Any]], role: str = "solver") -> list[float | None]:
+    return [row["reward"] for row in rows if row["role"] == role]
+
+
+def six(*values: float) -> Any:
+    return pytest.approx(values, abs=SIX_DECIMALS)
+
+
+# ----------------------------------------------------------------------------------------- worked numbers
+
+
+def test_evolmm(workdir: Path) -> None:
+    rows = scored("evolmm", group(0, ["A", "A", "A", "B", "C"], [4, 6, 9, 12, 20]))
+    assert tuple(rewards(rows)) == six(0.699368, 0.699368, 0.664400, 0.291718, 0.291718)
+    assert rewards(rows, "proposer") == [pytest.approx(0.989738, abs=SIX_DECIMALS)]
+    assert tuple(advantages("evolmm")[0]) == six(0.170054, 0.170054, 0.135085, -0.237596, -0.237596)
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        (["12"] * 6 + ["15"] * 3 + [None], [0.774595] * 6 + [-1.161893] * 4),
+        (["12"] * 3 + ["12.0"] * 2 + ["15"] * 4 + [None], [0.948681] * 5 + [-0.948681] * 5),
+        ([None] * 5 + ["7"] * 3 + ["8"] * 2, [-0.621058] * 5 + [1.449135] * 3 + [-0.621058] * 2),
+        (["0.5"] * 4 + ["1/2"] * 3 + ["2"] * 3, [1.161893] * 4 + [-0.774595] * 6),
+        (["4"] * 10, [0.0] * 10),
+    ],
+)
+def test_mm_upt(workdir: Path, answers: list[str | None], expected: list[float]) -> None:
+    scored("mm-upt", group(0, answers))
+    [found] = advantages("mm-upt")
+    assert tuple(found) == six(*expected)
+
+
+QUESTIONS = (
+    *(f"How many bars are taller than the {colour} bar?" for colour in ("red", "blue", "green")),
+    "What is the sum of the two smallest values?",
+)
+
+
+def test_visplay_rewards_questions_that_are_hard_and_new(workdir: Path) -> None:
+    """Four questions about one image, answered alike by 5, 7, 10 and 4 of ten."""
+    shares = (5, 7, 10, 4)
+    groups = [
+        group(index, ["a"] * share + [f"{i}" for i in range(10 - share)], question=QUESTIONS[index])
+        for index, share in enumerate(shares)
+    ]
+    rows = scored("visplay:1", *groups)
+    assert tuple(rewards(rows, "proposer")) == six(0.25, 0, 0, 0.55)
+    assert [row["r_question_share"] for row in rows if row["role"] == "proposer"] == [0.75, 0.75, 0.75, 0.25]
+    [found] = advantages("visplay:1")
+    assert tuple(found) == six(0.191272, -0.765089, -0.765089, 1.338906)
+
+
+def test_visplay_learns_answers_of_middling_agreement(workdir: Path) -> None:
+    rows = scored("visplay:2", group(0, ["a"] * 5 + ["b"] * 3), group(1, ["a"] * 8), group(2, ["a"] * 6 + ["b"] * 2))
+    by_group = [
+        [row["selected"] for row in rows if row["role"] == "solver" and row["group_index"] == i] for i in range(3)
+    ]
+    assert by_group == [[True] * 8, [False] * 8, [True] * 8]
+    [found] = advantages("visplay:2")
+    assert tuple(found[:8]) == six(*[0.724567] * 5, *[-1.207612] * 3)
+
+
+def test_s3ft_keeps_what_most_agree_on(workdir: Path) -> None:
+    rows = scored("s3ft", group(0, [7, 7, 8, 7, None]), group(1, [7, 7, 8, 9, None]))
+    selected = [row["selected"] for row in rows if row["role"] == "solver"]
+    assert selected == [True, True, False, True, False, *[False] * 5]
+    assert advantages("s3ft") == [[1.0, 1.0, 1.0]]  # which its loss does not look at
+
+
+def test_m_star_learns_the_two_that_agree_best_in_their_weakest_step(workdir: Path) -> None:
+    same, odd = chain.solution(4, "red is 4", "blue is 7"), chain.solution(4, "red is 4", "11 11 11")
+    rows = chain.group(0, "pool/0.png", [odd, same, same, chain.solution(5, "red is 4", "blue is 7")])
+    chain.write_shard(Path("rollouts.parquet"), [rows])
+    succeeds("score", "rollouts.parquet", "--recipe", "m-star")
+    solver = [row for row in chain.rows(Path("scored.parquet")) if row["role"] == "solver"]
+    assert [row["selected"] for row in solver] == [False, True, True, False]
+    assert solver[0]["r_process"] < solver[1]["r_process"] and solver[3]["r_process"] == 0
+
+
+# ----------------------------------------------------------------------------------------- as settings files
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_each_says_what_it_is_and_has_only_options_that_there_are(name: str, workdir: Path) -> None:
+    assert "arXiv" in recipes.title(name)
+    assert succeeds("recipes", name).strip() == recipes.text(name).strip()
+    chain.write_shard(Path("rollouts.parquet"), [group(0, [1, 2])], params=SAMPLED)
+    for phase in [f"{name}:{i}" for i in range(1, len(recipes.phases(name)) + 1)] or [name]:
+        succeeds("score", "rollouts.parquet", "--recipe", phase, "--out", f"{phase}.parquet", "--question-share", "0")
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_two_iterations_of_each(name: str, workdir: Path) -> None:
+    """`run` by the recipe, with the user's own settings above it: a small pool has no hundreds of groups to a step."""
+    Path("ireasoner.toml").write_text(
+        'model = "model"\nsampler = "fake"\n[propose]\ngroups = 16\n[update]\nlr = 1e-3\ngroups-per-step = 4\n'
+    )
+    own = recipes.text(name).replace("iterations = 10", "iterations = 1")  # both phases of one that has two
+    Path("own.toml").write_text(own)
+    succeeds("run", "--images", "pool", "--out", "run", "--iterations", "2", "--recipe", "own.toml")
+    learned = [row for i in (1, 2) for row in chain.rows(Path(f"run/it000{i}/policy/metrics.parquet"))]
+    assert learned
+    lineage = json.loads(Path("run/it0002/policy/state.json").read_text())["lineage"]["params"]
+    phased = bool(recipes.phases("own.toml"))
+    assert lineage["recipe"] == lineage["score"]["recipe"] == ("own.toml:2" if phased else "own.toml")
+    settings = tomllib.loads(own)["update"]
+    for key, value in settings.items():
+        if key not in ("lr", "groups-per-step"):
+            assert lineage[key.replace("-", "_")] == value, key
+    if phased:
+        roles = [{row["role"] for row in chain.rows(Path(f"run/it000{i}/policy/metrics.parquet"))} for i in (1, 2)]
+        assert roles == [{"proposer"}, {"solver"}]
+    again = call("run", "--images", "pool", "--out", "run", "--iterations", "2", "--recipe", "own.toml")
+    assert again.exit_code == 0, again.output
+    succeeds("verify", "run", "pool")
+
+
+def test_the_users_own_settings_stand_above_a_recipe(workdir: Path) -> None:
+    chain.write_shard(Path("rollouts.parquet"), [group(0, [1, 2])])
+    Path("ireasoner.toml").write_text("[score]\nlength-limit = 9\n")
+    succeeds("score", "rollouts.parquet", "--recipe", "evolmm", "--max-steps", "3")
+    params = chain.metadata(Path("scored.parquet"))["params"]
+    assert (params["length_limit"], params["max_steps"], params["length_penalty"]) == (9, 3, 0.1)
+    Path("ireasoner.toml").write_text('recipe = "evolmm"\n')
+    succeeds("score", "rollouts.parquet", "--out", "other.parquet")
+    assert chain.metadata(Path("other.parquet"))["params"]["length_limit"] == 6
+
+
+@pytest.mark.parametrize(
+    ("recipe", "content", "says"),
+    [
+        ("visplai", None, "no recipe 'visplai'; the nearest is 'visplay'"),
+        ("evolmm:1", None, "evolmm has no phases"),
+        ("visplay:3", None, "visplay has 2 phases"),
+        ("own.toml", "[score]\nno-dekay = true", "recipe own.toml [score]: unknown key 'no-dekay'"),
+        ("own.toml", "[[phase]]\nscore = { top = 1 }", "phase 1 needs `iterations`"),
+        ("own.toml", "[score", "recipe own.toml: "),
+        ("gone.toml", None, "gone.toml: No such file"),
+    ],
+)
+def test_mistakes(workdir: Path, recipe: str, content: str | None, says: str) -> None:
+    chain.write_shard(Path("rollouts.parquet"), [group(0, [1, 2])])
+    if content is not None:
+        Path("own.toml").write_text(content)
+    message = fails(2, "score", "rollouts.parquet", "--recipe", recipe)
+    assert says in " ".join(message.replace("│", " ").split())
+
+
+def test_a_recipe_is_a_settings_file() -> None:
+    """Nothing in it that a user could not write in ireasoner.toml."""
+    group_: Any = typer.main.get_command(app)
+    for name in recipes.names():
+        for phase in [f"{name}:{i}" for i in range(1, len(recipes.phases(name)) + 1)] or [name]:
+            for command, settings in recipes.load(phase)[0].items():
+                known = {parameter.name for parameter in group_.commands[command].params}
+                assert {key.replace("-", "_") for key in settings} <= known, (phase, command)
