@@ -163,6 +163,23 @@ def test_interrupted_and_run_again_equals_uninterrupted(
     assert chain.file_bytes(Path("run")) == chain.file_bytes(Path("whole"))
 
 
+def test_an_iteration_that_learns_nothing_is_an_iteration(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is asked, and the Proposer has no turn: an update without a step, whose metrics are empty."""
+    monkeypatch.setattr(fake, "_proposal", lambda rng: "A picture.")
+    Path("ireasoner.toml").write_text(SETTINGS.replace("lr = 1e-3", "proposer-every = 100"))
+    done = run("--benchmark", "benchmark.parquet")
+    assert done.exit_code == 0, done.output
+    assert chain.rows(Path("run/it0001/policy/metrics.parquet")) == []
+    for words in (("verify", "run"), ("report", "run"), ("inspect", "run/it0001/policy")):
+        looked = call(*words)
+        assert looked.exit_code == 0, looked.output
+    assert json.loads(call("inspect", "run/it0001/policy/metrics.parquet", "--json").stdout)["counts"] == {
+        "optimizer_steps": 0
+    }
+    collapsed = run(iterations=9)
+    assert collapsed.exit_code == 4 and "the Proposer asks nothing" in collapsed.stderr
+
+
 def test_a_finished_run_is_left_as_it_is_and_can_be_made_longer(world: Path) -> None:
     assert run().exit_code == 0
     before = {file: file.stat().st_mtime_ns for file in Path("run").rglob("*")}
