@@ -24,15 +24,23 @@ from stages.errors import DataError, UsageError
 from stages.job import Job, Start
 from stages.learning import checkpoints
 from stages.learning.batches import Batch, GroupReader
-from stages.learning.learner import Learner
+from stages.learning.learner import MAX_GRAD_NORM, WEIGHT_DECAY, Learner
 from stages.learning.ranks import Ranks
 from stages.parameters import Call, recorded
 from stages.parameters.update import UpdateParams
-from stages.policy import STATE_FILE, PolicyState, check_whole, read_state
+from stages.policy import LORA_ALPHA, LORA_RANK, STATE_FILE, PolicyState, check_whole, read_state
 from stages.progress import SILENT, Progress
 from stages.result import Result
 
 CHECKPOINT_SECONDS = 60.0
+# No options, and recorded beside them: how a policy was trained is to be read off it.
+FIXED = {
+    "optimizer": "AdamW",
+    "weight_decay": WEIGHT_DECAY,
+    "max_grad_norm": MAX_GRAD_NORM,
+    "lora_rank": LORA_RANK,
+    "lora_alpha": LORA_ALPHA,
+}
 
 
 def update(
@@ -62,7 +70,7 @@ def update(
         call,
         start,
         output=call.out or inputs[0].parent / "policy",
-        params={**recorded(params), "score": scored.metadata.params},
+        params={**FIXED, **recorded(params), "score": scored.metadata.params},
         seed=scored.metadata.seed,
         inputs=scored.inputs,
         total=call.at_most(scored.group_count),

@@ -17,6 +17,7 @@ from ireasoner_cli import console
 from ireasoner_cli.app import app
 from ireasoner_cli.running.display import Display, duration, sparkline
 from ireasoner_cli.running.figures import Figures, collapse
+from ireasoner_cli.running.tracking import configuration
 from stages import shards, update
 from stages.learning.learner import UpdateParams
 from stages.models.finding import find_model
@@ -337,6 +338,24 @@ def test_a_tracker_is_told_the_figures_once(world: Path, monkeypatch: pytest.Mon
     names = {folder.name.rsplit("-", 1)[1] for folder in Path("run/wandb").glob("offline-run-*")}
     assert names == {Path("run/wandb/run-id").read_text()}
     assert call("verify", "run").exit_code == call("report", "run").exit_code == 0
+
+
+def test_every_hyperparameter_is_in_the_report_in_inspect_and_in_what_a_tracker_gets(world: Path) -> None:
+    assert run(iterations=1).exit_code == 0
+    set_here = {"lr": 1e-3, "groups_per_step": 2, "proposer_every": 5, "baseline": "ema"}
+    kl = {"kl_start": 1e-3, "kl_target": 0.02, "kl_min": 1e-8}
+    fixed = {"optimizer": "AdamW", "weight_decay": 0.01, "max_grad_norm": 1.0, "lora_rank": 16, "lora_alpha": 32}
+    expected = set_here | kl | fixed
+    told = configuration(Path("run"))
+    assert (told["model"], told["seed"]) == ("model", 3)
+    assert told["update"].items() >= expected.items()
+    assert told["propose"]["groups"] == 4 and told["rollout"]["samples"] == 3 and told["score"]["no_warmup"]
+    shown = CliRunner().invoke(app, ["inspect", "run/it0001/policy"], env={"COLUMNS": "400"}).output
+    assert call("report", "run").exit_code == 0
+    page = Path("run/report.html").read_text()
+    for name, value in expected.items():
+        assert f"{name} = {value}" in page, name
+        assert f"{name} {json.dumps(value)}" in shown, name
 
 
 def test_without_the_tracker_installed_the_extra_is_named(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
