@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ireasoner_cli import console, options
+from ireasoner_cli import console
 from ireasoner_cli.commands import (
     STAGES,
     compare,
@@ -22,6 +22,7 @@ from ireasoner_cli.commands import (
     verify,
 )
 from ireasoner_cli.commands import report as report_page
+from ireasoner_cli.config import Command, Group
 from ireasoner_cli.work import Work
 from stages.interrupts import Interruption
 
@@ -37,7 +38,6 @@ def guarded(command: Callable[..., Work | None]) -> Callable[..., None]:
     @wraps(command)
     def guard(**given: Any) -> None:
         try:
-            options.check_finite(given)
             work = command(**given)
             if work is not None:
                 work.show(work.stage(progress=console.TerminalProgress()))
@@ -69,6 +69,7 @@ def report(error: Exception) -> int:
 
 app = typer.Typer(
     name="ireasoner",
+    cls=Group,
     help="A vision-language model teaches itself to reason from unlabelled images: self-play as a chain of Parquet "
     "files. propose → rollout → score → update, round and round; eval at any time.",
     no_args_is_help=True,
@@ -87,7 +88,7 @@ _COMMANDS: dict[str, Callable[..., Work | None]] = {
     "demo": demo.command,
 }
 for name, command in _COMMANDS.items():
-    app.command(name)(guarded(command))
+    app.command(name, cls=Command)(guarded(command))
 
 
 def _version(value: bool) -> None:
