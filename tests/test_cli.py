@@ -185,8 +185,7 @@ def test_a_folder_in_the_files_place_is_not_passed_over(workdir: Path) -> None:
 @pytest.mark.parametrize(
     ("variable", "value", "says"),
     [
-        ("IREASONER_PROPOSE_GROUPZ", "3", "IREASONER_PROPOSE_GROUPZ is no setting; the nearest valid name is "
-         "IREASONER_PROPOSE_GROUPS"),
+        ("IREASONER_PROPOSE_GROUPZ", "3", "GROUPZ is no setting; the nearest valid name is IREASONER_PROPOSE_GROUPS"),
         ("IREASONER_UPDATE_LEARNING_RATE", "3", "no setting; the nearest valid name is IREASONER_UPDATE_LR"),
         ("IREASONER_MODEL", "nowhere", "IREASONER_MODEL is no setting; the nearest valid name is IREASONER_"),
         ("IREASONER_SHOW_COMPLETION", "1", "IREASONER_SHOW_COMPLETION is no setting"),
@@ -194,7 +193,7 @@ def test_a_folder_in_the_files_place_is_not_passed_over(workdir: Path) -> None:
         ("IREASONER_PROPOSE_GROUPS", "many", "(from IREASONER_PROPOSE_GROUPS)"),
         ("IREASONER_PROPOSE_TEMPERATURE", "nan", "(from IREASONER_PROPOSE_TEMPERATURE)"),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_variable_is_an_error_that_names_it(workdir: Path, variable: str, value: str, says: str) -> None:
     message = fails(2, "propose", "--images", "pool", *FAKE, **{variable: value})
     assert says in " ".join(message.replace("│", " ").split())
@@ -229,17 +228,33 @@ def test_interruption_says_how_to_go_on(workdir: Path) -> None:
     assert not Path("questions.parquet").exists()
 
 
+@pytest.mark.parametrize("module", ["typer", "stages.errors", "ireasoner_cli.report.page", "numpy"])
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+def test_an_interruption_while_modules_are_imported_shows_no_traceback(module: str, number: str) -> None:
+    program = (
+        "import signal, sys\nfrom ireasoner_cli.__main__ import main\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "class Interrupter:\n"
+        "    def find_spec(self, name, *rest):\n"
+        f"        if name == {module!r}: signal.raise_signal(signal.{number})\n"
+        "sys.meta_path.insert(0, Interrupter())\n"
+        "sys.argv = ['ireasoner', 'report', 'nowhere']\nmain()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (130, "error: interrupted\n")
+
+
 @pytest.mark.parametrize("within", ["nullcontext", "not_swallowed"])
 @pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
 def test_an_interruption_that_python_ignores_comes_again(within: str, number: str) -> None:
     program = (
         "import signal, sys, time\nfrom contextlib import nullcontext\n"
-        "from ireasoner_cli import app\nfrom stages.interrupts import not_swallowed\n"
+        "from ireasoner_cli import app\nfrom ireasoner_cli.__main__ import main\nfrom stages.interrupts import not_swallowed\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"class Unlucky:\n    def __del__(self): signal.raise_signal(signal.{number})\n"
         f"def command(**options):\n    with {within}():\n        Unlucky()\n        time.sleep(30)\n"
         "app.app = lambda prog_name: app.guarded(command)(debug=False)\n"
-        "try: app.main()\nexcept BaseException as end: sys.exit(end.exit_code)\n"
+        "try: main()\nexcept BaseException as end: sys.exit(end.exit_code)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=20)
     assert done.returncode == 130 and done.stderr.startswith("error: interrupted")
