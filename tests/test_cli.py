@@ -185,7 +185,7 @@ def test_a_folder_in_the_files_place_is_not_passed_over(workdir: Path) -> None:
 @pytest.mark.parametrize(
     ("variable", "value", "says"),
     [
-        ("IREASONER_PROPOSE_GROUPZ", "3", "GROUPZ is no setting; the nearest valid name is IREASONER_PROPOSE_GROUPS"),
+        ("IREASONER_PROPOSE_GROUPZ", "3", "Z is no setting; the nearest valid name is IREASONER_PROPOSE_GROUPS"),
         ("IREASONER_UPDATE_LEARNING_RATE", "3", "no setting; the nearest valid name is IREASONER_UPDATE_LR"),
         ("IREASONER_MODEL", "nowhere", "IREASONER_MODEL is no setting; the nearest valid name is IREASONER_"),
         ("IREASONER_SHOW_COMPLETION", "1", "IREASONER_SHOW_COMPLETION is no setting"),
@@ -249,7 +249,8 @@ def test_an_interruption_while_modules_are_imported_shows_no_traceback(module: s
 def test_an_interruption_that_python_ignores_comes_again(within: str, number: str) -> None:
     program = (
         "import signal, sys, time\nfrom contextlib import nullcontext\n"
-        "from ireasoner_cli import app\nfrom ireasoner_cli.__main__ import main\nfrom stages.interrupts import not_swallowed\n"
+        "from ireasoner_cli import app\nfrom ireasoner_cli.__main__ import main\n"
+        "from stages.interrupts import not_swallowed\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"class Unlucky:\n    def __del__(self): signal.raise_signal(signal.{number})\n"
         f"def command(**options):\n    with {within}():\n        Unlucky()\n        time.sleep(30)\n"
