@@ -140,6 +140,16 @@ def test_settings_that_are_wrong_are_refused_before_anything_is_written(world: P
     assert not Path("run").exists()
 
 
+def test_two_runs_in_one_folder_are_refused_at_once(world: Path) -> None:
+    with shards.writing(Path("run"), force=True):  # another process
+        refused = run("--track", "wandb")
+        assert refused.exit_code == 2 and "run: another process is writing it" in refused.stderr
+        assert not Path("run").exists()
+        assert run(out="other", iterations=1).exit_code == 0
+    assert run(iterations=1).exit_code == 0
+    assert not [path for path in Path().iterdir() if path.name.startswith(".")]
+
+
 @pytest.mark.parametrize("stopped", [1, 2])
 def test_interrupted_and_run_again_equals_uninterrupted(
     world: Path, monkeypatch: pytest.MonkeyPatch, stopped: int

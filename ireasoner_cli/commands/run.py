@@ -61,6 +61,7 @@ def command(
     from ireasoner_cli.running.loop import Plan, run_loop
     from ireasoner_cli.running.prepare import preparing
     from ireasoner_cli.running.tracking import tracking
+    from stages import shards
 
     # A key at the top of ireasoner.toml reaches the stages by itself, where a stage's table may override it.
     plan = Plan(
@@ -75,7 +76,8 @@ def command(
         keep=keep,
         debug=debug,
     )
-    with Display(iterations) as view, tracking(track, out, view.say) as tracked:
+    # Alone in the folder: of two runs one would take a stage from the other, which then fails.
+    with shards.writing(out, force=True), Display(iterations) as view, tracking(track, out, view.say) as tracked:
         try:
             summary = run_loop(plan, preparing(context, config, debug), view, tracked)
         except MadeDifferently as error:
