@@ -73,8 +73,8 @@ def run(*words: object, out: str = "run", iterations: int = 2) -> Result:
     return call("run", "--images", "pool", "--out", out, "--iterations", iterations, *words)
 
 
-def shell_loop(out: str, iterations: int) -> None:
-    policy: list[object] = []
+def shell_loop(out: str, iterations: int, start: tuple[object, ...] = ()) -> None:
+    policy: list[object] = [*start]
     for number in range(1, iterations + 1):
         it = Path(out, f"it{number:04d}")
         it.mkdir(parents=True)
@@ -88,7 +88,7 @@ def shell_loop(out: str, iterations: int) -> None:
             done = call(*words)
             assert done.exit_code == 0, done.output
         policy = ["--policy", it / "policy"]
-    assert call("eval", "benchmark.parquet", "--out", Path(out, "base.parquet")).exit_code == 0
+    assert call("eval", "benchmark.parquet", *start, "--out", Path(out, "base.parquet")).exit_code == 0
 
 
 def test_the_files_are_those_of_a_shell_loop(world: Path) -> None:
@@ -100,6 +100,24 @@ def test_the_files_are_those_of_a_shell_loop(world: Path) -> None:
     assert (told["path"], told["iterations"], told["step"]) == ("run", 2, 8)
     assert told["policy"] == "run/it0002/policy" and told["best"].startswith("run/it000")
     assert [line.split(":")[0] for line in done.stderr.splitlines()] == ["it0001 of 2", "it0002 of 2"]
+
+
+def test_a_run_can_start_from_a_policy(world: Path) -> None:
+    assert run(iterations=1).exit_code == 0
+    start = ("--policy", "run/it0001/policy")
+    shell_loop("shell", 2, start)
+    asked = ("--benchmark", "benchmark.parquet", "--eval-every", 1)
+    done = run(*start, *asked, "--json", out="on")
+    assert done.exit_code == 0, done.output
+    assert chain.file_bytes(Path("on")) == chain.file_bytes(Path("shell"))
+    assert json.loads(done.stdout)["step"] == 12
+    for words in (("verify", "on", "run/it0001/policy"), ("report", "on")):
+        assert call(*words).exit_code == 0, words
+    Path("on/report.html").unlink()
+    for other in ((), ("--policy", "on/it0001/policy")):
+        refused = run(*other, out="on", iterations=3)
+        assert refused.exit_code == 2 and "policy.sha256" in refused.stderr and "--force" not in refused.stderr
+    assert run(*start, *asked, out="on").exit_code == 0
 
 
 def test_hidden_states_are_those_of_the_policy_of_each_turn(world: Path) -> None:
