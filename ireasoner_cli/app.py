@@ -6,12 +6,11 @@ import threading
 import traceback
 from collections.abc import Callable
 from functools import wraps
-from types import FrameType
 from typing import Annotated, Any
 
 import typer
 
-from ireasoner_cli import console, options
+from ireasoner_cli import console
 from ireasoner_cli.commands import (
     STAGES,
     compare,
@@ -23,27 +22,30 @@ from ireasoner_cli.commands import (
     verify,
 )
 from ireasoner_cli.commands import report as report_page
+from ireasoner_cli.config import Command, Group
+from ireasoner_cli.starting import INTERRUPTED, end_at_once, interrupt_the_command
 from ireasoner_cli.work import Work
 from stages.interrupts import Interruption
 
-INTERRUPTED = 130
 ENGINE_FAILURE = 4
+GO_ON = "; what is done is kept: run the same command again to go on from there"
 
 
-def guarded(command: Callable[..., Work | None]) -> Callable[..., None]:
+def guarded(command: Callable[..., Work | None], goes_on: bool = True) -> Callable[..., None]:
     """`command`, the work of a stage that it may come to carried out, and its failures turned into one message and an
     exit code: 2 wrong usage; 3 bad input data; 4 model, engine or device failure; 130 interrupted. `--debug` shows the
-    traceback first. A closed stdout is typer's to handle: silence, and 1."""
+    traceback first. A closed stdout is typer's to handle: silence, and 1. `goes_on`: whether it takes up what it was
+    interrupted in."""
 
     @wraps(command)
     def guard(**given: Any) -> None:
+        interrupt_the_command()
         try:
-            options.check_finite(given)
             work = command(**given)
             if work is not None:
                 work.show(work.stage(progress=console.TerminalProgress()))
         except KeyboardInterrupt:
-            console.error("interrupted; what is done is kept: run the same command again to go on from there")
+            console.error(f"interrupted{GO_ON if goes_on else ''}")
             raise typer.Exit(INTERRUPTED) from None
         except (typer.Exit, typer.BadParameter):
             raise
@@ -70,6 +72,7 @@ def report(error: Exception) -> int:
 
 app = typer.Typer(
     name="ireasoner",
+    cls=Group,
     help="A vision-language model teaches itself to reason from unlabelled images: self-play as a chain of Parquet "
     "files. propose → rollout → score → update, round and round; eval at any time.",
     no_args_is_help=True,
@@ -88,8 +91,9 @@ _COMMANDS: dict[str, Callable[..., Work | None]] = {
     "compare": compare.command,
     "demo": demo.command,
 }
+_TAKES_UP = {*STAGES, "run", "demo"}
 for name, command in _COMMANDS.items():
-    app.command(name)(guarded(command))
+    app.command(name, cls=Command)(guarded(command, goes_on=name in _TAKES_UP))
 
 
 def _version(value: bool) -> None:
@@ -108,14 +112,10 @@ def _root(
 
 
 def main() -> None:
-    """The console script."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    """Runs the command that was typed."""
+    end_at_once()
     sys.unraisablehook = _not_lost
     app(prog_name="ireasoner")
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _not_lost(ignored: "sys.UnraisableHookArgs") -> None:

@@ -1,40 +1,92 @@
-"""`ireasoner.toml` and recipes: their keys become typer's default_map, below flags and environment, above defaults; the
-file above the recipe."""
+"""Where settings come from: `ireasoner.toml`, whose keys become typer's default_map, below flags and variables and
+above those of a recipe and the defaults; and the variables, of which none may be misspelt."""
 
+import math
+import os
 import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from ireasoner_cli import recipes
 from stages.errors import why
 
 DEFAULT_FILE = Path("ireasoner.toml")
+FILE, RECIPE = "ireasoner.file", "ireasoner.recipe"  # under which, by command, the context keeps what they set
 NOT_SETTINGS = {"help", "config"}
-# Under which the context keeps, by command: what file and recipe set, and the names that the command's own table sets.
-FILE, RECIPE, OWN = "ireasoner.file", "ireasoner.recipe", "ireasoner.own"
+PREFIX = "IREASONER_"
+NOT_OURS = {"IREASONER_VERSION"}  # which images for containers set, and which says nothing to any command
+
+
+class Command(TyperCommand):
+    """A command that says where a wrong value of an option came from, unless it was typed."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            rest = super().parse_args(ctx, args)
+            for parameter in self.params:
+                _check_finite(parameter, ctx.params.get(parameter.name))
+            return rest
+        except typer.BadParameter as error:
+            if source := _source(ctx, error.param):
+                error.message += f" (from {source})"
+            raise
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return [_kept_to_the_command_line(each) if each.name == "help" else each for each in super().get_params(ctx)]
+
+
+class Group(TyperGroup):
+    """The commands together; what it can be told by itself is no setting, and never comes from the environment."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return [_kept_to_the_command_line(each) for each in super().get_params(ctx)]
+
+
+def _kept_to_the_command_line(parameter: Any) -> Any:
+    parameter.allow_from_autoenv = parameter.show_envvar = False
+    return parameter
+
+
+def _check_finite(parameter: Any, value: object) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number", param=parameter)
+
+
+def _source(context: Any, parameter: Any) -> str | None:
+    """Where the value of an option came from; None for the command line and for what was left out."""
+    source = context.get_parameter_source(parameter.name) if parameter is not None else None
+    if source is not None and source.name == "ENVIRONMENT":
+        return f"{context.auto_envvar_prefix}_{parameter.name.upper()}"
+    if source is not None and source.name == "DEFAULT_MAP":
+        settings = next(each for each in reversed(_taken(context)) if parameter.name in each.values)
+        return f"{settings.where}{f' [{context.info_name}]' if parameter.name in settings.own else ''}"
+    return None
 
 
 def apply(context: typer.Context, file: Path | None) -> Path | None:
     """The callback of `--config`, eager so that it runs before the other options look for their defaults.
 
-    Top-level keys serve every command that has the option; `[command]` tables override them.
+    Top-level keys serve every command that has the option; `[command]` tables override them. All of the file is
+    checked, and all variables, whichever command runs.
     """
     if context.resilient_parsing:
         return file
+    _check_variables(_options_by_command(context))
     path = file or DEFAULT_FILE
-    if file is None and not path.is_file():
-        _take(context, FILE, {})
+    if file is None and not path.exists():
+        _take(context, FILE, Settings())
         return file
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise typer.BadParameter(f"{path}: {why(error)}") from error
-    settings, own = _settings_of(context, content, str(path))
-    context.meta[f"{OWN} {context.info_name}"] = own
-    _take(context, FILE, settings)
+    _take(context, FILE, _settings_of(context, content, str(path)))
     return file
 
 
@@ -42,44 +94,62 @@ def apply_recipe(context: typer.Context, recipe: str | None) -> str | None:
     """The callback of `--recipe`, eager too, and declared after `--config`, whose file may name the recipe."""
     if context.resilient_parsing:
         return recipe
-    content, where = recipes.load(recipe) if recipe is not None else ({}, "")
-    _take(context, RECIPE, _settings_of(context, content, where)[0])
+    settings = Settings() if recipe is None else _settings_of(context, *recipes.load(recipe))
+    _take(context, RECIPE, settings)
     return recipe
 
 
-def _take(context: typer.Context, source: str, settings: dict[str, Any]) -> None:
+@dataclass(frozen=True)
+class Settings:
+    """What a source sets of a command's options by name: `values`, and which of them in the command's own table. where:
+    the source, as messages call it."""
+
+    values: Mapping[str, Any] = field(default_factory=dict)
+    own: frozenset[str] = frozenset()
+    where: str = ""
+
+
+def _take(context: typer.Context, source: str, settings: Settings) -> None:
     """Settings that one source gives this command, whichever of the two is looked at first."""
     context.meta[f"{source} {context.info_name}"] = settings
-    under, over = (context.meta.get(f"{source} {context.info_name}", {}) for source in (RECIPE, FILE))
-    context.default_map = {**under, **over}
+    under, over = _taken(context)
+    context.default_map = {**under.values, **over.values}
 
 
-def _settings_of(context: typer.Context, content: dict[str, Any], where: str) -> tuple[dict[str, Any], set[str]]:
-    """What the content of a file sets of this command's options, and the names that the command's own table sets.
+def _taken(context: Any) -> tuple[Settings, Settings]:
+    """What the recipe sets of the options of the command, and what the file does, which stands above it."""
+    recipe, file = (context.meta.get(f"{source} {context.info_name}", Settings()) for source in (RECIPE, FILE))
+    return recipe, file
 
-    Raises typer.BadParameter for a key that no command, or not this one, knows.
-    """
+
+def _settings_of(context: typer.Context, content: dict[str, Any], where: str) -> Settings:
+    """What the content of a file sets of this command's options. Raises typer.BadParameter for what is wrong, wherever
+    in it."""
     options = _options_by_command(context)
-    everywhere = set().union(*options.values())
     shared = {key: value for key, value in content.items() if not isinstance(value, dict)}
     tables = {key: value for key, value in content.items() if isinstance(value, dict)}
-    for key in shared:
-        _check(key, everywhere, where)
+    everywhere = set().union(*options.values())
+    for key, value in shared.items():
+        _check_key(key, everywhere, where)
+        for known in options.values():
+            if parameter := known.get(_name(key)):
+                _check_value(context, parameter, key, value, where)
     for table, settings in tables.items():
-        _check(table, set(options), f"{where}, table")
-        for key in settings:
-            _check(key, options[table], f"{where} [{table}]")
+        _check_key(table, options, f"{where}, table")
+        for key, value in settings.items():
+            _check_key(key, options[table], f"{where} [{table}]")
+            _check_value(context, options[table][_name(key)], key, value, f"{where} [{table}]")
     name = context.info_name or ""
-    settings = {_name(key): value for key, value in shared.items() if _name(key) in options[name]}
+    values = {_name(key): value for key, value in shared.items() if _name(key) in options[name]}
     own = {_name(key): value for key, value in tables.get(name, {}).items()}
-    return {**settings, **own}, set(own)
+    return Settings({**values, **own}, frozenset(own), where)
 
 
 def is_own(context: typer.Context, name: str) -> bool:
     """Whether option `name` was set for this command: by a flag, a variable or its own table, and not by a key at the
     top of the file, nor left to its default."""
     source = context.get_parameter_source(name)
-    own = context.meta.get(f"{OWN} {context.info_name}", ())
+    own = _taken(context)[1].own
     return source is not None and (source.name in ("COMMANDLINE", "ENVIRONMENT") or name in own)
 
 
@@ -93,16 +163,50 @@ def _name(key: str) -> str:
     return key.replace("-", "_")
 
 
-def _options_by_command(context: typer.Context) -> dict[str, set[str]]:
+def _options_by_command(context: typer.Context) -> dict[str, dict[str, Any]]:
+    """The options that are settings, of every command, by their names."""
     group: Any = context.parent.command if context.parent else None
     return {
-        name: {parameter.name for parameter in command.params if parameter.param_type_name == "option"} - NOT_SETTINGS
+        name: {
+            parameter.name: parameter
+            for parameter in command.params
+            if parameter.param_type_name == "option" and parameter.name not in NOT_SETTINGS
+        }
         for name, command in group.commands.items()
     }
 
 
-def _check(key: str, known: set[str], where: str) -> None:
+def _check_key(key: str, known: Iterable[str], where: str) -> None:
     if _name(key) not in known:
-        near = get_close_matches(_name(key), known, n=1, cutoff=0.0)
-        hint = f"; the nearest valid key is {near[0]!r}" if near else ""
-        raise typer.BadParameter(f"{where}: unknown key {key!r}{hint}")
+        near = _nearest(_name(key), known)
+        hint = f"; the nearest valid key is {near!r}" if near else ""
+        raise typer.BadParameter(f"unknown key {key!r}{hint}", param_hint=where)
+
+
+def _check_value(context: typer.Context, parameter: Any, key: str, value: object, where: str) -> None:
+    try:
+        _check_finite(parameter, parameter.process_value(context, value))
+    except typer.BadParameter as error:
+        raise typer.BadParameter(f"{key}: {error.message}", param_hint=where) from error
+
+
+def _check_variables(options: dict[str, dict[str, Any]]) -> None:
+    """Raises typer.BadParameter for a variable of ours that no command reads."""
+    known = {f"{command.upper()}_{name.upper()}" for command, own in options.items() for name in [*own, "config"]}
+    for variable, value in os.environ.items():
+        name = variable.removeprefix(PREFIX)
+        if variable.startswith(PREFIX) and value and variable not in NOT_OURS and name not in known:
+            near = _nearest(name, known)
+            hint = f"; the nearest valid name is {PREFIX}{near}" if near else ""
+            raise typer.BadParameter(f"{variable} is no setting{hint}", param_hint="the environment")
+
+
+def _nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that is spelt most alike, or abbreviates the last words of `name`: lr for learning_rate."""
+    ours = set(known)
+    words = name.split("_")
+    for first in range(len(words) - 1):
+        short = "_".join([*words[:first], "".join(word[:1] for word in words[first:])])
+        if short in ours:
+            return short
+    return next(iter(get_close_matches(name, sorted(ours), n=1)), None)

@@ -2,7 +2,6 @@
 only a command line has, declared here."""
 
 import inspect
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
 from functools import partial, wraps
@@ -115,10 +114,3 @@ def _filled(group: Any, given: Mapping[str, Any]) -> Any:
         elif field.name in given:  # an option that only a command line has, and a stage records
             values[field.name] = given[field.name]
     return replace(group, **values)
-
-
-def check_finite(given: Mapping[str, object]) -> None:
-    """Raises typer.BadParameter for an option that is a number, but no finite one."""
-    for name, value in given.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise typer.BadParameter(f"{value} is not a finite number", param_hint=f"--{name.replace('_', '-')}")

@@ -64,17 +64,25 @@ def evaluate(
         total=sum(len(benchmark) for benchmark in benchmarks),
         unit="questions",
     )
-    if there := job.there(requests=lambda left: len(left) * params.samples):
+
+    def check() -> None:
+        for benchmark in benchmarks:
+            _check_askable(benchmark, asking.prompt)
+
+    def requests(left: range) -> int:
+        check()
+        return len(left) * params.samples
+
+    if there := job.there(requests):
         return replace(there, summary=summarize(output)) if there.reused else there
 
-    for benchmark in benchmarks:
-        _check_askable(benchmark, asking.prompt)
+    check()
     most_images = max(benchmark.most_images() for benchmark in benchmarks)
     load = partial(asking.open, engines, most_images)
     with job.writing(EVALUATED, progress) as evaluated, evaluated.using(load) as sampler:
         asked = islice(chain.from_iterable(benchmarks), evaluated.left.start, evaluated.left.stop)
-        requests = _attempts(asked, asking.prompt, params.samples, call.seed)
-        attempts = with_samples(sampler, params.sampling.decoding, requests)
+        asked_for = _attempts(asked, asking.prompt, params.samples, call.seed)
+        attempts = with_samples(sampler, params.sampling.decoding, asked_for)
         while group := list(islice(attempts, params.samples)):
             evaluated.write([attempt.scored(sample) if sample else attempt.row for attempt, sample in group])
     return Result(output, summary=summarize(output))

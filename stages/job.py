@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from stages import shards
+from stages import images, shards
 from stages.contract import InputRef, Metadata, ModelRef
 from stages.models.finding import DEFAULT_MODEL, Model, locate_model
 from stages.parameters import Call
@@ -31,10 +31,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Start:
-    """The model and the policy that a stage works with."""
+    """The model and the policy that a stage works with; `source`: the shards whose pictures it shows to them."""
 
     model: Model
     policy: Policy
+    source: shards.Shards | None = None
 
     @staticmethod
     def chosen(call: Call) -> "Start":
@@ -55,7 +56,7 @@ class Start:
         policy = recorded_policy(call.policy, source.metadata.policy, source.files[0])
         model = locate_model(call.model, source.metadata.model)
         check_model(policy, model.ref)
-        return Start(model, policy)
+        return Start(model, policy, source)
 
 
 class Job:
@@ -96,15 +97,23 @@ class Job:
         """The result, where nothing is to be made: the output is there, or a dry run only asks what would be done.
 
         `requests` says how many samples it would take to do what is left. Raises UsageError when something else is in
-        the output's place, DataError when it is damaged.
+        the output's place, DataError when it is damaged, and of a dry run for pictures that are gone or have changed.
         """
         if self.is_done():
             return Result(self.output, reused=True)
         if not self.call.dry_run:
             return None
         done = min(self.left_over(), len(self.todo))
+        left = self.todo[done:]
+        self._look_at_pictures(left)
         summary = shards.plan(self.output, self.metadata, self._unit, len(self.todo), done)
-        return Result(self.output, summary=summary | ({"requests": requests(self.todo[done:])} if requests else {}))
+        return Result(self.output, summary=summary | ({"requests": requests(left)} if requests else {}))
+
+    def _look_at_pictures(self, left: range) -> None:
+        """Raises DataError as the stage will where a picture of the groups at `left` cannot be had."""
+        for proposal, *_ in self.start.source.groups(left) if self.start.source else ():
+            if proposal["question"]:
+                images.read_all(proposal)
 
     def is_done(self) -> bool:
         return shards.is_done(self.output, self.metadata, self.call.force, tidy=not self.call.dry_run)

@@ -24,7 +24,7 @@ from stages.errors import DataError, UsageError
 from stages.job import Job, Start
 from stages.learning import checkpoints
 from stages.learning.batches import Batch, GroupReader
-from stages.learning.learner import Learner
+from stages.learning.learner import MAX_GRAD_NORM, WEIGHT_DECAY, Learner
 from stages.learning.ranks import Ranks
 from stages.parameters import Call, recorded
 from stages.parameters.update import UpdateParams
@@ -33,6 +33,8 @@ from stages.progress import SILENT, Progress
 from stages.result import Result
 
 CHECKPOINT_SECONDS = 60.0
+# No options, and recorded beside them: how a policy was trained is to be read off it.
+FIXED = {"optimizer": "AdamW", "weight_decay": WEIGHT_DECAY, "max_grad_norm": MAX_GRAD_NORM}
 STILL, ENOUGH_STEPS = 1e-5, 20  # nats a token of KL, below which a policy after so many steps has hardly moved
 HARDLY_MOVED = (
     f"the policy has hardly moved: after {ENOUGH_STEPS} optimizer steps its KL from the base model is below {STILL:g}. "
@@ -70,7 +72,7 @@ def update(
         call,
         start,
         output=call.out or inputs[0].parent / "policy",
-        params={**recorded(params), **_recorded(lora), "score": scored.metadata.params},
+        params={**FIXED, **recorded(params), **_recorded(lora), "score": scored.metadata.params},
         seed=scored.metadata.seed,
         inputs=scored.inputs,
         total=call.at_most(scored.group_count),

@@ -163,13 +163,48 @@ def test_the_file_can_give_what_a_command_requires_and_a_flag(workdir: Path) -> 
         ("no-dekay = true", "unknown key 'no-dekay'; the nearest valid key is 'no_decay'"),
         ("[score]\ngroups = 3", "[score]: unknown key 'groups'"),
         ("[scroe]\nreward = 'step'", "unknown key 'scroe'; the nearest valid key is 'score'"),
+        ("learning-rate = 1e-6", "ireasoner.toml: unknown key 'learning-rate'; the nearest valid key is 'lr'"),
+        ("colour = 3", "ireasoner.toml: unknown key 'colour'"),
         ("groups = ", "ireasoner.toml"),
-        ("groups = 'many'", "groups"),
+        ("groups = 'many'", "ireasoner.toml: groups: "),
+        ("[update]\nlr = 'fast'", "ireasoner.toml [update]: lr: "),  # though propose has none
+        ("[update]\nlr = nan", "ireasoner.toml [update]: lr: "),
+        ("[propose]\ngroups = 0", "ireasoner.toml [propose]: groups: "),
     ],
 )
 def test_a_wrong_file_is_an_error_that_names_the_key(workdir: Path, content: str, says: str) -> None:
     Path("ireasoner.toml").write_text(content)
     assert says in " ".join(fails(2, "propose", "--images", "pool", *FAKE).replace("│", " ").split())
+
+
+def test_a_folder_in_the_files_place_is_not_passed_over(workdir: Path) -> None:
+    Path("ireasoner.toml").mkdir()
+    assert "ireasoner.toml: Is a directory" in fails(2, "propose", "--images", "pool", *FAKE)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "says"),
+    [
+        ("IREASONER_PROPOSE_GROUPZ", "3", "Z is no setting; the nearest valid name is IREASONER_PROPOSE_GROUPS"),
+        ("IREASONER_UPDATE_LEARNING_RATE", "3", "no setting; the nearest valid name is IREASONER_UPDATE_LR"),
+        ("IREASONER_MODEL", "nowhere", "IREASONER_MODEL is no setting; the nearest valid name is IREASONER_"),
+        ("IREASONER_SHOW_COMPLETION", "1", "IREASONER_SHOW_COMPLETION is no setting"),
+        ("IREASONER_PROPOSE_HELP", "1", "IREASONER_PROPOSE_HELP is no setting"),
+        ("IREASONER_PROPOSE_GROUPS", "many", "(from IREASONER_PROPOSE_GROUPS)"),
+        ("IREASONER_PROPOSE_TEMPERATURE", "nan", "(from IREASONER_PROPOSE_TEMPERATURE)"),
+    ],
+)
+def test_a_wrong_variable_is_an_error_that_names_it(workdir: Path, variable: str, value: str, says: str) -> None:
+    message = fails(2, "propose", "--images", "pool", *FAKE, **{variable: value})
+    assert says in " ".join(message.replace("│", " ").split())
+
+
+def test_the_version_is_no_setting_and_an_empty_variable_sets_nothing(workdir: Path) -> None:
+    """As a container's image may have it."""
+    done = recorded(workdir, IREASONER_VERSION="0.1.0", IREASONER_PROPOSE_GROUPS="")
+    assert done["groups"] == 64
+    help_text = succeeds("--help", IREASONER_INSTALL_COMPLETION="1", IREASONER_HELP="1")
+    assert "propose" in help_text and "env var" not in help_text
 
 
 def test_interruption_says_how_to_go_on(workdir: Path) -> None:
@@ -193,17 +228,34 @@ def test_interruption_says_how_to_go_on(workdir: Path) -> None:
     assert not Path("questions.parquet").exists()
 
 
+@pytest.mark.parametrize("module", ["typer", "stages.errors", "ireasoner_cli.report.page", "numpy"])
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+def test_an_interruption_while_modules_are_imported_shows_no_traceback(module: str, number: str) -> None:
+    program = (
+        "import signal, sys\nfrom ireasoner_cli.__main__ import main\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "class Interrupter:\n"
+        "    def find_spec(self, name, *rest):\n"
+        f"        if name == {module!r}: signal.raise_signal(signal.{number})\n"
+        "sys.meta_path.insert(0, Interrupter())\n"
+        "sys.argv = ['ireasoner', 'report', 'nowhere']\nmain()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (130, "error: interrupted\n")
+
+
 @pytest.mark.parametrize("within", ["nullcontext", "not_swallowed"])
 @pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
 def test_an_interruption_that_python_ignores_comes_again(within: str, number: str) -> None:
     program = (
         "import signal, sys, time\nfrom contextlib import nullcontext\n"
-        "from ireasoner_cli import app\nfrom stages.interrupts import not_swallowed\n"
+        "from ireasoner_cli import app\nfrom ireasoner_cli.__main__ import main\n"
+        "from stages.interrupts import not_swallowed\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"class Unlucky:\n    def __del__(self): signal.raise_signal(signal.{number})\n"
         f"def command(**options):\n    with {within}():\n        Unlucky()\n        time.sleep(30)\n"
         "app.app = lambda prog_name: app.guarded(command)(debug=False)\n"
-        "try: app.main()\nexcept BaseException as end: sys.exit(end.exit_code)\n"
+        "try: main()\nexcept BaseException as end: sys.exit(end.exit_code)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=20)
     assert done.returncode == 130 and done.stderr.startswith("error: interrupted")

@@ -295,6 +295,21 @@ def test_the_first_broken_link_is_named(iteration: dict[str, Make], monkeypatch:
     assert "questions.parquet: group" in broken() and "pool/0.png: the image has changed" in broken()
 
 
+def test_what_was_checked_already_and_what_is_in_the_working_directory_is_found(iteration: dict[str, Make]) -> None:
+    """The README's layout: the benchmark beside the runs' folder, not in it."""
+    Path("deep/er/it0001").mkdir(parents=True)
+    evaluated, benchmark = Path("deep/er/it0001/eval.parquet"), Path("benchmark.parquet")
+    evaluated.write_bytes(Path("eval.parquet").read_bytes())
+    assert [str(output.path) for output in verify([evaluated])][-2:] == ["benchmark.parquet", str(evaluated)]
+    elsewhere = Path("elsewhere/benchmark.parquet")
+    elsewhere.parent.mkdir()
+    benchmark.rename(elsewhere)
+    list(verify([elsewhere, evaluated]))
+    shutil.copyfile("questions.parquet", benchmark)
+    with pytest.raises(DataError, match=r"eval\.parquet: was made from benchmark\.parquet with SHA-256"):
+        list(verify([evaluated]))
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [

@@ -64,6 +64,31 @@ def test_every_stage_says_what_it_would_do_and_does_nothing(world: Path) -> None
     assert other.exit_code == 2 and "seed: 0 → 9" in other.stderr
 
 
+def test_what_would_be_read_is_looked_into(world: Path) -> None:
+    def refused(words: Words) -> str:
+        done = call(*words, "--dry-run")
+        assert done.exit_code == 3, done.output
+        return done.stderr
+
+    for output in ("questions.parquet", "rollouts.parquet"):
+        assert call(*CHAIN[output]).exit_code == 0
+    asked = next(row for row in chain.rows(Path("questions.parquet")) if row["question"])
+    picture = Path(asked["images"][0]["path"])
+    kept = picture.read_bytes()
+    Path("rollouts.parquet").rename("rolled.parquet")
+    picture.unlink()
+    assert f"{picture}: No such file" in refused(CHAIN["rollouts.parquet"])
+    assert call("score", "rolled.parquet", "--dry-run").exit_code == 0  # compares words, and reads no picture
+    assert f"{picture}: No such file" in refused(("score", "rolled.parquet", "--embedding", "hidden"))
+    assert call("score", "rolled.parquet").exit_code == 0
+    picture.write_bytes(kept + b"x")
+    assert f"{picture}: the image has changed" in refused(CHAIN["policy"])
+
+    rows = [{"id": "a", "image": {"bytes": kept, "path": None}, "query": "?", "answers": ["2"]}]
+    shards.write_table(Path("benchmark.parquet"), pa.Table.from_pylist(rows))
+    assert "benchmark.parquet: lacks the column question" in refused(CHAIN["eval.parquet"])
+
+
 def test_what_an_interrupted_stage_left_is_counted_and_kept(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = 0
 

@@ -1,14 +1,28 @@
 """What will not work is said before an engine is started."""
 
+import json
+import shutil
 from importlib import metadata
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from stages.errors import EngineError
 from stages.models.finding import find_model
-from stages.models.fitting import GPU_MEMORY_UTILIZATION, check_build, check_fit, check_room, weight_bytes
-from stages.parameters.sampling import EngineOptions
+from stages.models.fitting import (
+    GPU_MEMORY_UTILIZATION,
+    check_build,
+    check_fit,
+    check_room,
+    check_weights,
+    missing_weights,
+    weight_bytes,
+)
+from stages.models.loading import prepare_transformers
+from stages.parameters.sampling import EngineOptions, Pixels
+from stages.sampling import open_sampler
+from tests.llava import build_tiny_llava
 
 
 def test_a_model_larger_than_the_gpus_memory_names_the_options_to_change(model_dir: Path) -> None:
@@ -29,6 +43,56 @@ def test_a_model_that_leaves_the_learner_no_room(model_dir: Path) -> None:
     check_room(model, weights + 1)
     with pytest.raises(EngineError, match="smaller --model"):
         check_room(model, weights)
+
+
+MLP = tuple(f"layers.1.mlp.{part}_proj" for part in ("down", "gate", "up"))
+
+
+def without(folder: Path, copy: Path, *parts: str) -> Path:
+    """A copy of the model in `folder` without the weights whose names hold one of `parts`."""
+    shutil.copytree(folder, copy)
+    kept = {
+        name: tensor
+        for name, tensor in load_file(folder / "model.safetensors").items()
+        if not any(part in name for part in parts)
+    }
+    save_file(kept, copy / "model.safetensors", metadata={"format": "pt"})
+    return copy
+
+
+def test_weights_that_are_not_there_are_missed(
+    model_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Those under names of older versions, and those tied to others, are there."""
+    prepare_transformers()
+    for name, folder in {"qwen": model_dir, "llava": build_tiny_llava(tmp_path / "llava")}.items():
+        check_weights(find_model(str(folder)))
+        holed = find_model(str(without(folder, tmp_path / f"{name}-holed", *MLP)))
+        assert len(missing_weights(holed)) == 3
+        with pytest.raises(EngineError, match=r"holed: its files lack .*layers\.1\.mlp\.down_proj.* and 2 more"):
+            check_weights(holed)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("sampler", ["transformers", "vllm"])
+def test_a_checkpoint_with_a_hole_is_sampled_from_by_nobody(model_dir: Path, tmp_path: Path, sampler: str) -> None:
+    if sampler == "vllm":
+        pytest.importorskip("vllm")
+    holed = find_model(str(without(model_dir, tmp_path / "holed", "layers.1.mlp.", "visual.merger")))
+    with pytest.raises(EngineError, match=r"holed: its files lack"):
+        open_sampler(sampler, holed, None, Pixels(), EngineOptions())  # type: ignore[arg-type]
+
+
+def test_weights_that_cannot_be_told_from_the_configuration_are_left_to_the_engine(
+    model_dir: Path, tmp_path: Path
+) -> None:
+    prepare_transformers()
+    holed = without(model_dir, tmp_path / "quantised", "layers.1.mlp.")
+    config = json.loads((holed / "config.json").read_text())
+    (holed / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "awq"}}))
+    check_weights(find_model(str(holed)))
+    (holed / "config.json").write_text(json.dumps(config | {"model_type": "unheard-of"}))
+    check_weights(find_model(str(holed)))
 
 
 def test_the_share_assumed_is_vllms_default() -> None:

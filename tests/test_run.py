@@ -17,6 +17,7 @@ from ireasoner_cli import console
 from ireasoner_cli.app import app
 from ireasoner_cli.running.display import Display, duration, sparkline
 from ireasoner_cli.running.figures import Figures, collapse
+from ireasoner_cli.running.tracking import configuration
 from stages import shards, update
 from stages.learning.learner import UpdateParams
 from stages.models.finding import find_model
@@ -72,8 +73,8 @@ def run(*words: object, out: str = "run", iterations: int = 2) -> Result:
     return call("run", "--images", "pool", "--out", out, "--iterations", iterations, *words)
 
 
-def shell_loop(out: str, iterations: int) -> None:
-    policy: list[object] = []
+def shell_loop(out: str, iterations: int, start: tuple[object, ...] = ()) -> None:
+    policy: list[object] = [*start]
     for number in range(1, iterations + 1):
         it = Path(out, f"it{number:04d}")
         it.mkdir(parents=True)
@@ -87,7 +88,7 @@ def shell_loop(out: str, iterations: int) -> None:
             done = call(*words)
             assert done.exit_code == 0, done.output
         policy = ["--policy", it / "policy"]
-    assert call("eval", "benchmark.parquet", "--out", Path(out, "base.parquet")).exit_code == 0
+    assert call("eval", "benchmark.parquet", *start, "--out", Path(out, "base.parquet")).exit_code == 0
 
 
 def test_the_files_are_those_of_a_shell_loop(world: Path) -> None:
@@ -99,6 +100,24 @@ def test_the_files_are_those_of_a_shell_loop(world: Path) -> None:
     assert (told["path"], told["iterations"], told["step"]) == ("run", 2, 8)
     assert told["policy"] == "run/it0002/policy" and told["best"].startswith("run/it000")
     assert [line.split(":")[0] for line in done.stderr.splitlines()] == ["it0001 of 2", "it0002 of 2"]
+
+
+def test_a_run_can_start_from_a_policy(world: Path) -> None:
+    assert run(iterations=1).exit_code == 0
+    start = ("--policy", "run/it0001/policy")
+    shell_loop("shell", 2, start)
+    asked = ("--benchmark", "benchmark.parquet", "--eval-every", 1)
+    done = run(*start, *asked, "--json", out="on")
+    assert done.exit_code == 0, done.output
+    assert chain.file_bytes(Path("on")) == chain.file_bytes(Path("shell"))
+    assert json.loads(done.stdout)["step"] == 12
+    for words in (("verify", "on", "run/it0001/policy"), ("report", "on")):
+        assert call(*words).exit_code == 0, words
+    Path("on/report.html").unlink()
+    for other in ((), ("--policy", "on/it0001/policy")):
+        refused = run(*other, out="on", iterations=3)
+        assert refused.exit_code == 2 and "policy.sha256" in refused.stderr and "--force" not in refused.stderr
+    assert run(*start, *asked, out="on").exit_code == 0
 
 
 def test_hidden_states_are_those_of_the_policy_of_each_turn(world: Path) -> None:
@@ -139,6 +158,16 @@ def test_settings_that_are_wrong_are_refused_before_anything_is_written(world: P
     assert not Path("run").exists()
 
 
+def test_two_runs_in_one_folder_are_refused_at_once(world: Path) -> None:
+    with shards.writing(Path("run"), force=True):  # another process
+        refused = run("--track", "wandb")
+        assert refused.exit_code == 2 and "run: another process is writing it" in refused.stderr
+        assert not Path("run").exists()
+        assert run(out="other", iterations=1).exit_code == 0
+    assert run(iterations=1).exit_code == 0
+    assert not [path for path in Path().iterdir() if path.name.startswith(".")]
+
+
 @pytest.mark.parametrize("stopped", [1, 2])
 def test_interrupted_and_run_again_equals_uninterrupted(
     world: Path, monkeypatch: pytest.MonkeyPatch, stopped: int
@@ -161,6 +190,23 @@ def test_interrupted_and_run_again_equals_uninterrupted(
     assert done.exit_code == 0, done.output
     assert ("1 of 2 iterations are done" in done.stderr) == (stopped == 2)
     assert chain.file_bytes(Path("run")) == chain.file_bytes(Path("whole"))
+
+
+def test_an_iteration_that_learns_nothing_is_an_iteration(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is asked, and the Proposer has no turn: an update without a step, whose metrics are empty."""
+    monkeypatch.setattr(fake, "_proposal", lambda rng: "A picture.")
+    Path("ireasoner.toml").write_text(SETTINGS.replace("lr = 1e-3", "proposer-every = 100"))
+    done = run("--benchmark", "benchmark.parquet")
+    assert done.exit_code == 0, done.output
+    assert chain.rows(Path("run/it0001/policy/metrics.parquet")) == []
+    for words in (("verify", "run"), ("report", "run"), ("inspect", "run/it0001/policy")):
+        looked = call(*words)
+        assert looked.exit_code == 0, looked.output
+    assert json.loads(call("inspect", "run/it0001/policy/metrics.parquet", "--json").stdout)["counts"] == {
+        "optimizer_steps": 0
+    }
+    collapsed = run(iterations=9)
+    assert collapsed.exit_code == 4 and "the Proposer asks nothing" in collapsed.stderr
 
 
 def test_a_finished_run_is_left_as_it_is_and_can_be_made_longer(world: Path) -> None:
@@ -320,6 +366,24 @@ def test_a_tracker_is_told_the_figures_once(world: Path, monkeypatch: pytest.Mon
     names = {folder.name.rsplit("-", 1)[1] for folder in Path("run/wandb").glob("offline-run-*")}
     assert names == {Path("run/wandb/run-id").read_text()}
     assert call("verify", "run").exit_code == call("report", "run").exit_code == 0
+
+
+def test_every_hyperparameter_is_in_the_report_in_inspect_and_in_what_a_tracker_gets(world: Path) -> None:
+    assert run(iterations=1).exit_code == 0
+    set_here = {"lr": 1e-3, "groups_per_step": 2, "proposer_every": 5, "baseline": "ema"}
+    kl = {"kl_start": 1e-3, "kl_target": 0.02, "kl_min": 1e-8}
+    fixed = {"optimizer": "AdamW", "weight_decay": 0.01, "max_grad_norm": 1.0, "lora_rank": 16, "lora_alpha": 32}
+    expected = set_here | kl | fixed
+    told = configuration(Path("run"))
+    assert (told["model"], told["seed"]) == ("model", 3)
+    assert told["update"].items() >= expected.items()
+    assert told["propose"]["groups"] == 4 and told["rollout"]["samples"] == 3 and told["score"]["no_warmup"]
+    shown = CliRunner().invoke(app, ["inspect", "run/it0001/policy"], env={"COLUMNS": "400"}).output
+    assert call("report", "run").exit_code == 0
+    page = Path("run/report.html").read_text()
+    for name, value in expected.items():
+        assert f"{name} = {value}" in page, name
+        assert f"{name} {json.dumps(value)}" in shown, name
 
 
 def test_without_the_tracker_installed_the_extra_is_named(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:

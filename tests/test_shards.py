@@ -259,3 +259,17 @@ def test_one_long_text_in_a_list_does_not_make_a_shard_unreadable(tmp_path: Path
         output.write(rows)
     [group] = shards.Shards([path], "score", SCORED).groups()
     assert [row["steps"] for row in group[1:]] == steps
+
+
+def test_an_empty_table_is_a_table(tmp_path: Path) -> None:
+    """As pyarrow writes one, among rows or alone: a row group without pages, or none at all."""
+    some, none = pa.table({"x": [1, 2]}), pa.table({"x": pa.array([], pa.int64())})
+    for name, tables in {"none": [], "empty": [none], "between": [none, some, none]}.items():
+        path = tmp_path / f"{name}.parquet"
+        with pq.ParquetWriter(path, some.schema) as writer:
+            for table in tables:
+                writer.write_table(table)
+        expected = [1, 2] if some in tables else []
+        assert shards.read_table(path, some.schema)["x"].to_pylist() == expected
+        assert [row["x"] for row in shards.Records([path], ["x"])] == expected
+        assert list(shards.read_rows(path, some.schema.field("x"), {1})) == [(1, 2)] * bool(expected)

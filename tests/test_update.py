@@ -49,6 +49,16 @@ def iteration(folder: Path, policy: Path | None = None, groups: int = 10) -> Pat
     return score([rollouts.path], ScoreParams(no_warmup=True)).path
 
 
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_colleagues_may_read_a_policy_as_the_umask_says(scored: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        policy = update([scored], PARAMS, Call(limit=1)).path
+    finally:
+        os.umask(before)
+    assert {file.stat().st_mode & 0o777 for file in policy.rglob("*") if file.is_file()} == {mode}
+
+
 def rewrite(path: Path, out: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Path:
     rows = [change(row) for row in chain.rows(path)]
     meta = chain.metadata(path)

@@ -15,6 +15,9 @@ def command(
     images: Annotated[Path, options.Option(help="A folder tree of images, or a Parquet dataset with an image column.")],
     out: Annotated[Path, options.Option(help="The run's folder: it0001/, it0002/ … go into it.")],
     iterations: Annotated[int, options.Option(min=1, help="Turns of the loop, those done already included.")] = 40,
+    policy: Annotated[
+        Path | None, options.Option(help="The policy to start from.", show_default="the base model, at step 0")
+    ] = None,
     groups: Annotated[
         int | None, options.Option(min=1, help="Proposals an iteration.", show_default="[propose] groups, or 64")
     ] = None,
@@ -50,6 +53,8 @@ def command(
 
     ireasoner run --images pool/ --out runs/first --benchmark benchmark.parquet
 
+    ireasoner run --images more/ --policy runs/first/it0040/policy --out runs/on
+
     It writes the files that a shell loop over propose, rollout, score, update and eval writes, with the settings these
     have from ireasoner.toml and variables. Interrupted, the same command goes on where it stopped. Of policies no
     longer kept, state and metrics stay. A run that has collapsed (no entropy, KL out of bounds, nothing parsed) stops
@@ -63,12 +68,14 @@ def command(
     from ireasoner_cli.running.loop import Plan, run_loop
     from ireasoner_cli.running.prepare import preparing
     from ireasoner_cli.running.tracking import tracking
+    from stages import shards
 
     # A key at the top of ireasoner.toml reaches the stages by itself, where a stage's table may override it.
     plan = Plan(
         images,
         iterations,
         out,
+        start=policy,
         groups=groups if is_own(context, "groups") else None,
         model=model if is_own(context, "model") else None,
         seed=seed if is_own(context, "seed") else None,
@@ -79,7 +86,8 @@ def command(
         recipe=recipe,
         phases=phases(recipe) if recipe else (),
     )
-    with Display(iterations) as view, tracking(track, out, view.say) as tracked:
+    # Alone in the folder: of two runs one would take a stage from the other, which then fails.
+    with shards.writing(out, force=True), Display(iterations) as view, tracking(track, out, view.say) as tracked:
         try:
             summary = run_loop(plan, preparing(context, config, debug), view, tracked)
         except MadeDifferently as error:

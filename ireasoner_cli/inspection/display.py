@@ -1,7 +1,7 @@
 """Summaries and groups as a terminal shows them."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +20,9 @@ from ireasoner_cli.console import plain
 from ireasoner_cli.inspection.distribution import BINS, Distribution
 from ireasoner_cli.inspection.groups import Answer, Group, Row
 from ireasoner_cli.inspection.summary import Summary
+from ireasoner_cli.lineage import settings
 from ireasoner_cli.runs import Iteration
-from stages.contract import STAGES, Metadata
+from stages.contract import Metadata
 from stages.rewards.explained import RewardTerms, reward_terms
 
 LABEL, GOOD, ODD, BAD = "bold cyan", "green", "yellow", "red"
@@ -77,20 +78,13 @@ def _lineage(metadata: Metadata, is_policy: bool) -> Table:
     table.add_row("model", _hashed(model.name, model.revision or model.sha256))
     start = "learned on from" if is_policy else "policy"
     table.add_row(start, _hashed(f"step {policy.step}" if policy.step else "the base model", policy.sha256))
-    for stage, params in _stages(metadata):
+    for stage, params in reversed(settings(metadata).items()):  # the latest first
         table.add_row(stage, Text(_settings(params), style="dim"))
     return table
 
 
 def _hashed(name: str, digest: str | None) -> Text:
     return Text.assemble(plain(name), (f"  {plain(digest)[:12]}" if digest else "", "dim"))
-
-
-def _stages(metadata: Metadata) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Each stage of the chain with its own parameters, the latest first."""
-    for stage in reversed(STAGES):
-        if params := metadata.stage_params(stage):
-            yield stage, {name: value for name, value in params.items() if name not in STAGES}
 
 
 def _settings(params: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ Looks where no stage may: into sets of parts that are not whole yet, and into th
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,9 @@ _KEY_NAMES = set(KEYS.names)
 FIGURES = pa.schema(
     [column for column in SCORED if column.name not in (_KEY_NAMES | {"images", "prompt", "completion", "logprobs"})]
 )
+ASKED = pa.schema([BENCHMARK.field("id"), BENCHMARK.field("answers")])
+ASKED_OPTIONAL = pa.schema([BENCHMARK_OPTIONAL.field("type"), BENCHMARK_OPTIONAL.field("choices")])
+NONE = pa.schema([])
 
 
 @dataclass
@@ -84,12 +87,13 @@ def _read_shard(path: Path, found: shards.Found) -> Summary:
     if columns >= set(METRICS.names):
         return _with_figures(Summary(path, "metrics", _state(found)), found, METRICS, _metrics_figures)
     if columns >= set(BENCHMARK.names):
-        return _benchmark(Summary(path, "benchmark", _state(found)), found)
+        asked = Summary(path, "benchmark", _state(found))
+        return _with_figures(asked, found, ASKED, _benchmark_figures, ASKED_OPTIONAL)
     metadata = shards.read_metadata(found.readable[0])
     summary = Summary(path, metadata.stage, _state(found), metadata)
     if metadata.stage == "eval":
         return _with_figures(summary, found, EVALUATED, _evaluation_figures)
-    return _with_figures(summary, found, None, _trajectory_figures)
+    return _with_figures(summary, found, KEYS, _trajectory_figures, FIGURES)
 
 
 def _state(found: shards.Found) -> str:
@@ -105,13 +109,15 @@ Figures = dict[str, list[np.ndarray]]
 def _with_figures(
     summary: Summary,
     found: shards.Found,
-    schema: pa.Schema | None,
+    schema: pa.Schema,
     figures_of: Callable[[pa.RecordBatch, Summary, Figures], None],
+    optional: pa.Schema = NONE,
 ) -> Summary:
     """Goes through all rows a batch at a time; only one number a row and quantity is kept."""
     figures: Figures = {}
+    figures_of(pa.RecordBatch.from_pylist([], pa.schema([*schema, *optional])), summary, figures)  # names the counts
     for file in found.readable:
-        for batch in shards.read_batches(file, schema or KEYS, None if schema else FIGURES):
+        for batch in shards.read_batches(file, schema, optional):
             figures_of(batch, summary, figures)
     summary.distributions = {
         name: distribution for name, chunks in figures.items() if len((distribution := Distribution.of(chunks)).values)
@@ -176,21 +182,11 @@ def _metrics_figures(batch: pa.RecordBatch, summary: Summary, figures: Figures) 
         _add(figures, f"{role} advantages", pc.list_flatten(rows["advantages"]))
 
 
-def _benchmark(summary: Summary, found: shards.Found) -> Summary:
-    columns = pa.schema([BENCHMARK.field("id"), BENCHMARK.field("answers")])
-    optional = pa.schema([BENCHMARK_OPTIONAL.field("type"), BENCHMARK_OPTIONAL.field("choices")])
-    figures: Figures = {}
-    for batch in _batches(found, columns, optional):
-        _count(summary, questions=len(batch), with_choices=len(batch) - batch["choices"].null_count)
-        for kind, number in Counter(batch["type"].drop_null().to_pylist()).items():
-            _count(summary, **{f"type {kind}": number})
-        _add(figures, "answers a question", pc.list_value_length(batch["answers"]))
-    summary.distributions = {name: Distribution.of(chunks) for name, chunks in figures.items()}
-    return summary
-
-
-def _batches(found: shards.Found, schema: pa.Schema, optional: pa.Schema) -> Iterable[pa.RecordBatch]:
-    return (batch for file in found.readable for batch in shards.read_batches(file, schema, optional))
+def _benchmark_figures(batch: pa.RecordBatch, summary: Summary, figures: Figures) -> None:
+    _count(summary, questions=len(batch), with_choices=len(batch) - batch["choices"].null_count)
+    for kind, number in Counter(batch["type"].drop_null().to_pylist()).items():
+        _count(summary, **{f"type {kind}": number})
+    _add(figures, "answers a question", pc.list_value_length(batch["answers"]))
 
 
 def _policy(path: Path) -> Summary:

@@ -15,6 +15,7 @@ from ireasoner_cli.runs import Iteration, find_evaluations, find_iterations
 from stages import shards
 from stages.contract import EVALUATED, METRICS, PROPOSER, SCORED, Metadata
 from stages.errors import DataError, UsageError
+from stages.policy import read_state
 from stages.rewards.leave_one_out import leave_one_out
 
 COLUMNS = pa.schema(
@@ -65,14 +66,15 @@ class Evaluations:
 
 @dataclass
 class Run:
-    """A run's figures. groups: name → a value a group, in order of `step`; optimizer: role → name → a value an
-    optimizer step. disagreement [groups, POSITIONS]: mean 1 − leave-one-out cosine, NaN where a position does not
-    count."""
+    """A run's figures. metadata: of the last scored shard; learning: of the last policy, None before there is one;
+    groups: name → a value a group, in order of `step`; optimizer: role → name → a value an optimizer step.
+    disagreement [groups, POSITIONS]: mean 1 − leave-one-out cosine, NaN where a position does not count."""
 
     path: Path
     name: str
     iterations: list[Iteration]
     metadata: Metadata
+    learning: Metadata | None
     starts: list[int]
     groups: dict[str, np.ndarray]
     disagreement: np.ndarray
@@ -105,6 +107,7 @@ def read_run(path: Path, name: str) -> Run:
         name=name,
         iterations=scored,
         metadata=shards.read_metadata(scored_files(scored[-1])[0]),
+        learning=next((read_state(policy).lineage for each in reversed(iterations) if (policy := each.policy)), None),
         starts=[start for start in starts if start is not None],
         groups={key: np.array(values, dtype=np.float64)[order] for key, values in reader.values.items()},
         disagreement=np.array(reader.disagreement).reshape(-1, POSITIONS)[order],

@@ -14,12 +14,13 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from ireasoner_cli.agreement import divergence
+from ireasoner_cli.lineage import settings
 from ireasoner_cli.report import charts
 from ireasoner_cli.report.charts import Cell, Chart, HeatMap, Series
 from ireasoner_cli.report.figures import POSITIONS, Run, read_run
 from ireasoner_cli.report.gallery import Budget, Card, cards
 from stages import __version__, shards
-from stages.contract import PROPOSER, SOLVER, STAGES
+from stages.contract import PROPOSER, SOLVER
 from stages.errors import EngineError, UsageError, why
 
 RUNS = 6  # as many as can be told apart by colour
@@ -293,12 +294,11 @@ def _step_by_step(run: Run, place: int) -> HeatMap:
 
 
 def _lineage(run: Run) -> list[tuple[str, str]]:
-    """How the run was made, as the last scored shard tells it."""
+    """How the run was made, as the last scored shard and the last policy tell it."""
     metadata = run.metadata
     lines = [("model", f"{metadata.model.name} {(metadata.model.sha256 or '')[:12]}"), ("seed", str(metadata.seed))]
     lines.append(("version", metadata.version))
-    for stage in STAGES:
-        if params := metadata.stage_params(stage):
-            own = {k: v for k, v in params.items() if k not in STAGES and v is not None and v is not False}
-            lines.append((stage, ", ".join(f"{name} = {value}" for name, value in own.items())))
+    for stage, params in settings(run.learning, metadata).items():
+        own = {name: value for name, value in params.items() if value is not None and value is not False}
+        lines.append((stage, ", ".join(f"{name} = {value}" for name, value in own.items())))
     return lines

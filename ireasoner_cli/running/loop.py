@@ -1,6 +1,6 @@
 """The loop: every stage of every iteration, on one warm engine.
 
-OUT/base.parquet                                                      the base model on the benchmark
+OUT/base.parquet                                                      on the benchmark, what the run starts from
 OUT/it0001/questions.parquet  rollouts.parquet  scored.parquet        as a shell loop writes them
 OUT/it0001/policy/  eval.parquet
 """
@@ -8,7 +8,7 @@ OUT/it0001/policy/  eval.parquet
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,8 +17,9 @@ from ireasoner_cli.recipes import Phase
 from ireasoner_cli.running.figures import Figures, collapse, read_figures
 from ireasoner_cli.running.prepare import Prepare
 from ireasoner_cli.running.tracking import Track, no_tracker
+from stages import shards
 from stages.errors import EngineError
-from stages.policy import STATE_FILE, is_pruned, prune
+from stages.policy import STATE_FILE, is_pruned, open_policy, prune
 from stages.progress import Progress
 from stages.result import Result
 from stages.sampling.warm import WarmEngine
@@ -26,12 +27,13 @@ from stages.sampling.warm import WarmEngine
 
 @dataclass(frozen=True)
 class Plan:
-    """What `run` was asked for; None leaves a stage its own setting. `keep` counts policies and is at least 2, since
-    the newest can only be checked beside the one before."""
+    """What `run` was asked for; None leaves a stage its own setting. `start` is the policy to start from, None for the
+    base model. `keep` counts policies and is at least 2, since the newest can only be checked beside the one before."""
 
     images: Path
     iterations: int
     out: Path
+    start: Path | None = None
     groups: int | None = None
     model: str | None = None
     seed: int | None = None
@@ -46,8 +48,8 @@ class Plan:
         return self.out / f"it{number:04d}"
 
     def policy(self, number: int) -> Path | None:
-        """The policy that iteration `number` made; None for the base model, number 0."""
-        return self.folder(number) / "policy" if number else None
+        """The policy that iteration `number` made; for 0 the one that the run starts from, None for the base model."""
+        return self.folder(number) / "policy" if number else self.start
 
     @property
     def recipes(self) -> list[str | None]:
@@ -113,7 +115,11 @@ class _Loop:
         self.base_accuracy: float | None = None
 
     def resume(self) -> int:
-        """The iteration to begin with: the newest that is done, so that its settings are compared, else the first."""
+        """The iteration to begin with: the newest that is done, so that its settings are compared, else the first.
+
+        Raises MadeDifferently where the run has begun from another policy than the plan's.
+        """
+        self._check_start()
         done = 0
         while (self._plan.folder(done + 1) / "policy" / STATE_FILE).is_file():
             done += 1
@@ -124,6 +130,12 @@ class _Loop:
             going_on = "; going on" if done < wanted else ""
             self._view.say(f"{self._plan.out}: {done} of {wanted} iterations are done{going_on}")
         return max(1, done)
+
+    def _check_start(self) -> None:
+        begun = self._plan.folder(1) / "questions.parquet"
+        if begun.is_file():
+            made = shards.read_metadata(begun)
+            shards.refuse_differences(str(begun), made, replace(made, policy=open_policy(self._plan.start).ref))
 
     def iterate(self, number: int) -> bool:
         """One turn of the loop. False when all of it was there."""
@@ -169,7 +181,7 @@ class _Loop:
         return work.stage(progress=self._view)
 
     def evaluate(self, number: int) -> Result:
-        """The benchmark, answered with the policy that iteration `number` made; with the base model for 0."""
+        """The benchmark, answered with the policy that iteration `number` made; with what the run starts from for 0."""
         plan = self._plan
         assert plan.benchmark is not None
         out = plan.folder(number) / "eval.parquet" if number else plan.out / "base.parquet"

@@ -6,13 +6,13 @@ from typing import Any
 
 import typer
 
-from ireasoner_cli import options
 from ireasoner_cli.commands import STAGES
+from ireasoner_cli.config import Command
 from ireasoner_cli.work import Work
 
 _stages = typer.Typer()
 for name, command in STAGES.items():
-    _stages.command(name)(command)
+    _stages.command(name, cls=Command)(command)
 
 Prepare = Callable[..., Work]
 
@@ -30,7 +30,6 @@ def preparing(context: typer.Context, config: Path | None, debug: bool) -> Prepa
         given = [word for key, value in settings.items() if value is not None for word in (f"--{key}", str(value))]
         stage = group.commands[name]
         with stage.make_context(name, [*shared, *given, "--", *map(str, inputs)], context.parent) as own:
-            options.check_finite(own.params)
             return stage.invoke(own)
 
     return prepare

@@ -5,10 +5,12 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from ireasoner_cli.lineage import settings
 from ireasoner_cli.running.figures import Figures
-from stages import shards
 from stages.errors import UsageError
+from stages.policy import read_state
 
 Track = Callable[[Figures, bool], None]
 
@@ -58,7 +60,7 @@ def tracking(tracker: str | None, out: Path, say: Callable[[str], None]) -> Iter
         nonlocal configured
         try:
             if not configured:
-                run.config.update(_configuration(out), allow_val_change=True)
+                run.config.update(configuration(out), allow_val_change=True)
                 configured = True
             if new or not known:
                 run.log({name: value for name, value in figures.to_json().items() if value is not None})
@@ -73,7 +75,7 @@ def tracking(tracker: str | None, out: Path, say: Callable[[str], None]) -> Iter
     run.finish()
 
 
-def _configuration(out: Path) -> dict[str, object]:
-    """How the run is made, as its first scored shard records it."""
-    metadata = shards.read_metadata(out / "it0001" / "scored.parquet")
-    return {"model": metadata.model.name, "seed": metadata.seed, "score": metadata.params}
+def configuration(out: Path) -> dict[str, Any]:
+    """How the run is made, stage by stage, as its first policy records it."""
+    lineage = read_state(out / "it0001" / "policy").lineage
+    return {"model": lineage.model.name, "seed": lineage.seed, **settings(lineage)}

@@ -24,10 +24,13 @@ from stages.policy import ADAPTER_FILE, DEFAULT_LORA, Lora
 
 def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     """Raises OSError when the disk does not take them, as other writes do."""
+    path.touch()
+    mode = path.stat().st_mode  # as the umask has it; safetensors puts a private file in its place
     try:
         save_file(tensors, path, metadata={"format": "pt"})
     except SafetensorError as error:
         raise OSError(str(error)) from error
+    path.chmod(mode)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """What can be known to be wrong before weights are loaded, for sampling or for learning: that takes minutes."""
 
+from functools import lru_cache
 from importlib import metadata
 from math import prod
 
@@ -25,6 +26,49 @@ def check_build(torch_version: str) -> None:
             f"vllm {vllm} is built for CUDA, and torch {torch_version} for CPUs. For a CPU: `pip uninstall vllm`, then "
             "`pip install 'ireasoner[cpu]'`; for a GPU install torch's CUDA build; or use --sampler transformers"
         )
+
+
+def check_weights(model: Model) -> None:
+    """Raises EngineError for a checkpoint whose files lack weights that its architecture has: they would be sampled
+    from at random, and transformers and vLLM need not say so."""
+    if missing := missing_weights(model):
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise EngineError(
+            f"{model.ref.name}: its files lack {missing[0]}{more} of its architecture's weights; download it again, or "
+            "convert it anew"
+        )
+
+
+@lru_cache
+def missing_weights(model: Model) -> tuple[str, ...]:
+    """The weights of the model's class that are not in the headers of its files, as transformers would look for them
+    there: with the names of older versions, and without those that are tied to others. Nothing is read or laid out.
+
+    Empty, too, of what cannot be told so: architectures that transformers does not know, and quantised weights.
+    `loading.prepare_transformers` comes first.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # else it prints a report of its own
+    try:
+        config = AutoConfig.from_pretrained(model.path, trust_remote_code=False)
+        if hasattr(config, "quantization_config"):
+            return ()
+        headers = [tensor_headers(file) for file in model.path.glob("*.safetensors")]
+        stored = {
+            name: torch.empty(tensor.shape, device="meta") for header in headers for name, tensor in header.items()
+        }
+        _, found = AutoModelForImageTextToText._model_mapping[type(config)].from_pretrained(
+            None, config=config, state_dict=stored, device_map={"": "meta"}, output_loading_info=True
+        )
+        return tuple(sorted(found["missing_keys"]))
+    except Exception:  # what is wrong with it otherwise, its loading says
+        return ()
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def weight_bytes(model: Model) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 from stages.errors import EngineError, StageError
 from stages.models.finding import Model
-from stages.models.fitting import check_room
+from stages.models.fitting import check_room, check_weights
 
 
 def prepare_transformers() -> None:
@@ -53,9 +53,10 @@ _KEPT: list[Any] = []
 def load_base(model: Model) -> Any:
     """The checkpoint, frozen, in evaluation mode: bfloat16 on a GPU, float32 on a CPU.
 
-    Raises EngineError when the architecture or the weights do not fit, or the device has no room.
+    Raises EngineError when the architecture or the weights do not fit or are not all there, or the device has no room.
     """
     prepare_transformers()
+    check_weights(model)
     import torch
     from transformers import AutoModelForImageTextToText
 

@@ -12,7 +12,7 @@ from typing import Any
 from stages import interrupts
 from stages.errors import EngineError, StageError, UsageError
 from stages.models.finding import Model
-from stages.models.fitting import check_build, check_fit
+from stages.models.fitting import check_build, check_fit, check_weights
 from stages.models.loading import prepare_transformers
 from stages.models.prompting import PromptBuilder, pixel_settings
 from stages.parameters.sampling import Decoding, EngineOptions, Pixels
@@ -39,6 +39,7 @@ class VllmSampler:
     ) -> None:
         """A `warm` engine can `use` other adapters later, and `sleep`; with `debug` its logs are shown."""
         _prepare_environment(options, debug)
+        check_weights(model)
         self._prompts = PromptBuilder(model, pixels)
         self._forbidden = model.forbidden_tokens
         self._tokenizer = model.tokenizer

@@ -88,6 +88,8 @@ def read_columns(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
 
 
 def _row_group_batches(path: Path, file: Any, group: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    if not file.metadata.row_group(group).num_rows:
+        return  # an empty table is a row group without pages, as pyarrow writes it
     size = rows_at_a_time(path, file.metadata, group, columns)
     with _reading(path):
         yield from file.iter_batches(size, row_groups=[group], columns=columns)

@@ -2,8 +2,9 @@
 
 Every file is checked against its own checksums, its schema, the contract's invariants, and what it records of its
 inputs: of files and policies their SHA-256, of images theirs, of a model its fingerprint. Inputs are looked for around
-the file that records them and in the folders named; they are checked first, so that what is reported is the first
-broken link. With `replay` each of the files named is also made again from its lineage and compared.
+the file that records them, in the folders named, among what was checked already and in the working directory; they are
+checked first, so that what is reported is the first broken link. With `replay` each of the files named is also made
+again from its lineage and compared.
 """
 
 import tempfile
@@ -61,14 +62,14 @@ class _Chain:
         if not self.named:
             raise DataError(f"{', '.join(map(str, paths))}: no Parquet file and no policy here; nothing to verify")
         self.lineages: dict[Path, Lineage] = {}
-        self._checked: set[Path] = set()
+        self._checked: dict[Path, Path] = {}  # resolved, and as it was found
         self._hashes: dict[Path, str] = {}
         self._models: set[ModelRef] = set()
 
     def check(self, output: Path) -> Iterator[Verified]:
         if output.resolve() in self._checked:
             return
-        self._checked.add(output.resolve())
+        self._checked[output.resolve()] = output
         is_policy = _is_policy(output)
         metadata = policy.read_state(output).lineage if is_policy else self._metadata(output)
         if metadata is None:
@@ -104,10 +105,11 @@ class _Chain:
     # ---------------------------------------------------------------------------------------- the links
 
     def _places(self, output: Path) -> list[Path]:
-        """Folders in which an input of `output` may lie: its own, the one above, those named, and their folders."""
+        """Folders in which an input of `output` may lie: its own, the one above, those named, and their folders, and
+        the working directory."""
         above = output.parent.parent if output.parent != output.parent.parent else output.parent / ".."
         near = [output.parent, above, *(path for path in self._paths if path.is_dir())]
-        return list(dict.fromkeys(place for folder in near for place in (folder, *_folders(folder))))
+        return list(dict.fromkeys([*(place for folder in near for place in (folder, *_folders(folder))), Path()]))
 
     def _find_input(self, output: Path, metadata: Metadata, ref: InputRef) -> Path | None:
         """The file, or the pool of images, that `ref` records."""
@@ -116,7 +118,8 @@ class _Chain:
         if metadata.stage == "propose" and (pool := self._find_pool(output, ref)):
             return pool
         found = None
-        files = [*self.named, *(place / ref.name for place in self._places(output))]
+        # The nearest first: where none is right, it is the one that was changed.
+        files = [*(place / ref.name for place in self._places(output)), *self.named, *self._checked.values()]
         for file in files:
             if file.name == ref.name and file.is_file():
                 if self._sha256(file) == ref.sha256:
@@ -151,7 +154,8 @@ class _Chain:
         if recorded.sha256 is None:
             return None
         places = self._places(output)  # a policy lies among an iteration's files, which is a folder further down
-        for folder in dict.fromkeys([*self.named, *places, *(inner for place in places for inner in _folders(place))]):
+        inner = (folder for place in places for folder in _folders(place))
+        for folder in dict.fromkeys([*self.named, *self._checked.values(), *places, *inner]):
             if folder != output and _is_policy(folder) and policy.fingerprint(folder) == recorded.sha256:
                 return folder
         raise DataError(
