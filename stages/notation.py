@@ -8,10 +8,7 @@ import unicodedata
 
 DEEPEST = 32  # layers of LaTeX groups that are taken apart: more is an attack, not an answer
 THIN = "\u2009"  # a space that does not end a word: thin, hair, figure and no-break spaces, `\\,` and its like
-_OPEN, _CLOSE = (
-    "\ue000",
-    "\ue001",
-)  # `\\{` and `\\}` while groups are taken apart; no text holds characters of private use
+_OPEN, _CLOSE = "\ue000", "\ue001"  # braces of a set, while groups are taken apart: no text holds private characters
 
 # ------------------------------------------------------------------------------------------- other scripts
 
@@ -43,17 +40,17 @@ _SPELLINGS = {
     THIN: "\u00a0\u2007\u2008\u2009\u200a\u202f\u205f",
     "\n": "\n",
 }
-_SAME = {character: plain for plain, characters in _SPELLINGS.items() for character in characters}
+_SAME = {character: same for same, characters in _SPELLINGS.items() for character in characters}
 
 
 class _Spelling(dict[int, str]):
     """What stands for a character, by its code point; made when first asked for, as `str.translate` does."""
 
     def __missing__(self, code: int) -> str:
-        plain = _spelling(chr(code))
+        same = _spelling(chr(code))
         if code < 0x10000:  # what is kept stays small, whatever a model writes
-            self[code] = plain
-        return plain
+            self[code] = same
+        return same
 
 
 def _spelling(character: str) -> str:
@@ -69,12 +66,12 @@ def _spelling(character: str) -> str:
     kind = unicodedata.decomposition(character).partition(">")[0]
     if kind not in _COMPATIBLE:
         return character
-    plain = "".join(_spelling(part) for part in unicodedata.normalize("NFKC", character))
+    parts = "".join(_spelling(part) for part in unicodedata.normalize("NFKC", character))
     if kind == "<square":  # ㎡ is a form of m2
-        plain = re.sub(r"(\d)$", r"^\1", plain)
+        parts = re.sub(r"(\d)$", r"^\1", parts)
     if kind == "<fraction":
-        plain = plain.replace("/", "}{")
-    return _COMPATIBLE[kind].format(plain)
+        parts = parts.replace("/", "}{")
+    return _COMPATIBLE[kind].format(parts)
 
 
 # How Unicode says what a character is a form of, and what is written for it.
@@ -111,6 +108,7 @@ _COMMAND = re.compile(r"\\([A-Za-z]++)[ ]*+")
 _SPACING = re.compile(r"\{\\[,;: ]\}|\\[,;:> ]")
 _DELIMITER = re.compile(r"\\[()\[\]]")
 _ESCAPE = re.compile(r"(?<!\\)\\++([%$&#_{}])")
+_DOLLAR = re.compile(r"(?<!\\)\$")
 _DOUBLED = re.compile(r"(?<!\\)\\{2,}+(?=[A-Za-z])")
 _DEGREE = re.compile(r"[ ]?(?:\{\})?\^[ ]?(?:\{[ ]?(?:\\circ|°)[ ]?\}|\\circ(?![A-Za-z])|°)")
 _GROUP = re.compile(
@@ -127,10 +125,15 @@ _SINGLE = re.compile(r"√?(?:\d+(?:\.\d+)?|[^\W\d_])")
 _FACTOR = re.compile(r"-?√?\w+(?:\.\d+)?")
 _TILDE = re.compile(r"(?<=[^\W\d_])~|~(?![ ]*\d)")  # LaTeX's space, where it is not "about" nor between two numbers
 _ABOUT = re.compile(r"(?<!\d)(?<!\d )~[ ]*(?=\d)")
+_IN_WORDS = re.compile(r"deg|cent", re.IGNORECASE)
+_SPELLED_OUT = re.compile(
+    r"(?<=\d)[ ]?(?:(deg(?:rees?)?)\b(?:[ ](c|f)(?:elsius|ahrenheit)?\b)?|per[ ]?cent\b)", re.IGNORECASE
+)
 
 
 def plain(text: str) -> str:
-    """`spelled`, with LaTeX written out and no separators in numbers: 1\\,200 is 1200, \\dfrac12 is 1/2, 90^\\circ 90°.
+    """`spelled`, with LaTeX written out and no separators in numbers: 1\\,200 is 1200, \\dfrac12 is 1/2, 90^\\circ and
+    90 degrees are 90°.
 
     Brackets keep the meaning: \\frac{1}{2}x is (1/2)x, and 1\\frac{1}{2} is 1 1/2. A pair of numbers in brackets is a
     pair, not one number with a comma in it. Whether letters are small or capital is left as it is.
@@ -140,12 +143,16 @@ def plain(text: str) -> str:
         text = _written_out(text)
     if "~" in text:
         text = _ABOUT.sub("≈", _TILDE.sub(" ", text))
+    if _IN_WORDS.search(text):
+        text = _SPELLED_OUT.sub(lambda word: f"°{(word[2] or '').upper()}" if word[1] else "%", text)
     if _GROUP_OF_DIGITS.search(text):
         text = _GROUPED.sub(_in_one, text)
     return text.replace(THIN, " ")
 
 
 def _written_out(text: str) -> str:
+    if "\\$" in text:  # then the others are around a formula
+        text = _DOLLAR.sub("", text)
     text = _CLOSING.sub(_CLOSE, _OPENING.sub(_OPEN, _DOUBLED.sub(r"\\", text).replace("{,}", ",").replace("\\!", "")))
     text = _DELIMITER.sub(" ", _SPACING.sub(THIN, _DEGREE.sub("°", text)))
     text = _COMMAND.sub(lambda command: _SYMBOLS.get(command[1], command[0]), text)

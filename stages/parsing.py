@@ -150,7 +150,6 @@ _PAIRS = {"(": ")", "[": "]", "{": "}", "<": ">", '"': '"', "'": "'", "`": "`", 
 _DIGIT, _WORD = re.compile(r"\d"), re.compile(r"[^\W\d_]{2}")
 _DECIMAL = re.compile(r"(?<![\d.])(\d*)\.(\d+)(?![\d.])")
 _TIMES = re.compile(r"(?<=\d) ?[*x] ?(?=\d)")
-_SPELLED_OUT = re.compile(r"(?<=\d) ?(?:(deg(?:rees?)?)\b(?: (c|f)(?:elsius|ahrenheit)?\b)?|per ?cent\b)")
 _OPTION = re.compile(r"\(?([a-z])[).:]*")
 _OPTION_PREFIX = re.compile(
     r"(?:\(([a-z])\)[.:]?|([a-z])[).:])[ ]+(?=\S)|\(?([a-z])[).:,][ ]*(?=[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af])"
@@ -196,8 +195,7 @@ def _simplify(answer: str) -> str:
     if prefix := _OPTION_PREFIX.match(text):
         text = f"{prefix[1] or prefix[2] or prefix[3]} {text[prefix.end() :]}"
     if _DIGIT.search(text):
-        text = _TIMES.sub("×", _SPELLED_OUT.sub(lambda word: f"°{word[2] or ''}" if word[1] else "%", text))
-        text = _GAP.sub("\0", _DECIMAL.sub(_shorten_decimal, text))
+        text = _GAP.sub("\0", _DECIMAL.sub(_shorten_decimal, _TIMES.sub("×", text)))
     # All spaces but those between two letters and between two numbers carry no meaning.
     text = _TIGHT_LIST.sub(", ", _LOOSE_SPACE.sub("", text).replace("\0", " "))
     return "0" if text == "-0" else text

@@ -18,7 +18,8 @@ SENTENCES = (
     "{} must be it",
     "{} would be my pick", "Go with {} here", "I'd say {}", "{}, obviously", "{} - this one", "{} and nothing else.",
     "{} is more likely than the others", "{} contains the shape", "The answer is {} because (D) is too small",
-    "the letter {}", "{} most likely",
+    "the letter {}", "{} most likely", "{} can be seen to fit",
+    "Of these, {} is closest", "{}が正解", "{} (the first one)",
 )  # fmt: skip
 
 
@@ -34,7 +35,7 @@ def test_every_letter_is_read_alike(sentence: str) -> None:
         ("choice a because", "A"), ("The answer is (C) because it is not (A).", "C"), ("Answer: green", "C"),
         ("The answer is red because blue is not there", "A"), ("It has the colour sky blue here", "D"), ("E", None),
         ("neither", None), ("<think>A</think><answer>B</answer>", "B"), ("I am sure: C", "C"), ("", None),
-        ("The answer is B, not A", "B"), ("A, B and C are wrong; D", "D"), ("是 red", "A"),
+        ("The answer is B, not A", "B"), ("I take (b) here", "B"), ("A, B and C are wrong; D", "D"), ("是 red", "A"),
     ],
 )  # fmt: skip
 def test_what_is_chosen(completion: str, letter: str | None) -> None:
@@ -75,6 +76,7 @@ def test_a_letter_of_something_else_is_no_option(completion: str) -> None:
         ("II and III", ("II", "III", "II and III"), "C"),
         ("red", ("A. red", "B. blue"), "A"),
         ("答案是红", ("蓝", "红"), "B"),
+        ("The angle is 60 degrees", ("30°", "60°"), "B"),
         ("I think it is eight", NUMERALS, "H"),
         ("I believe option C is right", NUMERALS, "C"),
         ("I is right", NUMERALS, "I"),

@@ -41,6 +41,7 @@ def as_latex(text: str) -> str | None:
 
 
 _REWRITTEN = [
+    (re.compile(r"(?<=[\w)])\s?\*\s?(?=[\w(√])"), "×"),
     (re.compile(r"(?<![A-Za-z])pi(?![A-Za-z])"), "π"),
     (re.compile(r"(?<![A-Za-z])sqrt ?(\d+)"), r"√\1"),
     (re.compile(r"log_?(\d+) ([\w.]+)"), r"log_\1(\2)"),

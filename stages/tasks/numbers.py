@@ -9,7 +9,7 @@ from stages.tasks.answers import answer_text, concluded
 _DIGITS = r"(?:\d+(?:\.\d+)?|\.\d+)"
 # Before a space, a minus is a sign where nothing stands in front that something could be taken from.
 _SIGN = "|".join(
-    [r"(?<![\w.)^])-", r"\A\s?-\s", r"(?<=[=(\[,:;<>≈])-\s", r"(?<=[=(\[,:;<>≈]\s)-\s"]
+    [r"(?<![\w.)^%°])-", r"\A\s?-\s", r"(?<=[=(\[,:;<>≈])-\s", r"(?<=[=(\[,:;<>≈]\s)-\s"]
     + [rf"(?<=\b{word}\s)-\s" for word in ("is", "of", "to", "by", "or", "be", "are", "was", "and", "equals", "about")]
 )
 _NUMBER = re.compile(
@@ -27,6 +27,7 @@ _NUMBER = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 _SPACED = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:\s\d{3})+(?![\d/])")  # 12 500, where one number is looked for
+_FRACTION_OF = re.compile(r"\((-?\d+)/(\d+)\)\s?(π|√\d+)")
 _BRACKETED = re.compile(rf"([\^√])\((-?{_DIGITS})\)")
 _TOTAL = re.compile(r"(?<=\d)(\s\(?|(?:\s[a-z]{1,20}){0,2}\s\(?out\s)of\s(?:the\s|a\stotal\sof\s)?\d[\d.]*")
 _REMARK = re.compile(r"(?<!\S)\([^()]*+\)")
@@ -36,7 +37,7 @@ def numbers(text: str) -> list[float]:
     """The numbers in a text, in order. Fractions, powers, roots, signs and thousands separators belong to them, units
     and their exponents do not; times, ratios, dates and sums are none."""
     text = _SPACED.sub(lambda digits: "".join(digits[0].split()), plain(text))
-    found = _NUMBER.finditer(_BRACKETED.sub(r"\1\2", text))
+    found = _NUMBER.finditer(_FRACTION_OF.sub(r"\1\3/\2", _BRACKETED.sub(r"\1\2", text)))
     return [value for match in found if (value := _value(match)) is not None]
 
 

@@ -20,7 +20,7 @@ _STANDING = re.compile(
     re.VERBOSE,
 )
 _CUED = re.compile(rf"\b(?:option|choice|letter)\s+[(\[\"'*]*([A-Za-z])(?!{_IN_WORD}|['.-]{_IN_WORD})", re.IGNORECASE)
-_BRACKETED = re.compile(r"[(\[{]\s*([A-Z])\s*[)\]}]")
+_BRACKETED = re.compile(r"(?<!\w)[(\[{]\s*([A-Za-z])\s*[)\]}]")
 _ALONE = re.compile(r"[\W_]*([A-Za-z])[\W_]*")
 _LEADING = re.compile(r"\W{0,3}(?:\(([A-Za-z])\)|([A-Z])\s*(?:[.)](?![A-Za-z]\.)|[:\n]|,(?!\s*[A-Z]\b))|([a-z])[.)]\s)")
 _LEAD_IN = re.compile(r"\W*(?:(?:the|correct|right|best|option|choice|letter|answer)\s+)*[(\[\"'*$]*", re.IGNORECASE)
@@ -28,10 +28,11 @@ _OR_ANOTHER = re.compile(r"\W*(?:or|and|/|,|&)\s*\W?[A-Z]\b")
 
 # What follows an option's letter but no article: verbs, told by their ending, and words of these kinds.
 _FOLLOWS = re.compile(
-    r"is|was|are|were|be|being|as|it|its|because|since|for|and|or|but|so|if|when|while|that|which|this|these|those|would"
+    r"(?:is|was|are|were|be|being|as|it|its|because|since|for|and|or|but|so|if|when|while|that|which|this|these|those|would"
     r"|should|could|cannot|must|may|might|will|has|had|have|does|did|do|not|too|here|there|again|instead|alone|both|in|on"
     r"|at|by|with|from|to|of|than|over|under|rather|due|based|according|the|we|i|you|he|she|they|my|our|their|therefore"
-    r"|thus|hence|then|unless|until|where|whereas|after|before"
+    r"|thus|hence|then|unless|until|where|whereas|after|before|can\s+(?:be|not|only|also))(?![\w'-])",
+    re.IGNORECASE,
 )
 _VERB = re.compile(
     r"(?!(?:lens|series|species|sports|news|savings|goods|customs|headquarters|crossroads|pants)$)"
@@ -144,4 +145,4 @@ def _is_word(text: str, place: int) -> bool:
     word = following[1].lower()
     if letter == "I":
         return not _BEHIND_I.fullmatch(word)
-    return not (_FOLLOWS.fullmatch(word) or _VERB.fullmatch(word))
+    return not (_FOLLOWS.match(text, following.start(1)) or _VERB.fullmatch(word))
