@@ -123,8 +123,10 @@ def _print_power(comparison: "Comparison") -> None:
         table.add_column(heading, justify="right")
     for task in comparison.tasks:
         change = task.difference
-        shown = f"±{100 * change.detectable:.1f} points"
-        table.add_row(Text(console.plain(task.task)), f"{change.questions:,}", shown, f"{change.needed:,} questions")
+        figures = [f"±{100 * change.detectable:.1f} points", f"{change.needed:,} questions"]
+        if change.clusters < 2:  # which say nothing of others
+            figures = ["unknown", "unknown"]
+        table.add_row(Text(console.plain(task.task)), f"{change.questions:,}", *figures)
     console.print_table(table)
     print("true differences that so many questions show at 5 % about four times in five, in a single comparison")
 

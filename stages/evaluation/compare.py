@@ -148,7 +148,8 @@ def _average(pairs: Sequence[Sides]) -> tuple[float, float, float]:
         below.append(means[-1] - low)
         above.append(high - means[-1])
     mean = fmean(means)
-    return mean, mean - math.hypot(*below) / len(pairs), mean + math.hypot(*above) / len(pairs)
+    low, high = mean - math.hypot(*below) / len(pairs), mean + math.hypot(*above) / len(pairs)
+    return mean, max(-1.0, low), min(1.0, high)
 
 
 def paper_table(runs: Sequence[Run]) -> str:
