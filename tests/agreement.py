@@ -107,12 +107,16 @@ OPTION_TEMPLATES = {
     "refusal": "I cannot tell from the picture.", "both": "{l} and {m}", "quoted": '"{l}"',
     "open tag": "<think>It is {l}",
     "boxed": "\\boxed{{{l}}}", "long": "{l} {l} {l} {l} {l} {l}", "escape": "\x1b[31m{l}", "wide": "（{l}）",
+    "is right": "{l} is correct.", "fits": "Option {l} fits the picture", "chosen": "I choose {l} as the answer.",
+    "because": "The answer is {l} because ({m}) is too small", "small option": "option {s} is right",
+    "inverted": "So {l} it is.",
 }  # fmt: skip
 TEXT_TEMPLATES = {
     "exact": "{a}", "capitals": "{A}", "spaces": "  {a} ", "doubled": "{d}", "dotted": "{a}.", "quoted": '"{a}"',
     "one off": "{o}", "half": "{h}", "more": "{a} in the picture", "sentence": "The answer is {a}.", "empty": "",
     "other": "something else", "tag": "<think>a step</think><answer>{a}</answer>", "lines": "{a}\nas the chart shows",
     "long": "{a} and then it goes on" * 8, "open tag": "<answer>{a}", "escape": "\x1b[31m{a}", "twice": "{a}, {a}",
+    "bold": "**{a}**", "corners": "「{a}」", "full stop": "{a}。", "because": "{a}, because it is shown",
 }  # fmt: skip
 # Beside these, numbers near the target and far from it.
 _NUMBERS = (
@@ -125,7 +129,10 @@ _NUMBERS = (
     r"6.28 | -5 | - 5 | \boxed{12} | The answer is 12. | the final answer is 12 | \boxed{3/4} so \boxed{12} | "
     r"$\boxed{-5}$ | x = 12 | 12\text{ cm} | 40 | 40° | 40^\circ | 4\sqrt{3} | \sqrt{48} | 6.93 | 0.5 | 1/2 | "
     r"8 | 8 cm | 8\mathrm{~cm} | 9 cm | 50 | 50^{\circ} | (2,-1) | (2, -1) | (-1,2) | x^2+1 | 1+x^2 | x^{2}+1 "
-    r"| 2.5 | 5/2 | 9^9^9^9^9 | twelve | <answer>12</answer> | <think>12</think><answer>40</answer>"
+    r"| 2.5 | 5/2 | 9^9^9^9^9 | twelve | <answer>12</answer> | <think>12</think><answer>40</answer> "
+    r"| 1\,234 | 1{,}200 | 1 200 | –3 | - 3 | −5 | –12 | 1200 m^2 | 7 cm^2 | 7 m/s^2 | 1.2 × 10^3 | 1.2 \times 10^3 "
+    r"| ½ | 1½ | \tfrac12 | 7 (of 10) | 57%. | −3.5 | \sqrt{2} cm | 12 or 13 | 12 m | x+5=12 | [1,2] | \{1,2\} | 8 m "
+    r"| 50 cm | ３．１４ | √2 | 2π | 4√3 | 40 degrees | 12 apples"
 )
 NUMBERS = _NUMBERS.split(" | ")
 
@@ -207,6 +214,9 @@ GUESS = (
     "here that is no answer."
 )
 JUDGE = "lmms-eval leaves reading a number out of a sentence to its model judge; here a rule does."
+WHOLE = "A number is read whole, as people write it: fractions, powers, typographic signs, separators of other kinds."
+MARKS = "Marks around an answer are not part of it, those of other scripts included."
+FIRST = 'What "the answer is" goes on with is the answer; lmms-eval prefers a letter in brackets behind it.'
 SYMBOLS = "math-verify reads it, lmms-eval's own reading fails."
 
 ALLOWED: dict[str, list[Allowed]] = {
@@ -218,7 +228,8 @@ ALLOWED: dict[str, list[Allowed]] = {
             ALONE,
             "+",
             "(letter) text | text | shouted text | is letter | is (letter) | is text | colon | spaces | line | "
-            "option | rejecting | two brackets | article | named late | boxed | long | wide | both",
+            "option | rejecting | two brackets | article | named late | boxed | long | wide | both | is right | fits | "
+            "chosen | because | small option | inverted",
         ),
         _allow(LAST, "±", "correcting"),
     ],
@@ -228,19 +239,27 @@ ALLOWED: dict[str, list[Allowed]] = {
             "+",
             "bracketed | closed | (letter) text | text | shouted text | is letter | is (letter) | is text | colon"
             " | bold | line | option | rejecting | two brackets | article | named late | quoted | boxed | long | "
-            "wide | both",
+            "wide | both | is right | fits | chosen | because | small option | inverted",
         ),
         _allow(LAST, "±", "correcting"),
     ],
     "mmmu": [
-        _allow(ALONE, "+", "small | closed | text | shouted text | is text | bold | line | quoted | boxed | wide"),
+        _allow(
+            ALONE,
+            "+",
+            "small | closed | text | shouted text | is text | bold | line | quoted | boxed | wide | small option",
+        ),
+        _allow(FIRST, "±", "because"),
+        _allow(WHOLE, "+", "number 2/3 | number 1{,}200 | number 1.2 × 10^3"),
         _allow(OPEN, "-", "open tag"),
         _allow(NOISE, "-", "escape"),
         _allow("A letter is met by a word of one letter, also at the end of a line.", "+", "lines"),
     ],
     "chartqa": [
         _allow("Spaces around an answer are not part of it.", "+", "spaces"),
-        _allow("A target of zero is met by every way of writing zero.", "+", "dotted | number 0.0"),
+        _allow("A target of zero is met by every way of writing zero.", "+", "number 0.0"),
+        _allow(MARKS, "+", "dotted | quoted | bold | corners | full stop | number 57%."),
+        _allow(WHOLE, "+", "number 1{,}200"),
     ],
     "mathvista": [
         _allow(
@@ -248,9 +267,11 @@ ALLOWED: dict[str, list[Allowed]] = {
             "±",
             "is letter | line | option | rejecting | two brackets | correcting | named late | beyond | empty | "
             "blank | both | escape | small | closed | shouted text | colon | bold | article | quoted | boxed | "
-            "wide | refusal | open tag | long | dotted",
+            "wide | refusal | open tag | long | dotted | is right | fits | chosen | because | small option | inverted",
         ),
         _allow(JUDGE, "+", "more | sentence | lines | twice | number =7"),
+        _allow(MARKS, "+", "corners | full stop"),
+        _allow(WHOLE, "+", "number –12 | number 1/3"),
         _allow(
             "The data holds the precision as a float, with which lmms-eval cannot round: it marks every decimal "
             "answer wrong. Ours makes it a whole number first.",
@@ -264,23 +285,27 @@ ALLOWED: dict[str, list[Allowed]] = {
             ALONE,
             "+",
             "closed | letter, text | (letter) text | colon | bold | tag, text | option | rejecting | two brackets"
-            " | article | named late | quoted | long | wide | both | text | shouted text | is text",
+            " | article | named late | quoted | long | wide | both | text | shouted text | is text | is right | fits | "
+            "chosen | because | small option | inverted",
         ),
-        _allow(SYMBOLS, "+", "lines | twice | number \\dfrac34"),
+        _allow(SYMBOLS, "+", "lines | number \\dfrac34 | number 2π"),
+        _allow(MARKS, "+", "corners | full stop"),
+        _allow("A unit that the target does not name may stand behind.", "+", "number 12 apples"),
     ],
     "mathverse": [
-        _allow(ALONE, "+", "small | text | shouted text | is text | named late"),
+        _allow(ALONE, "+", "small | text | shouted text | is text | named late | small option"),
         _allow(LAST, "±", "rejecting | two brackets | correcting | both | colon | article"),
         _allow(OPEN, "-", "open tag"),
         _allow(NOISE, "-", "escape"),
-        _allow(SYMBOLS, "+", "quoted | sentence | number 6.93 | number 1+x^2"),
+        _allow(SYMBOLS, "+", "quoted | sentence | lines | because | number 6.93 | number 1+x^2 | number \\tfrac12"),
+        _allow(MARKS, "+", "corners | bold | full stop"),
         _allow(
             "lmms-eval lets any expression inside a passage, and pieces of it, stand for the answer.",
             "-",
-            "more | long | one off | half | lines",
+            "more | long | one off | half",
         ),
         _allow("Case carries no meaning.", "±", "capitals"),
-        _allow("An answer given twice: the two expression readers disagree on what a list of it is.", "±", "twice"),
+        _allow("An answer given twice is a list, which the target is not.", "-", "twice"),
     ],
 }
 

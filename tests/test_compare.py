@@ -141,10 +141,18 @@ def test_the_paper_table_has_a_column_for_each_run(tmp_path: Path) -> None:
     assert lines[0] == "| benchmark | Qwen2.5-VL-7B | EvoLMM | iReasoner | mine |" and len(lines) == 10
     share = sum(BASE["ai2d"]) / 400
     assert (
-        lines[3]
-        == f"| AI2D | 82.61 | 83.41 | 83.89 | {100 * share:.2f} ± {100 * (share * (1 - share) / 399) ** 0.5:.2f} |"
+        lines[3] == "| AI2D | 82.61 | 83.41 | 83.89 | "
+        f"{100 * share:.2f} ± {100 * (share * (1 - share) / 399) ** 0.5:.2f} (400 of 3,088) |"
     )
     assert lines[5] == "| MMMU | 51.11 | 52.01 | 52.37 | |"
+
+
+def test_the_mean_of_tasks_has_an_interval_where_nothing_differs(tmp_path: Path) -> None:
+    found = compared(tmp_path)
+    assert found.average is not None
+    mean, low, high = found.average
+    assert mean == 0 and low < -0.001 and high > 0.001
+    assert high < max(task.difference.high for task in found.tasks)  # three tasks say more than one
 
 
 def test_the_benchmarks_page_has_that_table() -> None:
@@ -168,6 +176,11 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["tasks"][0]["difference"]["test"] == "exact McNemar" and "tuned is better on 1" in found["verdict"]
     base = found["tasks"][0]["base"]
     assert base["high"] - base["low"] == pytest.approx(2 * Z * base["stderr"], rel=0.02)
+    done = ireasoner("compare", "base.parquet", "tuned.parquet", "--power")
+    assert "for one point" in done.stdout and "about four times in five" in done.stdout
+    change = found["tasks"][0]["difference"]
+    assert f"±{100 * change['detectable']:.1f} points" in done.stdout
+    assert f"{change['needed']:,} questions" in done.stdout
     done = ireasoner("compare", "base.parquet", "--markdown")
     assert done.stdout.startswith("| benchmark |") and done.stderr == ""
     write_run(Path("own.parquet"), {"own": BASE["ai2d"]})

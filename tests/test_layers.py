@@ -67,5 +67,5 @@ def test_rewards_are_mathematics() -> None:
 
 def test_what_stands_at_the_top_is_stages_and_what_they_share() -> None:
     """Whoever adds a helper finds it a room."""
-    shared = {"ahead", "errors", "export", "interrupts", "job", "parsing", "policy", "progress", "result"}
+    shared = {"ahead", "errors", "export", "interrupts", "job", "policy", "progress", "result"}
     assert {file.stem for file in (ROOT / "stages").glob("*.py")} == {"__init__", *STAGES, *shared}

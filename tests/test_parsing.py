@@ -1,13 +1,54 @@
 import string
+from decimal import Decimal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.parsing import answer_key, parse_completion, parse_question, step_spans
+from stages.parsing.notation import plain
 
 TAGS = ["<think>", "</think>", "<answer>", "</answer>", "<step>", "</step>", "Step 1:"]
 ODD = ["\x00", "\x1b[31m", "é", "İ", "−", "½", *"<>/()[]{}*_`$\\.,;:-+ \n\t01aB%"]
+ODD += [
+    "\\frac",
+    "\\sqrt",
+    "\\text{",
+    "\\,",
+    "\\{",
+    "^\\circ",
+    "^{",
+    "_{",
+    "{1}",
+    "√(",
+    "1,000",
+    "2 000",
+    "\u2009",
+    "10^",
+    "~",
+]
+ODD += [
+    "²",
+    "①",
+    "㎡",
+    "，",
+    "。",
+    "、",
+    "！",
+    "「",
+    "」",
+    "（",
+    "）",
+    "１",
+    "٣",
+    "“",
+    "deg",
+    " percent",
+    "!",
+    "'",
+    "\ue000",
+    "ﬁ",
+]
 HOSTILE = st.lists(st.sampled_from([*TAGS, *ODD]), max_size=40).map("".join)
 
 
@@ -69,7 +110,167 @@ def test_answers_that_mean_different_things(one: str, other: str) -> None:
     assert answer_key(one) != answer_key(other)
 
 
-@pytest.mark.parametrize("empty", ["", " ", ".", "...", "()", "**", "$$", "\\boxed{}", "\x00", "\u200b", "<>", "''"])
+@pytest.mark.parametrize(
+    "notations",
+    [
+        ("42", "４２", "٤٢", "४२", "𝟒𝟐", "42。", "４２！", "「42」", "$42$"),
+        ("50%", "５０％", "50 ％", "50\\%", "50 percent", "50 per cent"),
+        ("-5", "−5", "–5", "－５", "- 5"),
+        (
+            "1234.5",
+            "1,234.5",
+            "1{,}234.5",
+            "1\\,234.5",
+            "1\u2009234.5",
+            "1\u00a0234,5",
+            "1'234.5",
+            "1’234.5",
+            "1.234,5",
+        ),
+        ("1234567", "1,234,567", "1.234.567", "1 234 567", "1\\ 234\\ 567", "１，２３４，５６７"),
+        ("10000", "10 000", "10\\,000"),
+        ("$1250", "$1,250", "＄1,250.00", "\\$1,250", "$\\$1{,}250$"),
+        ("306956.63", "306,\\!956.63"),
+        ("1/2", "½", "\\frac{1}{2}", "\\dfrac{1}{2}", "\\tfrac12", "\\frac1{2}", "\\\\frac{1}{2}", "1⁄2", "1 ÷ 2"),
+        ("1 1/2", "1½", "1\\frac{1}{2}", "1\\,\\tfrac{1}{2}"),
+        ("90°", "90^\\circ", "90^{\\circ}", "90º", "90 degrees", "90\\degree", "$90^{\\circ}$"),
+        ("25°C", "25 ℃", "25^\\circ\\text{C}", "25 degrees Celsius"),
+        ("25 cm^2", "25 cm²", "25\\text{ cm}^{2}", "25㎠"),
+        ("2×10^3", "2 \\times 10^{3}", "2 · 10³", "2 * 10^3", "2x10^3"),
+        ("5×3", "5 x 3", "5*3", "5\\times3"),
+        ("√3", "\\sqrt{3}", "\\sqrt3", "sqrt(3)", "√(3)"),
+        ("2π", "2\\pi", "$2 \\pi$"),
+        ("x<=5", "x ≤ 5", "x \\leq 5", "x\\le5"),
+        ("CO2", "CO₂", "CO_2", "\\text{CO}_2"),
+        ("(3,4)", "\\left(3, 4\\right)", "（３，４）", "$(3, 4)$"),
+        ("(100,200)", "( 100, 200 )"),
+        ("{1,2}", "\\{1, 2\\}", "\\left\\{1,2\\right\\}"),
+        ("B", "(B)", "Ｂ", "（Ｂ）", "【B】", "Ⓑ", "B、", "B．", "B：", "“B”"),
+        ("B. 红色", "B、红色", "（B）红色", "Ｂ．红色"),
+        ("红色", "红色。", "「红色」", "『红色』", "《红色》", "红色！", "红色，", "红色…"),
+        ("rot", "„rot“", "»rot«", "‹rot›", "‚rot‘"),
+        ("sí", "¡Sí!", "Sí."),
+        ("don't know", "don’t know"),
+        ("12:30", "１２：３０", "12 : 30"),
+    ],
+)
+def test_notations_of_one_answer(notations: tuple[str, ...]) -> None:
+    assert {answer_key(notation) for notation in notations} == {answer_key(notations[0])} != {""}
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        ("1.000,5", "1,5", "1.0005"),
+        ("1,234", "1.234", "1, 234", "1 2 34"),
+        ("(100, 200)", "100200", "[100, 200]", "{100, 200}", "(100, 200]", "100, 200"),
+        ("1、234", "1234"),
+        ("3. 5", "3.5", "3 5", "35"),
+        ("12:30", "12:03", "1230"),
+        ("1/2", "½x", "12", "2/1"),
+        ("1½", "11/2", "\\frac{11}{2}x"),
+        ("\\frac{1}{2x}", "\\frac{1}{2}x"),
+        ("m²", "m2", "m³", "m"),
+        ("2^3", "23", "2_3"),
+        ("x^{2}3", "x^{23}"),
+        ("\\sqrt{12}", "\\sqrt{1}2", "12"),
+        ("①②", "12"),
+        ("5!", "5"),
+        ("~5", "5", "±5", "<5", "≤5", ">5"),
+        ("3~5", "35", "3-5"),
+        ("5°", "5", "5%", "5‰", "$5", "€5", "5'"),
+        ("5 ft", "5 in"),
+        ("(A) 5", "5"),
+    ],
+)
+def test_answers_of_other_meaning_share_no_key(answers: tuple[str, ...]) -> None:
+    assert len({answer_key(answer) for answer in answers}) == len(answers)
+
+
+DIGITS = ("0123456789", "０１２３４５６７８９", "٠١٢٣٤٥٦٧٨٩", "०१२३४५६७८९", "𝟎𝟏𝟐𝟑𝟒𝟓𝟔𝟕𝟖𝟗")
+GROUPINGS = [
+    ("", "."),
+    (",", "."),
+    ("{,}", "."),
+    ("\\,", "."),
+    ("\u2009", ","),
+    ("\u202f", "."),
+    ("\u00a0", ","),
+    ("'", "."),
+    (".", ","),
+]
+WRAPPINGS = (
+    "{}",
+    "${}$",
+    "\\({}\\)",
+    "\\boxed{{{}}}",
+    "\\text{{{}}}",
+    "**{}**",
+    "「{}」",
+    "“{}”",
+    "»{}«",
+    "{}.",
+    "{}。",
+    " {}\n",
+)
+
+
+@st.composite
+def written(draw: st.DrawFn) -> tuple[Decimal, str]:
+    """A number, and one of the ways to write it."""
+    whole, fraction = draw(st.integers(0, 10**9)), draw(st.text("0123456789", max_size=4))
+    sign = draw(st.sampled_from(("", "-", "−", "–", "－", "- ")))
+    separator, point = draw(st.sampled_from(GROUPINGS))
+    if whole < 1000 or (separator == "." and whole < 10**6 and not fraction):
+        separator, point = "", "."  # what is not grouped has a decimal point: "1,5" could be a list
+    text = f"{whole:,}".replace(",", separator) + (point + fraction if fraction else "")
+    digits = dict(zip(DIGITS[0], draw(st.sampled_from(DIGITS)), strict=True))
+    text = sign + "".join(digits.get(character, character) for character in text)
+    return Decimal(f"{'-' if sign else ''}{whole}.{fraction}0"), draw(st.sampled_from(WRAPPINGS)).format(text)
+
+
+@given(written())
+def test_a_number_has_one_key_however_it_is_written(case: tuple[Decimal, str]) -> None:
+    number, text = case
+    assert answer_key(text) == (f"{number.normalize():f}" if number else "0")
+
+
+@given(st.lists(st.integers(0, 9999), min_size=2, max_size=5))
+def test_a_list_is_no_number_and_its_brackets_count(numbers: list[int]) -> None:
+    listed = ", ".join(map(str, numbers))
+    keys = {answer_key(pair[0] + listed + pair[1]) for pair in ("()", "[]", "{}", "[)", ("", ""))}
+    assert len(keys | {answer_key("".join(map(str, numbers)))}) == 6
+    assert answer_key(f"({listed.replace(' ', '')})") == answer_key(f"({listed})")
+
+
+@given(HOSTILE)
+def test_what_is_plain_is_one_line_or_more_without_control_characters(text: str) -> None:
+    assert all(character == "\n" or character.isprintable() for character in plain(text))
+
+
+@pytest.mark.parametrize(
+    "empty",
+    [
+        "",
+        " ",
+        ".",
+        "...",
+        "()",
+        "**",
+        "$$",
+        "\\boxed{}",
+        "\x00",
+        "\u200b",
+        "<>",
+        "''",
+        "「」",
+        "。",
+        "…",
+        "！",
+        "“”",
+        "\\,",
+    ],
+)
 def test_an_answer_without_substance_has_no_key(empty: str) -> None:
     assert answer_key(empty) == ""
     assert parse_completion(f"<think>a</think><answer>{empty}</answer>").answer is None
@@ -201,12 +402,38 @@ def test_what_is_longer_than_any_answer_is_compared_as_it_stands() -> None:
 
 
 @pytest.mark.parametrize(
-    "bait", [*'(*$"<.', " ", "\n", "<answer>", "<think>", "1,", ",111", "step ", "<step ", "- ", "'\"", "1."]
+    "bait",
+    [
+        *'(*$"<.',
+        " ",
+        "\n",
+        "<answer>",
+        "<think>",
+        "1,",
+        ",111",
+        "step ",
+        "<step ",
+        "- ",
+        "'\"",
+        "1.",
+        "\\",
+        "½",
+        "。",
+        "√(",
+        "^{",
+        "\\frac{",
+        "1 000 ",
+        "1,000",
+        "~ ",
+        "\\{",
+    ],
 )
 def test_a_megabyte_of_bait_takes_no_more_than_linear_time(bait: str) -> None:
     """A quadratic pattern would need hours, not the seconds that the whole suite has."""
     text = bait * (10**6 // len(bait)) + "x"
     answer_key(text)
+    answer_key(text[:1000])
+    plain(text)
     parse_completion(text)
     parse_completion(f"<think>{text}</think><answer>{text}</answer>")
     parse_question(text)

@@ -7,7 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.evaluation.statistics import bootstrap, cluster_sums, estimate, holm, mcnemar, paired, sign_flip, wilson
+from stages.evaluation.statistics import (
+    ALPHA,
+    difference_interval,
+    estimate,
+    holm,
+    mcnemar,
+    paired,
+    sign_flip,
+    student,
+    wilson,
+)
 
 
 def simulate(rng: np.random.Generator, clusters: int, mean: float, spread: float) -> tuple[np.ndarray, np.ndarray]:
@@ -68,24 +78,106 @@ def test_the_interval_holds_the_mean_and_stays_in_range(scores: list[float], clu
         assert 0 <= result.low <= result.mean + 1e-9 and result.mean - 1e-9 <= result.high <= 1
 
 
-def test_the_bootstrap_covers_the_difference_as_often_as_it_says() -> None:
+@pytest.mark.parametrize("clusters", [5, 9, 60])
+def test_with_few_clusters_it_still_does(clusters: int) -> None:
+    """The normal quantile in place of Student's would hold the mean of five clusters in 90 of 100."""
     rng = np.random.default_rng(2)
     covered = 0
-    for trial in range(300):
-        sizes = rng.integers(1, 5, 80).astype(float)
-        effects = rng.choice([-1.0, 0.0, 1.0], 80, p=[0.1, 0.7, 0.2])
-        low, high = bootstrap(effects * sizes, sizes, seed=trial)
-        covered += low <= 0.1 <= high
-    assert 0.91 < covered / 300 < 0.98
+    for _ in range(500):
+        scores, owner = simulate(rng, clusters, 0.5, 2.0)
+        result = estimate(scores.tolist(), owner.tolist())
+        assert result.low is not None and result.high is not None
+        covered += result.low <= 0.5 <= result.high
+    assert 0.925 < covered / 500 < 0.99
 
 
-def test_the_bootstrap_agrees_with_the_clustered_error() -> None:
+@pytest.mark.parametrize("samples", [1, 5, 40])
+def test_the_interval_agrees_with_its_own_standard_error_however_many_samples(samples: int) -> None:
     rng = np.random.default_rng(3)
-    scores, owner = simulate(rng, 200, 0.6, 2.0)
-    low, high = bootstrap(*cluster_sums(scores.tolist(), owner.tolist()), seed=0)
-    result = estimate(scores.tolist(), owner.tolist())
-    assert result.stderr is not None
-    assert (high - low) / 2 == pytest.approx(1.96 * result.stderr, rel=0.1)
+    scores = rng.binomial(samples, rng.beta(1, 1, 300)) / samples
+    result = estimate(scores.tolist(), range(300))
+    assert result.low is not None and result.high is not None and result.stderr is not None
+    assert (result.high - result.low) / 2 == pytest.approx(student(299) * result.stderr, rel=0.02)
+
+
+def test_students_quantiles_by_the_table() -> None:
+    assert [student(freedom) for freedom in (1, 2, 8, 100)] == pytest.approx([12.706, 4.303, 2.306, 1.984], abs=5e-4)
+
+
+def changes(rng: np.random.Generator, n: int, gained: float, lost: float) -> list[float]:
+    return rng.choice([1.0, -1.0, 0.0], n, p=[gained, lost, 1 - gained - lost]).tolist()
+
+
+@pytest.mark.parametrize("n", [5, 20, 100, 600])
+@pytest.mark.parametrize(("gained", "lost"), [(0.02, 0.02), (0.2, 0.1), (0.5, 0.05)])
+def test_the_interval_of_a_difference_covers_it_as_often_as_it_says(n: int, gained: float, lost: float) -> None:
+    rng = np.random.default_rng(n)
+    covered = 0
+    for _ in range(300):
+        low, high = difference_interval(changes(rng, n, gained, lost), range(n))
+        covered += low <= gained - lost <= high
+    assert covered / 300 > 0.92
+
+
+def test_the_interval_of_a_difference_is_the_clustered_error_where_there_is_much_to_go_by() -> None:
+    rng = np.random.default_rng(3)
+    base, owner = simulate(rng, 400, 0.6, 2.0)
+    other, _ = simulate(np.random.default_rng(4), 800, 0.6, 2.0)
+    differences = other[: len(base)] - base
+    low, high = difference_interval(differences.tolist(), owner.tolist())
+    shifted = estimate(((differences + 1) / 2).tolist(), owner.tolist())
+    assert shifted.stderr is not None
+    assert (high - low) / 2 == pytest.approx(1.966 * 2 * shifted.stderr, rel=0.02)
+    assert (high + low) / 2 == pytest.approx(differences.mean(), abs=0.002)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 20, 1000])
+@pytest.mark.parametrize("changed", [0, 1, -1])
+def test_where_nothing_varied_the_interval_is_no_point(n: int, changed: int) -> None:
+    base = [float(changed < 0)] * n
+    result = paired(base, [score + changed for score in base], range(n))
+    assert result.high - result.low > 1 / n
+    assert result.low <= result.mean == changed <= result.high
+    if not changed:
+        assert result.high == -result.low == pytest.approx(wilson(0.0, n)[1])
+
+
+SCORES = st.sampled_from([0.0, 1.0, 0.2, 0.5])
+
+
+@given(st.lists(st.tuples(SCORES, SCORES), min_size=1, max_size=40), st.integers(1, 40), st.booleans())
+def test_interval_and_p_never_contradict_each_other(
+    pairs: list[tuple[float, float]], clusters: int, binary: bool
+) -> None:
+    base, other = ([float(round(score)) if binary else score for score in side] for side in zip(*pairs, strict=True))
+    result = paired(base, other, [place % clusters for place in range(len(pairs))])
+    assert -1 <= result.low <= result.mean + 1e-9 and result.mean - 1e-9 <= result.high <= 1
+    assert (result.low <= 0 <= result.high) == (result.p >= ALPHA)
+
+
+@given(st.lists(st.tuples(SCORES, SCORES), min_size=2, max_size=30), st.integers(1, 12))
+def test_changing_places_turns_the_difference_round(pairs: list[tuple[float, float]], clusters: int) -> None:
+    base, other = zip(*pairs, strict=True)
+    owner = [place % clusters for place in range(len(pairs))]
+    one, turned = paired(base, other, owner), paired(other, base, owner)
+    assert (turned.mean, turned.low, turned.high) == pytest.approx((-one.mean, -one.high, -one.low))
+
+
+def test_as_many_questions_as_needed_show_the_difference_four_times_in_five() -> None:
+    rng = np.random.default_rng(7)
+    pilot = changes(rng, 500, 0.15, 0.15)
+    found = paired([max(-change, 0.0) for change in pilot], [max(change, 0.0) for change in pilot], range(500))
+    assert found.needed == pytest.approx(500 * (found.detectable / 0.01) ** 2, abs=1)
+    shown = 0
+    for _ in range(300):
+        real = changes(rng, 500, 0.15 + found.detectable / 2, 0.15 - found.detectable / 2)
+        shown += mcnemar(real.count(1.0), real.count(-1.0)) < ALPHA
+    assert 0.7 < shown / 300 < 0.88
+
+
+def test_more_questions_show_smaller_differences() -> None:
+    alike = [paired([0.0] * n, [0.0] * n, range(n)).detectable for n in (10, 100, 1000)]
+    assert alike == sorted(alike, reverse=True) and alike[-1] < 0.02
 
 
 @pytest.mark.parametrize("binary", [True, False])

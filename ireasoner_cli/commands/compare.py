@@ -26,6 +26,10 @@ def command(
         bool,
         options.Option("--markdown", help="Print the paper's table in Markdown, with a column for each run, instead."),
     ] = False,
+    power: Annotated[
+        bool,
+        options.Option("--power", help="Also say how many questions would show a difference of one point."),
+    ] = False,
     json: options.Json = False,
     config: options.Config = None,
     debug: options.Debug = False,
@@ -36,11 +40,13 @@ def command(
 
     ireasoner compare base.parquet tuned.parquet --plot differences.svg
 
+    ireasoner compare base.parquet tuned.parquet --power
+
     ireasoner compare base.parquet tuned.parquet --markdown
 
-    Differences are paired by question, with bootstrap intervals over pictures; the test is McNemar's or, where
-    questions share pictures or scores are fractions, a paired permutation test; p is Holm-corrected over everything
-    that is compared.
+    Differences are paired by question, with intervals that allow for questions about one picture; the test is
+    McNemar's or, where questions share pictures or scores are fractions, a paired permutation test; p is
+    Holm-corrected over everything that is compared. docs/statistics.md has the formulas.
     """
     if len(runs) < 2 and not markdown:
         raise typer.BadParameter("name at least two eval files: the base, and what to compare with it")
@@ -69,6 +75,8 @@ def command(
         return
     for comparison in comparisons:
         _print(comparison)
+        if power:
+            _print_power(comparison)
     console.stderr.print(SCOPE, style="dim")
 
 
@@ -102,6 +110,25 @@ def _print(comparison: "Comparison") -> None:
         console.stderr.print(
             console.plain(f"the runs were also made differently: {'; '.join(comparison.settings[:4])}")
         )
+
+
+def _print_power(comparison: "Comparison") -> None:
+    """What the questions at hand could show, and how many would show one point, on stdout."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("task", box=box.SIMPLE_HEAD)
+    for heading in ("questions", "would show", "for one point"):
+        table.add_column(heading, justify="right")
+    for task in comparison.tasks:
+        change = task.difference
+        figures = [f"±{100 * change.detectable:.1f} points", f"{change.needed:,} questions"]
+        if change.clusters < 2:  # which say nothing of others
+            figures = ["unknown", "unknown"]
+        table.add_row(Text(console.plain(task.task)), f"{change.questions:,}", *figures)
+    console.print_table(table)
+    print("true differences that so many questions show at 5 % about four times in five, in a single comparison")
 
 
 def _figure(mean: float | None, stderr: float | None) -> str:

@@ -60,9 +60,9 @@ BENCHMARK = {
     "id": "one a question",
     "image": "the picture",
     "question": "what is asked",
-    "answers": "any of these is right",
+    "answers": "any of these is right, compared by answer_key; of `choices`, their letters or their texts",
     "type": "kind of question, for accuracy by kind",
-    "choices": "options, lettered A, B, … behind the question",
+    "choices": "options, lettered A, B, … behind the question; an answer may give the letter or the text",
     "images": "several pictures, instead of `image`",
 }
 

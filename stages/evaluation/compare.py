@@ -1,26 +1,16 @@
 """Comparing eval runs on the same questions: by how much each differs from the first, and how sure that is."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-
-import numpy as np
+from statistics import fmean
 
 from stages import tasks
 from stages.errors import DataError
 from stages.evaluation.scores import Answered, Run
-from stages.evaluation.statistics import (
-    Difference,
-    Estimate,
-    cluster_sums,
-    estimate,
-    holm,
-    paired,
-    percentile_interval,
-    resampled_means,
-)
+from stages.evaluation.statistics import ALPHA, Difference, Estimate, difference_interval, estimate, holm, paired
 from stages.shards import differences
 
-ALPHA = 0.05
 PAPER = ("Qwen2.5-VL-7B", "EvoLMM", "iReasoner")  # the columns of `Task.published`
 
 
@@ -148,31 +138,38 @@ def _compare_task(task: str, base: list[Answered], other: list[Answered]) -> Tas
 
 
 def _average(pairs: Sequence[Sides]) -> tuple[float, float, float]:
-    """The mean over tasks of the mean differences, each task weighing the same, with its bootstrap interval."""
-    means, resampled = [], []
-    for seed, (base, other) in enumerate(pairs):
+    """The mean over tasks of the mean differences, each task weighing the same, with its 95 % interval: the tasks'
+    own are squared and added, since they have no question in common."""
+    means, below, above = [], [], []
+    for base, other in pairs:
         changes = [after.score - before.score for before, after in zip(base, other, strict=True)]
-        sums, sizes = cluster_sums(changes, [question.cluster for question in base])
-        means.append(float(sums.sum() / sizes.sum()))
-        resampled.append(resampled_means(sums, sizes, seed))
-    return float(np.mean(means)), *percentile_interval(np.mean(resampled, axis=0))
+        low, high = difference_interval(changes, [question.cluster for question in base])
+        means.append(fmean(changes))
+        below.append(means[-1] - low)
+        above.append(high - means[-1])
+    mean = fmean(means)
+    low, high = mean - math.hypot(*below) / len(pairs), mean + math.hypot(*above) / len(pairs)
+    return mean, max(-1.0, low), min(1.0, high)
 
 
 def paper_table(runs: Sequence[Run]) -> str:
-    """The iReasoner paper's table in Markdown, in percent, with a column for each run: mean ± standard error."""
+    """The iReasoner paper's table in Markdown, in percent, with a column for each run: mean ± standard error, and how
+    many questions were asked where that is not all of the split."""
     columns = _names(runs) or ["yours"]
     lines = [["benchmark", *PAPER, *columns], ["---"] * (1 + len(PAPER) + len(columns))]
     for name in tasks.NAMES:
         task = tasks.load(name)
         assert task.published is not None
-        own = [_cell(run.tasks.get(name, [])) for run in runs] or [""]
+        own = [_cell(run.tasks.get(name, []), task.size) for run in runs] or [""]
         lines.append([task.title, *(f"{figure:.2f}" for figure in task.published), *own])
     return "\n".join(f"| {' | '.join(line)} |".replace("|  |", "| |") for line in lines)
 
 
-def _cell(questions: Sequence[Answered]) -> str:
+def _cell(questions: Sequence[Answered], size: int) -> str:
     asked = [question for question in questions if question.scores]
     result = estimate([question.score for question in asked], [question.cluster for question in asked])
     if result.mean is None:
         return ""
-    return f"{100 * result.mean:.2f}" + (f" ± {100 * result.stderr:.2f}" if result.stderr is not None else "")
+    error = f" ± {100 * result.stderr:.2f}" if result.stderr is not None else ""
+    part = f" ({len(asked):,} of {size:,})" if len(asked) != size else ""
+    return f"{100 * result.mean:.2f}{error}{part}"

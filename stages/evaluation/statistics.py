@@ -7,12 +7,18 @@ Questions about one picture are not independent: everywhere the unit that counts
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
 
-CONFIDENCE = 0.95
-Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+ALPHA = 0.05
+CONFIDENCE = 1 - ALPHA
+NORMAL = NormalDist()
+Z = NORMAL.inv_cdf(1 - ALPHA / 2)
+POWER = 0.8
+Z_POWER = NORMAL.inv_cdf(POWER)
+ONE_POINT = 0.01
 RESAMPLES = 10_000
 
 
@@ -31,7 +37,12 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Difference:
-    """The mean of paired differences, its 95 % bootstrap interval [low, high], and a two-sided p value by `test`."""
+    """The mean of paired differences, its 95 % interval [low, high], and a two-sided p value by `test`; the interval
+    holds zero where p ≥ 0.05 and nowhere else.
+
+    `detectable` is the smallest true difference that as many questions show about four times in five, (z_{0.975} +
+    z_{0.8}) half-widths of the interval over z_{0.975}; `needed` is how many would so show a difference of one point.
+    """
 
     questions: int
     clusters: int
@@ -40,14 +51,16 @@ class Difference:
     high: float
     p: float
     test: str
+    detectable: float
+    needed: int
 
 
 def estimate(scores: Sequence[float], clusters: Sequence[object]) -> Estimate:
     """The mean of `scores` [n] in [0, 1], with an error that allows for `clusters` [n].
 
     The variance is Σ_g (Σ_{i∈g} (x_i − x̄))² / n² · G/(G−1). The interval is Wilson's, with the number of independent
-    questions that would give this variance in place of n: it stays inside [0, 1], and does not vanish where all
-    answers are right.
+    questions that would give this variance in place of n, and Student's t of G − 1 degrees of freedom in place of the
+    normal quantile: it stays inside [0, 1], and does not vanish where all answers are right.
     """
     n = len(scores)
     if not n:
@@ -58,17 +71,27 @@ def estimate(scores: Sequence[float], clusters: Sequence[object]) -> Estimate:
         return Estimate(n, count, mean, None, None, None)
     residuals = sums - sizes * mean
     variance = float(residuals @ residuals) / n**2 * count / (count - 1)
-    # Without any spread, as where all are right, the clusters are all that is known to be independent.
-    effective = min(mean * (1 - mean) / variance, n) if variance > 1e-15 else count
-    low, high = wilson(mean, effective)
+    if variance > 1e-15:
+        low, high = wilson(mean, mean * (1 - mean) / variance, student(count - 1))
+    else:  # without any spread, as where all are right, the clusters are all that is known to be independent
+        low, high = wilson(mean, count)
     return Estimate(n, count, mean, math.sqrt(variance), low, high)
 
 
-def wilson(mean: float, n: float) -> tuple[float, float]:
+def wilson(mean: float, n: float, quantile: float = Z) -> tuple[float, float]:
     """Wilson's 95 % interval for a share `mean` of `n` independent trials (need not be whole)."""
-    centre = (mean + Z * Z / (2 * n)) / (1 + Z * Z / n)
-    half = Z / (1 + Z * Z / n) * math.sqrt(max(0.0, mean * (1 - mean)) / n + Z * Z / (4 * n * n))
+    square = quantile * quantile / n
+    centre = (mean + square / 2) / (1 + square)
+    half = math.sqrt(max(0.0, mean * (1 - mean)) * square + square * square / 4) / (1 + square)
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+@lru_cache(maxsize=1024)
+def student(freedom: int) -> float:
+    """The quantile of Student's t with that many degrees of freedom beyond which, on either side, lie 5 %."""
+    from scipy.special import stdtrit  # as slow to import as all the rest
+
+    return float(stdtrit(freedom, 1 - ALPHA / 2))
 
 
 def cluster_sums(values: Sequence[float], clusters: Sequence[object]) -> tuple[np.ndarray, np.ndarray]:
@@ -86,36 +109,56 @@ def paired(base: Sequence[float], other: Sequence[float], clusters: Sequence[obj
     differences of whole clusters change sign at random, as they would if it did not matter which run is which.
     """
     differences = np.asarray(other, dtype=np.float64) - np.asarray(base, dtype=np.float64)
-    sums, sizes = cluster_sums(differences.tolist(), clusters)
-    low, high = bootstrap(sums, sizes, seed)
+    n, mean = len(differences), float(differences.mean())
+    sums, _ = cluster_sums(differences.tolist(), clusters)
     binary = all(score in (0.0, 1.0) for score in (*base, *other))
-    if binary and len(sums) == len(differences):
+    if binary and len(sums) == n:
         p, test = mcnemar(int((differences > 0).sum()), int((differences < 0).sum())), "exact McNemar"
     else:
         p, test = sign_flip(sums, seed), "paired permutation"
-    return Difference(len(differences), len(sums), float(differences.mean()), low, high, p, test)
+    low, high = difference_interval(differences.tolist(), clusters)
+    detectable = (high - low) / (2 * Z) * (Z + Z_POWER)
+    needed = math.ceil(n * (detectable / ONE_POINT) ** 2)
+    return Difference(n, len(sums), mean, *_agreeing(mean, low, high, p), p, test, detectable, needed)
 
 
-def resampled_means(sums: np.ndarray, sizes: np.ndarray, seed: int) -> np.ndarray:
-    """The mean in RESAMPLES bootstrap samples [RESAMPLES], each of as many clusters as there are.
+def difference_interval(differences: Sequence[float], clusters: Sequence[object]) -> tuple[float, float]:
+    """The 95 % interval of the mean of `differences` [n] in [−1, 1], by squaring and adding (MOVER, Zou & Donner 2008)
+    the intervals of the mean gain and the mean loss. One cluster says nothing: all of [−1, 1].
 
-    Clusters alike in sum and size are drawn together, as one category of a multinomial: the same, and quick.
+    Where no score differs, what could have been gained and lost unseen still counts: it is no point.
     """
-    kinds, counts = np.unique(np.stack([sums, sizes], axis=1), axis=0, return_counts=True)
-    drawn = np.random.default_rng(seed).multinomial(len(sums), counts / len(sums), size=RESAMPLES)
-    return (drawn @ kinds[:, 0]) / (drawn @ kinds[:, 1])
-
-
-def bootstrap(sums: np.ndarray, sizes: np.ndarray, seed: int) -> tuple[float, float]:
-    """The percentile interval of Σ sums / Σ sizes, clusters resampled. One cluster says nothing: all of [−1, 1]."""
-    if len(sums) < 2:
+    parts = [[max(sign * difference, 0.0) for difference in differences] for sign in (1.0, -1.0)]
+    gain, loss = (estimate(part, clusters) for part in parts)
+    if gain.low is None or gain.high is None or loss.low is None or loss.high is None:
         return -1.0, 1.0
-    return percentile_interval(resampled_means(sums, sizes, seed))
+    assert gain.mean is not None and loss.mean is not None
+    correlation = _correlation(*(cluster_sums(part, clusters) for part in parts))
+    below = _together(gain.mean - gain.low, loss.high - loss.mean, correlation)
+    above = _together(gain.high - gain.mean, loss.mean - loss.low, correlation)
+    mean = gain.mean - loss.mean
+    return max(-1.0, mean - below), min(1.0, mean + above)
 
 
-def percentile_interval(means: np.ndarray) -> tuple[float, float]:
-    low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return float(low), float(high)
+def _correlation(*parts: tuple[np.ndarray, np.ndarray]) -> float:
+    """Of two means over the same clusters; 0 where one does not vary."""
+    first, second = (sums - sizes * (sums.sum() / sizes.sum()) for sums, sizes in parts)
+    scale = math.sqrt(float(first @ first) * float(second @ second))
+    return float(first @ second) / scale if scale > 1e-15 else 0.0
+
+
+def _together(one: float, other: float, correlation: float) -> float:
+    """The distance of a limit of a difference from it, of the distances of its parts' limits from them."""
+    return math.sqrt(max(0.0, one * one + other * other - 2 * correlation * one * other))
+
+
+def _agreeing(mean: float, low: float, high: float, p: float) -> tuple[float, float]:
+    """The interval, with its end towards zero where the test says it is if the two disagree on whether zero is inside:
+    test-based limits (Miettinen 1976), mean · (1 − z / z_p), lie beyond zero exactly where p ≥ 0.05."""
+    if (low <= 0 <= high) == (p >= ALPHA):
+        return low, high
+    end = mean * (1 - Z / max(1e-9, -NORMAL.inv_cdf(max(p, 1e-300) / 2)))
+    return (max(-1.0, end), high) if mean > 0 else (low, min(1.0, end))
 
 
 def mcnemar(gained: int, lost: int) -> float:

@@ -4,7 +4,7 @@ Data: lmms-lab/ai2d, test 3,088 questions; `answer` is the place of the right on
 Metric: accuracy of the option's letter.
 """
 
-from stages.tasks.answers import option
+from stages.tasks.options import option
 from stages.tasks.task import LETTER, Question, Record, Task, image_of, letter_at, list_of, text_of, with_options
 
 

@@ -4,11 +4,13 @@ Data: lmms-lab/ChartQA (type, question, answer, image), or HuggingFaceM4/ChartQA
 image); test 2,500 questions, half of them written by people and half by a machine.
 Metric: relaxed accuracy: a number may be off by 5 % of the target, any other answer must be the target but for case;
 a percentage is the number divided by 100. As in the harnesses a target of zero must be met exactly; theirs then
-compares the spelling, ours the number.
+compares the spelling, ours the number. Nor is the rule about spelling elsewhere: both are compared by answer_key, so
+that separators of thousands, typographic signs and marks around the answer do not count. Units do: 14 is not $14.
 """
 
 import math
 
+from stages.parsing import answer_key
 from stages.tasks.answers import phrase
 from stages.tasks.task import BRIEF, BadRow, Question, Record, Task, image_of, text_of
 
@@ -36,19 +38,20 @@ def extract(completion: str, question: Question) -> str | None:
 
 
 def score(prediction: str, question: Question) -> float:
-    return float(any(_relaxed(prediction, answer) for answer in question.answers))
+    key = answer_key(prediction)
+    return float(key != "" and any(_relaxed(key, answer_key(answer)) for answer in question.answers))
 
 
 def _relaxed(prediction: str, target: str) -> bool:
     given, wanted = _number(prediction), _number(target)
     if given is None or wanted is None:
-        return prediction.lower() == target.lower()
+        return prediction == target
     return abs(given - wanted) <= TOLERANCE * abs(wanted)
 
 
-def _number(text: str) -> float | None:
+def _number(key: str) -> float | None:
     try:
-        value = float(text.rstrip("%")) / 100 if text.endswith("%") else float(text)
+        value = float(key.removesuffix("%")) / 100 if key.endswith("%") else float(key)
     except ValueError:
         return None
     return value if math.isfinite(value) else None

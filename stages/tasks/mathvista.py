@@ -11,7 +11,10 @@ said; here a response that names no option has no answer.
 import re
 from string import ascii_uppercase
 
-from stages.tasks.answers import answer_text, last_number, numbers, option
+from stages.parsing.notation import plain
+from stages.tasks.answers import answer_text
+from stages.tasks.numbers import last_number, numbers
+from stages.tasks.options import option
 from stages.tasks.task import LETTER, BadRow, Question, Record, Task, image_of, list_of, text_of, with_options
 
 FREE_FORM = {
@@ -53,7 +56,7 @@ def extract(completion: str, question: Question) -> str | None:
     if question.choices:
         return option(completion, question.choices)
     if question.answer_type == "list":
-        lists = re.findall(r"[\[(][^\[\]()]*[\])]", answer_text(completion) or "")
+        lists = re.findall(r"[\[({][^\[\](){}]*[\])}]", plain(answer_text(completion) or ""))
         return lists[-1] if lists else None
     return last_number(completion)
 

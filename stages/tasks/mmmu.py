@@ -11,7 +11,9 @@ import ast
 import re
 from collections.abc import Sequence
 
-from stages.tasks.answers import answer_text, numbers, option
+from stages.tasks.answers import answer_text
+from stages.tasks.numbers import numbers
+from stages.tasks.options import option
 from stages.tasks.task import (
     BRIEF,
     LETTER,

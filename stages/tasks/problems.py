@@ -1,7 +1,8 @@
 """Mathematical problems, some with options and some without: how an answer is read off and scored."""
 
-from stages.tasks.answers import conclusion, option
+from stages.tasks.answers import conclusion
 from stages.tasks.equivalence import equivalent
+from stages.tasks.options import option
 from stages.tasks.task import Question
 
 

@@ -5,7 +5,7 @@ split of 4,241 holds the same and others without an image, which are left out. `
 option. Metric: accuracy of the option's letter.
 """
 
-from stages.tasks.answers import option
+from stages.tasks.options import option
 from stages.tasks.task import (
     LETTER,
     OutsideTask,

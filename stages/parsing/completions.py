@@ -4,9 +4,9 @@ Model text is untrusted: every function is total, and takes time linear in the l
 """
 
 import re
-import unicodedata
 from dataclasses import dataclass
-from functools import lru_cache
+
+from stages.parsing.keys import answer_key
 
 _TAG = re.compile(r"<[ \t]*+(/?)[ \t]*+(think|answer|question)[ \t]*+>", re.IGNORECASE)
 
@@ -134,112 +134,3 @@ def _stripped(text: str, start: int, end: int) -> tuple[int, int]:
     kept = text[start:end].lstrip()
     start = end - len(kept)
     return start, start + len(kept.rstrip())
-
-
-# ------------------------------------------------------------------------------------------------ answers
-
-LONGEST_ANSWER = 1000  # characters
-MAX_WRAPPING = 32  # layers of outer punctuation that are peeled: more is an attack, not an answer
-_LATEX_WRAPPER = re.compile(
-    r"\\(?:boxed|fbox|text|textbf|textit|textrm|mathrm|mathbf|mathit|mathsf|operatorname)[ \t]*+\{([^{}]*+)\}"
-)
-_LATEX_NOISE = re.compile(r"\\[()\[\],;:! ]|\\(?:left|right|quad|qquad|displaystyle)\b|~")
-_LATEX_ESCAPE = re.compile(r"\\++([%$&#_{}])")
-_DASHES = str.maketrans({"−": "-", "‐": "-", "‑": "-", "﹣": "-", "－": "-", "–": "-"})
-_PAIRS = {"(": ")", "[": "]", "{": "}", "<": ">", '"': '"', "'": "'", "`": "`", "“": "”", "‘": "’", "«": "»"}
-_PAIRS |= {"$": "$", "*": "*", "_": "_"}
-_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
-_DECIMAL = re.compile(r"(?<![\d.])(\d*)\.(\d+)(?![\d.])")
-_OPTION = re.compile(r"\(?([a-z])[).:]*")
-_OPTION_PREFIX = re.compile(r"(?:\(([a-z])\)[.:]?|([a-z])[).:])[ ]+(?=\S)")
-_LOOSE_SPACE = re.compile(r"(?<![^\W\d_]) +| +(?![^\W\d_])")
-_DIGIT_GAP = re.compile(r"(?<=\d) +(?=\d)")
-
-
-def answer_key(answer: str) -> str:
-    """The canonical form by which answers are compared; empty when nothing of substance is left.
-
-    Kept, because they carry meaning: sign, decimal point, percent, currency and units. Dropped: case, spacing,
-    outer punctuation, thousands separators, LaTeX wrappers, option decoration. 3.0 is 3 and .5 is 0.5. What is
-    longer than any answer is compared as it stands, but for case and spacing.
-    """
-    key = " ".join(answer.split())
-    if len(key) > LONGEST_ANSWER:
-        return key.casefold() if any(map(str.isalnum, key)) else ""
-    return _canonical(key)
-
-
-@lru_cache(maxsize=4096)  # the same answers come again and again
-def _canonical(key: str) -> str:
-    for _ in range(MAX_WRAPPING):  # peeling one layer can bare the next
-        key, before = _simplify(key), key
-        if key == before:
-            break
-    return key
-
-
-def _simplify(answer: str) -> str:
-    text = _peel(_plain(answer))
-    if option := _OPTION.fullmatch(text):
-        return option[1]
-    text = _OPTION_PREFIX.sub(lambda match: f"{match[1] or match[2]} ", text, count=1)
-    text = _THOUSANDS.sub(lambda match: match[0].replace(",", ""), text)
-    text = _DECIMAL.sub(_shorten_decimal, text)
-    text = _tighten(text)
-    return "0" if text == "-0" else text
-
-
-def _plain(answer: str) -> str:
-    """One line of lower case without control characters and LaTeX."""
-    text = unicodedata.normalize("NFC", answer).translate(_DASHES)
-    text = "".join(
-        " " if character.isspace() else character
-        for character in text
-        if character.isspace() or unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Cn", "Co")
-    )
-    text = text.strip().replace("{,}", ",")
-    for _ in range(MAX_WRAPPING):  # from the inside out
-        text, wrappers = _LATEX_WRAPPER.subn(r"\1", text)
-        if not wrappers:
-            break
-    text = _LATEX_ESCAPE.sub(r"\1", _LATEX_NOISE.sub(" ", text))
-    # NFC once more: casefold can leave what composes differently
-    return " ".join(unicodedata.normalize("NFC", text.casefold()).split())
-
-
-def _peel(text: str) -> str:
-    """Removes outer punctuation, all there is at either end; a sign, or a point before a digit, stays."""
-    text = text.strip().rstrip(".,;:!?").rstrip()
-    text = re.sub(r"^(?:[,;:!?]|\.(?!\d)|\s)+", "", text)
-    depth = 0  # of paired marks around the whole
-    while depth < min(MAX_WRAPPING, len(text) // 2) and _is_pair(text, depth):
-        depth += 1
-    text = text[depth : len(text) - depth] if depth else text
-    return "" if text and all(character in "*_`\"'()[]{}<>$“”‘’«»" for character in text) else text.strip()
-
-
-def _is_pair(text: str, depth: int) -> bool:
-    """Whether the mark that opens at `depth` closes at the mirrored place, and not before: not in "(a) (b)"."""
-    opening, closing = text[depth], _PAIRS.get(text[depth])
-    if text[-1 - depth] != closing:
-        return False
-    inside = text[depth + 1 : len(text) - depth - 1]
-    if opening == closing:
-        return opening not in inside or inside[:1] == inside[-1:] == opening
-    level = 1
-    for character in inside:
-        level += (character == opening) - (character == closing)
-        if not level:
-            return False
-    return True
-
-
-def _shorten_decimal(match: re.Match[str]) -> str:
-    whole, fraction = match[1] or "0", match[2].rstrip("0")
-    return f"{whole}.{fraction}" if fraction else whole
-
-
-def _tighten(text: str) -> str:
-    """Removes the spaces that carry no meaning: all but those between two letters and between two digits."""
-    kept = _DIGIT_GAP.sub("\0", text)
-    return _LOOSE_SPACE.sub("", kept).replace("\0", " ")
