@@ -16,9 +16,10 @@ from stages import shards
 from stages.contract import PROPOSER, SCORE_COLUMNS, SCORED, SOLVER, TRAJECTORY, Metadata
 from stages.errors import UsageError
 from stages.parsing import parse_completion
-from stages.rewards.terms import reward_terms
+from stages.rewards.terms import RewardTerms, reward_terms
 
 Row = dict[str, Any]
+ROUNDING = 1e-6
 LOOKED_AT = pa.schema([column for column in TRAJECTORY if column.name not in ("token_ids", "logprobs", "prompt")])
 
 
@@ -85,7 +86,8 @@ class Group:
         for row in self.rollouts:
             terms = reward_terms(row, self.score_params)
             shown = {name: value for name, value in row.items() if name not in _SHARED}
-            rollouts.append({**shown, "terms": vars(terms) if terms else None})
+            changed = terms is not None and is_changed(row, terms)
+            rollouts.append({**shown, "terms": vars(terms) if terms else None, "reward_changed": changed})
         proposal = {name: value for name, value in self.proposal.items() if name in _PROPOSAL}
         return {
             **proposal,
@@ -98,6 +100,11 @@ class Group:
 
 _SHARED = {"group_id", "group_index", "role", "images", "images_sha256", "question", "step", "entropy"}
 _PROPOSAL = {*_SHARED, "completion", "finish_reason", "reject_reason", "reward"}
+
+
+def is_changed(row: Row, terms: RewardTerms) -> bool:
+    """Whether the reward of a row is no longer the one that its terms make: somebody has put another in its place."""
+    return abs(terms.from_answer + terms.from_steps - row["reward"]) > ROUNDING
 
 
 def score_params(metadata: Metadata) -> dict[str, Any]:
