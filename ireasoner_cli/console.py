@@ -1,7 +1,9 @@
-"""What a person sees: results on stdout, everything else on stderr, progress only on a terminal."""
+"""What a person sees: results on stdout, everything else on stderr, where progress is a bar on a terminal and
+elsewhere a line now and then."""
 
 import json
 import select
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -22,6 +24,8 @@ from rich.table import Table
 from rich.text import Text
 
 from stages.result import Result
+
+SECONDS_BETWEEN_LINES = 30.0
 
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 stdout = Console(highlight=False)
@@ -82,6 +86,9 @@ class TerminalProgress:
 
     @contextmanager
     def track(self, task: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+        if not stderr.is_terminal:
+            yield ProgressLines(task, total, unit).advance
+            return
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -91,7 +98,7 @@ class TerminalProgress:
             _Rate(unit),
             TimeRemainingColumn(),
         )
-        with RichProgress(*columns, console=stderr, disable=not stderr.is_terminal, transient=True) as bar:
+        with RichProgress(*columns, console=stderr, transient=True) as bar:
             running = bar.add_task(task, total=total)
             yield lambda done: bar.advance(running, done)
 
@@ -100,6 +107,34 @@ class TerminalProgress:
 
     def say(self, message: str) -> None:
         stderr.print(safe_text(message))
+
+
+class ProgressLines:
+    """How far a task of `total` units is, a line every SECONDS_BETWEEN_LINES: for logs."""
+
+    def __init__(self, task: str, total: int, unit: str) -> None:
+        self._task, self._total, self._unit = task, total, unit
+        self._done = self._said_done = 0
+        self._said_at = time.monotonic()
+
+    def advance(self, done: int) -> None:
+        self._done += done
+        passed = time.monotonic() - self._said_at
+        if passed < SECONDS_BETWEEN_LINES or self._done >= self._total:
+            return
+        since = self._done - self._said_done
+        left = f", about {duration((self._total - self._done) * passed / since)} left" if since else ""
+        share = f"{100 * self._done / self._total:.0f} %"
+        stderr.print(Text(f"{self._task}: {self._done:,} of {self._total:,} {self._unit}, {share}{left}"))
+        self._said_at, self._said_done = time.monotonic(), self._done
+
+
+def duration(seconds: float) -> str:
+    """In words: `8 s`, `3 min`, `2 h 5 min`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 class _Rate(ProgressColumn):

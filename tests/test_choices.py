@@ -262,3 +262,22 @@ def test_an_adapter_on_some_projections_samples_as_it_learned(ready: Path) -> No
         rows = solver(rollout([Path("questions.parquet")], params, call, engines=engines).path)
         said[sampler] = [row["token_ids"] for row in rows]
     assert said["transformers"] == said["vllm"]
+
+
+# ---------------------------------------------------------------------------------- inspect and report
+
+
+def test_a_sum_is_shown_as_one(rollouts: Path) -> None:
+    score(
+        [rollouts],
+        ScoreParams(solver_reward="0.9*majority + 0.1*format", top=2),
+        Call(out=Path("it0001/scored.parquet")),
+    )
+    shown = CliRunner().invoke(app, ["inspect", "it0001/scored.parquet", "--group", "0000000000000000"])
+    assert shown.exit_code == 0, shown.output
+    assert "0.9 × majority 1.000  +  0.1 × format 1.000" in shown.output and "left out" in shown.output
+    assert "changed by hand" not in shown.output and "from the steps" not in shown.output
+    report = CliRunner().invoke(app, ["report", "."])
+    assert report.exit_code == 0, report.output
+    page = Path("report.html").read_text()
+    assert "<th>majority</th>" in page and "changed by hand" not in page

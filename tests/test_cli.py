@@ -291,6 +291,21 @@ def test_the_tasks_are_listed(workdir: Path) -> None:
     assert json.loads(succeeds("eval", "--task", "list", "--json"))[0]["size"] == 2801
 
 
+def test_at_80_columns_names_are_whole_and_figures_on_one_line(workdir: Path) -> None:
+    narrow = {"FORCE_COLOR": "1", "COLUMNS": "80"}
+    table = succeeds("eval", "--task", "list", **narrow)
+    for task in json.loads(succeeds("eval", "--task", "list", "--json")):
+        assert task["name"] in table and task["hub"] in table
+    figures = {name: 0.5 for name in ("accuracy", "stderr", "no_answer")} | {"questions": 2500, "low": 0.4, "high": 1.0}
+    figures |= {"majority@k": {"mean": 0.5}, "pass@k": {"mean": 1.0}}
+    summary = {**figures, "k": 5, "types": {"natural science": figures}, "unscored": 0, "left_out": 0, "truncated": 0}
+    program = f"from ireasoner_cli.commands.evaluate import _print_table as show\nshow({{'': {summary}}})"
+    environment = {**os.environ, **narrow, "NO_COLOR": "1"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    assert "2500   50.0 % 50.0 % 40.0 to 100.0 %    50.0 % 50.0 % 100.0 %\n" in done.stdout, done.stdout + done.stderr
+    assert max(map(len, done.stdout.splitlines()[1:])) <= 80 and "…" not in done.stdout
+
+
 def test_a_task_from_its_files(workdir: Path) -> None:
     path = benchmark_files.scienceqa(Path("downloads"))
     options = ("eval", "--task", "scienceqa", *FAKE, "--samples", "2", "--temperature", "1")

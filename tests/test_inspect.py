@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +21,7 @@ from ireasoner_cli.inspection.distribution import BINS, BLOCKS, Distribution
 from ireasoner_cli.inspection.summary import Summary, summarise
 from ireasoner_cli.runs import Iteration
 from stages import shards
+from stages.contract import EVALUATED
 from tests import chain
 
 HOSTILE = "\x1b[31m[/nope][bold]\x1b]0;title\x07 <b>‮evil\x00"
@@ -81,6 +84,21 @@ def test_a_group_with_its_reward_taken_apart(scored: Path) -> None:
     assert "more than one group" in run(str(scored), "--group", "0", code=2)
 
 
+def test_a_reward_of_ones_own_is_shown_as_such(scored: Path) -> None:
+    table = pq.read_table(scored)
+    place, rewards = table.schema.get_field_index("reward"), table["reward"].to_pylist()
+    rewards[1] = 0.25
+    pq.write_table(table.set_column(place, "reward", pa.array(rewards, pa.float64())), "mine.parquet")
+    (group,) = run_json("mine.parquet", "--group", f"{0:016x}")
+    assert [row["reward_changed"] for row in group["rollouts"]] == [True, False, False]
+    first, second, *_ = [
+        line for line in run("mine.parquet", "--group", f"{0:016x}").splitlines() if "from the answer" in line
+    ]
+    was = table["reward"].to_pylist()[1]
+    assert f"reward 0.250  changed by hand  scored as {was:.3f}  =" in first
+    assert f"reward {was:.3f}  =" in second and "changed" not in second
+
+
 def test_rollouts_are_parsed_for_looking_at(scored: Path) -> None:
     (group,) = run_json("rollouts.parquet", "--group", f"{1:016x}")
     assert [row["answer"] for row in group["rollouts"]] == ["4", "4", "5"]
@@ -138,10 +156,48 @@ def test_narrow_terminals(scored: Path, columns: int) -> None:
         assert "\nproposer reward  " in console.file.getvalue() and "\nstep similarity  " in console.file.getvalue()
 
 
-def test_benchmarks_metrics_and_strangers(workdir: Path) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+@pytest.fixture
+def evaluated(workdir: Path) -> Path:
+    """Two answers to each of six questions of three types; one has no score, one is hostile."""
+    scores = {"sum": [(1, 1), (0, 1), (0, 0)], "name": [(1, 1), (1, 1)], HOSTILE: [(0, 0)], "unasked": [(None, None)]}
+    rows = [
+        {
+            "id": f"{kind}-{place}", "sample_index": sample, "type": kind, "image_sha256": "ab" * 32,
+            "completion": f"I think {HOSTILE}", "prediction": None if score is None else str(score),
+            "answers": ["1", "one"], "score": score, "tokens": 3, "finish_reason": "stop", "question": f"{kind}?",
+        }
+        for kind, questions in scores.items()
+        for place, both in enumerate(questions) for sample, score in enumerate(both)
+    ]  # fmt: skip
+    content = {"format": 2, "stage": "eval", "model": {"name": "model"}, "policy": {"step": 0}}
+    table = pa.Table.from_pylist(rows, EVALUATED)
+    pq.write_table(table.replace_schema_metadata({"ireasoner": json.dumps(content)}), "eval.parquet")
+    return Path("eval.parquet")
 
+
+def test_wrong_answers_by_type_the_worst_type_first(evaluated: Path) -> None:
+    def ids(*arguments: str) -> list[str]:
+        return [asked["id"] for asked in run_json(str(evaluated), *arguments)]
+
+    assert ids("--wrong") == [f"{HOSTILE}-0", "sum-2"]
+    assert ids("--wrong", "--top", "9") == [f"{HOSTILE}-0", "sum-2", "sum-1"]
+    assert ids("--right", "--top", "9") == ["name-0", "name-1", "sum-0", "sum-1"]
+    (partly,) = [asked for asked in run_json(str(evaluated), "--wrong", "--top", "9") if asked["id"] == "sum-1"]
+    assert partly["score"] == 0.5 and [row["prediction"] for row in partly["samples"]] == ["0", "1"]
+    text = run(str(evaluated), "--wrong", "--top", "9")
+    assert "sum?" in text and "1 or one" in text and "score 0" in text and "I think" in text
+    assert not {"\x1b", "\x07", "\x00", "\u202e"} & set(text) and "[/nope]" in text
+    types = [name for name in run_json(str(evaluated))["distributions"] if name.startswith("score, ")]
+    assert types == [f"score, {HOSTILE}", "score, sum", "score, name"]
+
+
+def test_what_has_no_answers_to_show_says_what_has(scored: Path, evaluated: Path) -> None:
+    assert "`score`; --wrong and --right show what `eval` writes" in run(str(scored), "--wrong", code=2)
+    assert "--wrong and --right show its answers" in run(str(evaluated), "--worst", code=2)
+    assert "one choice" in run(str(evaluated), "--wrong", "--right", code=2)
+
+
+def test_benchmarks_metrics_and_strangers(workdir: Path) -> None:
     from stages.contract import METRICS
 
     rows = [{"id": "a", "image": None, "question": "?", "answers": ["1", "2"], "type": "sum"}]

@@ -1,10 +1,12 @@
 """`ireasoner run`: the files of a shell loop, gone on with, pruned, and stopped when it has collapsed."""
 
 import importlib.util
+import io
 import json
 import math
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +17,8 @@ from typer.testing import CliRunner, Result
 
 from ireasoner_cli import console
 from ireasoner_cli.app import app
-from ireasoner_cli.running.display import Display, duration, sparkline
+from ireasoner_cli.console import duration
+from ireasoner_cli.running.display import CURVES, Display, sparkline
 from ireasoner_cli.running.figures import Figures, collapse
 from ireasoner_cli.running.tracking import configuration
 from stages import shards, update
@@ -348,6 +351,31 @@ def test_the_display_shows_where_the_run_is(monkeypatch: pytest.MonkeyPatch) -> 
     assert "it0007 of 40" in shown and "rollout" in shown and "45/64 groups" in shown and "34 min left" in shown
     assert "entropy" in shown and "0.7" in shown and "accuracy" not in shown
     assert "something [/bold] to say" in shown
+
+
+def test_without_a_terminal_progress_is_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("ireasoner_cli.console.time.monotonic", lambda: now)
+    log = Console(file=io.StringIO(), soft_wrap=True)
+    monkeypatch.setattr(console, "stderr", log)
+    with Display(40) as view:
+        for task in ("eval", "rollout"):
+            with view.iteration(7) if task == "rollout" else nullcontext(), view.track(task, 640, "groups") as advance:
+                advance(40)  # of an interrupted run
+                for _ in range(60):
+                    now += 1
+                    advance(10)
+        with view.iteration(8):
+            now += 100.0
+            view.finished(8, replace(GOOD, **dict.fromkeys(CURVES)), 100.0)
+    with console.TerminalProgress().track("score", 100, "groups") as advance:
+        now += 10
+        advance(10)
+    assert log.file.getvalue().splitlines() == [
+        "eval: 340 of 640 groups, 53 %, about 26 s left",
+        "it0007 of 40, rollout: 340 of 640 groups, 53 %, about 26 s left",
+        "it0008 of 40: nothing was scored; 100 s, about 53 min left".replace("100 s", duration(100.0)),
+    ]
 
 
 def test_a_tracker_is_told_the_figures_once(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -112,10 +112,12 @@ def _list_tasks(json: bool) -> None:
     from rich import box
     from rich.table import Table
 
-    table = Table("task", "benchmark", "split", "questions", "metric", "subsets", "data set", box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("task", "split", "questions", "metric and subsets", "data set"):
+        # What is to be typed is never cut, nor the split's name.
+        table.add_column(heading, no_wrap=heading != "metric and subsets")
     for task in loaded:
-        values = {field: getattr(task, field) for field in fields}
-        table.add_row(*(f"{value:,}" if isinstance(value, int) else value for value in values.values()))
+        table.add_row(task.name, task.split, f"{task.size:,}", f"{task.metric}; {task.subsets}", task.hub)
     console.print_table(table)
 
 
@@ -127,21 +129,20 @@ def _print_table(tasks: dict[str, dict[str, Any]]) -> None:
 
     k = max((summary.get("k", 1) for summary in tasks.values()), default=1)
     several = len(tasks) > 1
-    table = Table(box=box.SIMPLE_HEAD)
-    for heading in (["task"] if several else []) + ["type"]:
-        table.add_column(heading)
-    for heading in ["questions", "accuracy", "± s.e.", "95 % interval", "no answer"]:
-        table.add_column(heading, justify="right")
-    for heading in (f"majority@{k}", f"pass@{k}") if k > 1 else ():
-        table.add_column(heading, justify="right")
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0)  # close enough for 80 columns
+    table.add_column("task" if several else "type", overflow="fold")
+    headings = ["questions", "accuracy", "± s.e.", "95 % interval", "no answer"]
+    for heading in headings + ([f"maj@{k}", f"pass@{k}"] if k > 1 else []):
+        table.add_column(heading, justify="right", no_wrap=True)
     for task, summary in tasks.items():
-        for name, row in [*summary["types"].items(), ("all", summary)]:
-            bounds = "–" if row["low"] is None else f"{_percent(row['low'])} to {_percent(row['high'])}"
-            cells = [task] * several + [name]
+        by_type = [(f"  {name}" if several else name, row) for name, row in summary["types"].items()]
+        whole = (task if several else "all", summary)
+        for name, row in [whole, *by_type] if several else [*by_type, whole]:
+            bounds = "–" if row["low"] is None else f"{100 * row['low']:.1f} to {_percent(row['high'])}"
             figures = [str(row["questions"]), *(_percent(row[key]) for key in ("accuracy", "stderr")), bounds]
             figures += [_percent(row["no_answer"]) if "no_answer" in row else ""]
             figures += [_percent(row[key]["mean"]) if key in row else "" for key in ("majority@k", "pass@k")] * (k > 1)
-            table.add_row(*(Text(console.plain(cell)) for cell in cells), *figures)
+            table.add_row(Text(console.plain(name)), *figures)
     console.print_table(table)
     for task, summary in tasks.items():
         where = f"{task}: " if task else ""

@@ -1,12 +1,16 @@
 import json as jsonlib
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ireasoner_cli import console, options
 
-GROUPS = "Groups"
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+GROUPS = "Groups and answers"
 
 
 def command(
@@ -24,29 +28,42 @@ def command(
     disagree: Annotated[
         bool, options.Option("--disagree", help="Answers, then steps, that differ most.", rich_help_panel=GROUPS)
     ] = False,
-    top: Annotated[int, options.Option(min=1, help="How many of these to show.", rich_help_panel=GROUPS)] = 1,
+    wrong: Annotated[
+        bool, options.Option("--wrong", help="Of an evaluation, by type: wrong answers.", rich_help_panel=GROUPS)
+    ] = False,
+    right: Annotated[
+        bool, options.Option("--right", help="Of an evaluation, by type: right answers.", rich_help_panel=GROUPS)
+    ] = False,
+    top: Annotated[
+        int,
+        options.Option(
+            min=1, help="How many of these to show; of an evaluation, of each type.", rich_help_panel=GROUPS
+        ),
+    ] = 1,
     json: options.Json = False,
     config: options.Config = None,
     debug: options.Debug = False,
 ) -> None:
-    """Say what a file is, where it came from and what is in it; show groups of trajectories.
+    """Say what a file is, where it came from and what is in it; show groups of trajectories, or answers.
 
     Runs in progress can be looked at too: parts that are there, and chunks of those being written.
 
     ireasoner inspect scored.parquet --disagree --top 3
 
+    ireasoner inspect eval.parquet --wrong --top 3
+
     ireasoner inspect policy/
     """  # fmt: skip
-    from ireasoner_cli.inspection import display, groups, summary
+    from ireasoner_cli.inspection import answers, display, groups, summary
     from ireasoner_cli.runs import find_iterations
     from stages import shards
     from stages.errors import UsageError
     from stages.policy import STATE_FILE
 
     orders = [order for order, on in zip(groups.Order, (best, worst, disagree), strict=True) if on]
-    if (group is not None) + len(orders) > 1:
-        raise UsageError("--group, --best, --worst and --disagree are one choice; give one of them")
-    if group is None and not orders:
+    if (group is not None) + len(orders) + wrong + right > 1:
+        raise UsageError("--group, --best, --worst, --disagree, --wrong and --right are one choice; give one of them")
+    if group is None and not orders and not wrong and not right:
         found = summary.summarise(path)
         if isinstance(found, list):
             if json:
@@ -59,20 +76,34 @@ def command(
             console.stdout.print(display.summary_view(found))
         return
 
+    kind = "answers are" if wrong or right else "groups are"
     if inside := find_iterations(path):
-        raise UsageError(f"{path}: groups are shown of one shard, such as {inside[-1].furthest}")
+        raise UsageError(f"{path}: {kind} shown of one shard, such as {inside[-1].furthest}")
     if (path / STATE_FILE).is_file():
         raise UsageError(f"{path}: a policy, and has no groups of trajectories to show")
     files = shards.find_output(path).readable
     metadata = shards.read_metadata(files[0])
+    if wrong or right:
+        if metadata.stage != "eval":
+            raise UsageError(f"{path}: written by `{metadata.stage}`; --wrong and --right show what `eval` writes")
+        asked = answers.choose(files, wrong, top)
+        if not asked and not json:
+            console.stderr.print(f"no {'wrong' if wrong else 'right'} answer")
+        _show([each.to_json() for each in asked], map(display.asked_view, asked), json)
+        return
     if metadata.stage not in ("rollout", "score"):
-        raise UsageError(f"{path}: written by `{metadata.stage}`, and has no groups of trajectories to show")
+        advice = "; --wrong and --right show its answers" if metadata.stage == "eval" else ""
+        raise UsageError(f"{path}: written by `{metadata.stage}`, and has no groups of trajectories to show{advice}")
     if group is not None:
         chosen = [groups.find_group(files, metadata, group)]
     else:
         chosen = groups.read_groups(files, metadata, groups.choose(files, metadata, orders[0], top))
+    _show([each.to_json() for each in chosen], map(display.group_view, chosen), json)
+
+
+def _show(content: list[dict[str, Any]], views: Iterable["RenderableType"], json: bool) -> None:
     if json:
-        print(jsonlib.dumps([each.to_json() for each in chosen]))
-    else:
-        for each in chosen:
-            console.stdout.print(display.group_view(each))
+        print(jsonlib.dumps(content))
+        return
+    for view in views:
+        console.stdout.print(view)

@@ -17,13 +17,14 @@ from rich.text import Text
 
 from ireasoner_cli.agreement import divergence
 from ireasoner_cli.console import plain
+from ireasoner_cli.inspection.answers import Asked
 from ireasoner_cli.inspection.distribution import BINS, Distribution
-from ireasoner_cli.inspection.groups import Answer, Group, Row
+from ireasoner_cli.inspection.groups import Answer, Group, Row, is_changed
 from ireasoner_cli.inspection.summary import Summary
 from ireasoner_cli.lineage import settings
 from ireasoner_cli.runs import Iteration
 from stages.contract import Metadata
-from stages.rewards.explained import RewardTerms, reward_terms
+from stages.rewards.explained import RewardTerms, Summands, reward_terms
 
 LABEL, GOOD, ODD, BAD = "bold cyan", "green", "yellow", "red"
 # From one with the others to on its own, as `divergence` counts.
@@ -213,6 +214,34 @@ def group_view(group: Group) -> RenderableType:
     )
 
 
+def asked_view(asked: Asked) -> RenderableType:
+    """A question of a benchmark, what is right, and what was answered."""
+    first = asked.rows[0]
+    head = Table.grid(padding=(0, 2))
+    head.add_column(style=LABEL, no_wrap=True)
+    head.add_column(overflow="fold")
+    head.add_row("right", Text(" or ".join(map(_one_line, first["answers"] or ())), style=f"bold {GOOD}"))
+    head.add_row("image", Text(f"SHA-256 {plain(first['image_sha256'] or '')[:12]}", style="dim"))
+    parts: list[RenderableType] = [head]
+    for row in asked.rows:
+        right = (row["score"] or 0) > 0
+        line = Text(f"#{row['sample_index']}  ", style="dim")
+        prediction = "none" if row["prediction"] is None else _one_line(row["prediction"])
+        line.append(prediction, style=f"not dim bold {GOOD if right else BAD}")
+        line.append("  no score" if row["score"] is None else f"  score {row['score']:.3g}")
+        line.append("  cut short" if row["finish_reason"] == "length" else "", style=f"not dim {ODD}")
+        parts += [Text(), Rule(line, align="left", style="dim"), Text(plain(row["completion"] or ""))]
+    named = filter(None, (*asked.kind, first["id"]))
+    return Panel(
+        Lines(*parts),
+        title=Text(plain(first["question"] or "(no question)"), style="bold"),
+        subtitle=Text(plain(" · ".join(named)), style="dim"),
+        title_align="left",
+        subtitle_align="left",
+        padding=(1, 2),
+    )
+
+
 def _answers(answers: Sequence[Answer]) -> Text:
     text = Text()
     for place, answer in enumerate(answers):
@@ -227,13 +256,14 @@ def _one_line(text: str) -> str:
     return plain(" ".join(text.split()))
 
 
-def _trajectory(row: Row, terms: RewardTerms | None) -> RenderableType:
+def _trajectory(row: Row, terms: RewardTerms | Summands | None) -> RenderableType:
     head = Text(f"#{row['sample_index']}  ", style="dim")
     if row["answer"] is None:
         head.append("none", style=f"not dim {BAD}")
     else:
         head.append(_one_line(row["answer"]), style=f"not dim bold {GOOD if row['dominant'] else ''}")
     head.append("  dominant" if row["dominant"] else "", style=f"not dim {GOOD}")
+    head.append("  left out" if row["selected"] is False else "", style="dim")
     head.append("  cut short" if row["finish_reason"] == "length" else "", style=f"not dim {ODD}")
     steps = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1))
     steps.add_column(justify="right", style="dim")
@@ -246,13 +276,22 @@ def _trajectory(row: Row, terms: RewardTerms | None) -> RenderableType:
     return Lines(Rule(head, align="left", style="dim"), *([steps] if row["steps"] else []), *_worth(row, terms))
 
 
-def _worth(row: Row, terms: RewardTerms | None) -> list[Text]:
+def _worth(row: Row, terms: RewardTerms | Summands | None) -> list[Text]:
     """The reward, term by term."""
     if terms is None:
         return []
-    brevity = "" if terms.brevity is None else f" × brevity {terms.brevity:.3f}"
     total = Text.assemble(("reward ", "dim"), (f"{row['reward']:.3f}", "bold"))
-    total.append(f"  =  {terms.from_answer:.3f} from the answer  +  {terms.from_steps:.3f} from the steps", style="dim")
+    equals = "="
+    if is_changed(row, terms):
+        total.append("  changed by hand", style=ODD)
+        equals = f"scored as {terms.total:.3f}  ="
+    if isinstance(terms, Summands):
+        summands = (f"{weight:g} × {plain(name)} {value:.3f}" for name, weight, value in terms.summands)
+        return [total.append(f"  {equals}  {'  +  '.join(summands)}", style="dim")]
+    brevity = "" if terms.brevity is None else f" × brevity {terms.brevity:.3f}"
+    total.append(
+        f"  {equals}  {terms.from_answer:.3f} from the answer  +  {terms.from_steps:.3f} from the steps", style="dim"
+    )
     total.append(f"  (λ {row['step_weight']:.2f})", style="dim")
     answer = f"   answer {row['r_answer']:.3f}  =  p(a)^α {terms.confidence:.3f}{brevity}  (p {row['answer_prob']:.2f})"
     if terms.agreement is not None:

@@ -16,9 +16,10 @@ from stages import shards
 from stages.contract import PROPOSER, SCORE_COLUMNS, SCORED, SOLVER, TRAJECTORY, Metadata
 from stages.errors import UsageError
 from stages.parsing import parse_completion
-from stages.rewards.explained import reward_terms
+from stages.rewards.explained import RewardTerms, Summands, reward_terms
 
 Row = dict[str, Any]
+ROUNDING = 1e-6
 LOOKED_AT = pa.schema([column for column in TRAJECTORY if column.name not in ("token_ids", "logprobs", "prompt")])
 
 
@@ -85,7 +86,8 @@ class Group:
         for row in self.rollouts:
             terms = reward_terms(row, self.score_params)
             shown = {name: value for name, value in row.items() if name not in _SHARED}
-            rollouts.append({**shown, "terms": vars(terms) if terms else None})
+            changed = terms is not None and is_changed(row, terms)
+            rollouts.append({**shown, "terms": vars(terms) if terms else None, "reward_changed": changed})
         proposal = {name: value for name, value in self.proposal.items() if name in _PROPOSAL}
         return {
             **proposal,
@@ -98,6 +100,11 @@ class Group:
 
 _SHARED = {"group_id", "group_index", "role", "images", "images_sha256", "question", "step", "entropy"}
 _PROPOSAL = {*_SHARED, "completion", "finish_reason", "reject_reason", "reward"}
+
+
+def is_changed(row: Row, terms: RewardTerms | Summands) -> bool:
+    """Whether the reward of a row is no longer the one that its terms make: somebody has put another in its place."""
+    return abs(terms.total - row["reward"]) > ROUNDING
 
 
 def score_params(metadata: Metadata) -> dict[str, Any]:
@@ -163,9 +170,19 @@ def find_group(files: Sequence[Path], metadata: Metadata, prefix: str) -> Group:
     return matching[0]
 
 
+def _optional(file: Path) -> pa.Schema:
+    """The score columns, those of the terms in `file` that not every shard has among them."""
+    others = [
+        column
+        for column in shards.schema_of(file)
+        if column.name.startswith("r_") and column.name not in SCORE_COLUMNS.names
+    ]
+    return pa.schema([*SCORE_COLUMNS, *others])
+
+
 def _read(files: Sequence[Path], metadata: Metadata, wanted: Callable[[str], bool]) -> Iterator[Group]:
     params = score_params(metadata)
     for file in files:
-        for table in shards.select_groups(file, wanted, LOOKED_AT, SCORE_COLUMNS):
+        for table in shards.select_groups(file, wanted, LOOKED_AT, _optional(file)):
             if group := as_group(table, params):
                 yield group

@@ -28,6 +28,7 @@ FIGURES = pa.schema(
 ASKED = pa.schema([BENCHMARK.field("id"), BENCHMARK.field("answers")])
 ASKED_OPTIONAL = pa.schema([BENCHMARK_OPTIONAL.field("type"), BENCHMARK_OPTIONAL.field("choices")])
 NONE = pa.schema([])
+BY_TYPE = "score, "  # and the type
 
 
 @dataclass
@@ -92,7 +93,9 @@ def _read_shard(path: Path, found: shards.Found) -> Summary:
     metadata = shards.read_metadata(found.readable[0])
     summary = Summary(path, metadata.stage, _state(found), metadata)
     if metadata.stage == "eval":
-        return _with_figures(summary, found, EVALUATED, _evaluation_figures)
+        _with_figures(summary, found, EVALUATED, _evaluation_figures)
+        summary.distributions = dict(sorted(summary.distributions.items(), key=_worst_type_first))
+        return summary
     return _with_figures(summary, found, KEYS, _trajectory_figures, FIGURES)
 
 
@@ -170,7 +173,14 @@ def _evaluation_figures(batch: pa.RecordBatch, summary: Summary, figures: Figure
     _add(figures, "score", batch["score"])
     _add(figures, "tokens", batch["tokens"])
     for kind in pc.unique(batch["type"].drop_null()).to_pylist():
-        _add(figures, f"score, {kind}", batch.filter(pc.equal(batch["type"], kind))["score"])
+        _add(figures, f"{BY_TYPE}{kind}", batch.filter(pc.equal(batch["type"], kind))["score"])
+
+
+def _worst_type_first(named: tuple[str, Distribution]) -> tuple[bool, float]:
+    """For sorting: what is of all types, then the types by their mean score."""
+    name, distribution = named
+    by_type = name.startswith(BY_TYPE)
+    return by_type, float(distribution.values.mean()) if by_type else 0.0
 
 
 def _metrics_figures(batch: pa.RecordBatch, summary: Summary, figures: Figures) -> None:

@@ -11,11 +11,11 @@ import numpy as np
 from PIL import Image
 
 from ireasoner_cli.agreement import divergence
-from ireasoner_cli.inspection.groups import Answer, Group, read_groups
+from ireasoner_cli.inspection.groups import Answer, Group, is_changed, read_groups
 from ireasoner_cli.report.figures import Candidate, Run, scored_files
 from stages import images, shards
 from stages.errors import DataError
-from stages.rewards.explained import RewardTerms, reward_terms
+from stages.rewards.explained import RewardTerms, Summands, reward_terms
 
 THUMBNAIL = 320  # pixels of the longer side
 PICTURE_BYTES = 8 << 20  # of all pictures in a page; about a third more as base64
@@ -35,6 +35,8 @@ class Step:
 
 @dataclass(frozen=True)
 class Trajectory:
+    """A rollout. `changed`: its reward is no longer the one that its terms make."""
+
     sample: int
     answer: str | None
     dominant: bool
@@ -42,7 +44,8 @@ class Trajectory:
     steps: list[Step]
     more_steps: int
     row: dict[str, Any]
-    terms: RewardTerms | None
+    terms: RewardTerms | Summands | None
+    changed: bool
 
 
 @dataclass(frozen=True)
@@ -145,6 +148,7 @@ def _kinds(group: Group, candidate: Candidate) -> Sequence[str]:
 def _trajectory(row: dict[str, Any], group: Group) -> Trajectory:
     steps = row["steps"] or []
     similarities = row["step_similarity"] or [None] * len(steps)
+    terms = reward_terms(row, group.score_params)
     return Trajectory(
         sample=row["sample_index"],
         answer=None if row["answer"] is None else _cut(row["answer"]),
@@ -156,7 +160,8 @@ def _trajectory(row: dict[str, Any], group: Group) -> Trajectory:
         ],
         more_steps=max(0, len(steps) - STEPS),
         row=row,
-        terms=reward_terms(row, group.score_params),
+        terms=terms,
+        changed=terms is not None and is_changed(row, terms),
     )
 
 

@@ -1,4 +1,4 @@
-"""What a person sees of a run: one live display on a terminal, one line an iteration elsewhere."""
+"""What a person sees of a run: one live display on a terminal; elsewhere a line an iteration, and one now and then."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ireasoner_cli import console
+from ireasoner_cli.console import duration
 from ireasoner_cli.inspection.distribution import BLOCKS
 from ireasoner_cli.running.figures import Figures
 
@@ -44,6 +45,10 @@ class Display:
     @contextmanager
     def track(self, task: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
         self._task, self._unit, self._done, self._total = task, unit, 0, total
+        if not self._terminal:
+            where = f"{self._where()}, {task}" if self._number else task
+            yield console.ProgressLines(where, total, unit).advance
+            return
 
         def advance(done: int) -> None:
             self._done += done
@@ -74,7 +79,8 @@ class Display:
             if not self._terminal:
                 named = ((name, getattr(figures, name)) for name in CURVES)
                 shown = ", ".join(f"{name} {value:.3g}" for name, value in named if value is not None)
-                console.stderr.print(f"{self._where()}: {shown}; {duration(seconds)}{self._left(0)}")
+                took = f"{duration(seconds)}{self._left(0)}"
+                console.stderr.print(f"{self._where()}: {shown or 'nothing was scored'}; {took}")
 
     def _where(self) -> str:
         return f"it{self._number:04d} of {self._iterations}"
@@ -84,8 +90,8 @@ class Display:
         if not self._seconds:
             return ""
         each = sum(self._seconds) / len(self._seconds)
-        rest = self._iterations - self._number + (1 if spent else 0)
-        return f", about {duration(max(0.0, rest * each - spent))} left" if rest else ""
+        left = each * (self._iterations - self._number + (1 if spent else 0)) - spent
+        return f", about {duration(left)} left" if left > 0 else ""
 
     def _render(self) -> RenderableType:
         if not self._number:
@@ -108,11 +114,3 @@ def sparkline(values: Sequence[float]) -> str:
     low, span = min(last), max(last) - min(last)
     levels = len(BLOCKS) - 2
     return "".join(BLOCKS[1 + round(levels * (value - low) / span) if span else levels // 2] for value in last)
-
-
-def duration(seconds: float) -> str:
-    """In words: `8 s`, `3 min`, `2 h 5 min`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

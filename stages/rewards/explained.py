@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from stages.rewards.expression import parse
+
 
 @dataclass(frozen=True)
 class RewardTerms:
@@ -22,9 +24,29 @@ class RewardTerms:
     density: float
     agreement: float | None
 
+    @property
+    def total(self) -> float:
+        return self.from_answer + self.from_steps
 
-def reward_terms(row: Mapping[str, Any], params: Mapping[str, Any]) -> RewardTerms | None:
+
+@dataclass(frozen=True)
+class Summands:
+    """reward = Σ weight · value, of a reward that was asked for as a sum: name, weight and value of each term."""
+
+    summands: list[tuple[str, float, float]]
+
+    @property
+    def total(self) -> float:
+        return sum(weight * value for _, weight, value in self.summands)
+
+
+def reward_terms(row: Mapping[str, Any], params: Mapping[str, Any]) -> RewardTerms | Summands | None:
     """The terms of a scored Solver row; `params` are those of `score`. None for a row without a reward."""
+    if asked := params.get("solver_reward"):
+        values = {name.removeprefix("r_"): value for name, value in row.items() if name.startswith("r_")}
+        weights = parse(asked, values)
+        known = row.get("reward") is not None and all(values[name] is not None for name in weights)
+        return Summands([(name, weight, float(values[name])) for name, weight in weights.items()]) if known else None
     needed = ("answer_prob", "r_answer", "density", "r_step", "step_weight", "reward")
     if any(row.get(name) is None for name in needed):
         return None
