@@ -18,7 +18,8 @@ SECONDS ?= 600
 SEEDS ?= 1
 
 .PHONY: install test demo picture bench docs lint types clean \
-	evidence evidence-sweep evidence-steps evidence-page campaign-kill campaign-soak campaign-fuzz campaign-fuzz-guided
+	evidence evidence-sweep evidence-steps evidence-page campaign-kill campaign-soak campaign-fuzz campaign-fuzz-guided \
+	campaign-properties
 
 install: $(STAMP)
 
@@ -105,6 +106,10 @@ campaign-fuzz: $(STAMP)
 campaign-fuzz-guided: $(STAMP)
 	$(BIN)/pip install -q atheris
 	$(BIN)/python -m tests.campaigns.fuzz --coverage --seconds $(SECONDS)
+
+# The property tests on thousands of examples each, other ones every time.
+campaign-properties: $(STAMP)
+	$(BIN)/python -m pytest -m hypothesis --hypothesis-profile=campaign
 
 # The pages of docs/ that follow from the code: the Parquet reference, a page a command.
 docs: $(STAMP)
