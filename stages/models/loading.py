@@ -9,6 +9,7 @@ from typing import Any
 from stages.errors import EngineError, StageError
 from stages.models.finding import Model
 from stages.models.fitting import check_room
+from stages.models.threads import fit_threads
 
 
 def prepare_transformers() -> None:
@@ -71,6 +72,8 @@ def load_base(model: Model) -> Any:
             gc.collect()
             torch.cuda.empty_cache()  # else what an earlier model in this process had is not free
             check_room(model, torch.cuda.mem_get_info(device)[0])
+        else:
+            fit_threads(model)
         base = AutoModelForImageTextToText.from_pretrained(
             model.path,
             dtype=torch.bfloat16 if gpu else torch.float32,
