@@ -204,6 +204,7 @@ class VllmSampler:
             raise EngineError(f"vLLM {what} ({self._log.reason(error)})") from error
 
     def _step(self) -> list[Any]:
+        self._log.trim()
         with self._failure("failed while sampling"):
             return self._llm.llm_engine.step()
 
