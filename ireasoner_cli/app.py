@@ -58,10 +58,12 @@ def guarded(command: Callable[..., Work | None]) -> Callable[..., None]:
 
 def report(error: Exception) -> int:
     """Prints one message for a failure and returns its exit code."""
-    from stages.errors import StageError
+    from ireasoner_cli import origin
+    from stages.errors import OtherModel, StageError
 
     if isinstance(error, StageError):
-        console.error(str(error))
+        named_by = origin.of("model") if isinstance(error, OtherModel) else None
+        console.error(f"{error}; {named_by} names it, and --model would go before that" if named_by else str(error))
         return error.exit_code
     console.error(f"{type(error).__name__}: {error}; --debug shows where")
     return ENGINE_FAILURE

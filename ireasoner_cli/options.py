@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from ireasoner_cli import config
+from ireasoner_cli import origin
 from stages.parameters import Option as Declared
 from stages.parameters import option_of
 
@@ -31,7 +31,7 @@ Debug = Annotated[bool, Option("--debug", help="Show tracebacks and the engines'
 Config = Annotated[
     Path | None,
     Option(
-        callback=config.apply,
+        callback=origin.apply,
         is_eager=True,
         help="Settings file.",
         show_default="ireasoner.toml, if there is one",
