@@ -6,8 +6,12 @@ BIN := $(VENV)/bin
 # gpu where an NVIDIA driver answers, else cpu
 HARDWARE ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 STAMP := $(VENV)/.installed-$(HARDWARE)
-# Where the CPU build of torch lives when the package index at hand does not have it.
+# Where the CPU builds of torch and its kin live when the package index at hand does not have them.
 PYTORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+CPU_TORCH := torch==2.13.0+cpu
+CPU_TORCHVISION := torchvision==0.28.0+cpu
+# Its operators are declared by a file beside it where its own build for CPUs cannot be had: docs/installing.md
+SOUND := ireasoner_cli/environment.py stages/models/torchvision_operators.py
 
 # How long the campaigns run; the tests run small ones from the same code.
 KILLS ?= 200
@@ -23,13 +27,18 @@ SEEDS ?= 1
 
 install: $(STAMP)
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml $(SOUND)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 ifeq ($(HARDWARE),cpu)
-	$(BIN)/pip install -q torch==2.13.0+cpu || \
-	$(BIN)/pip install -q torch==2.13.0+cpu torchvision==0.28.0+cpu --index-url $(PYTORCH_CPU_INDEX)
+	$(BIN)/pip install -q $(CPU_TORCH) $(CPU_TORCHVISION) 2>/dev/null || \
+	$(BIN)/pip install -q --retries 1 --timeout 20 --index-url $(PYTORCH_CPU_INDEX) \
+		$(CPU_TORCH) $(CPU_TORCHVISION) torchaudio torchcodec 2>/dev/null || \
+	$(BIN)/pip install -q $(CPU_TORCH)
 endif
 	$(BIN)/pip install -q -e '.[$(HARDWARE),dev]'
+ifeq ($(HARDWARE),cpu)
+	$(BIN)/python -m ireasoner_cli.environment
+endif
 	touch $@
 
 test: lint types
