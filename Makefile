@@ -6,8 +6,12 @@ BIN := $(VENV)/bin
 # gpu where an NVIDIA driver answers, else cpu
 HARDWARE ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 STAMP := $(VENV)/.installed-$(HARDWARE)
-# Where the CPU build of torch lives when the package index at hand does not have it.
+# Where the CPU builds of torch and its kin live when the package index at hand does not have them.
 PYTORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+CPU_TORCH := torch==2.13.0+cpu
+CPU_TORCHVISION := torchvision==0.28.0+cpu
+# Its operators are declared by a file beside it where its own build for CPUs cannot be had: docs/installing.md
+SOUND := ireasoner_cli/environment.py stages/models/torchvision_operators.py
 
 # How long the campaigns run; the tests run small ones from the same code.
 KILLS ?= 200
@@ -18,17 +22,23 @@ SECONDS ?= 600
 SEEDS ?= 1
 
 .PHONY: install test demo picture bench docs lint types clean \
-	evidence evidence-sweep evidence-steps evidence-page campaign-kill campaign-soak campaign-fuzz campaign-fuzz-guided
+	evidence evidence-sweep evidence-steps evidence-page campaign-kill campaign-soak campaign-fuzz campaign-fuzz-guided \
+	campaign-properties
 
 install: $(STAMP)
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml $(SOUND)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 ifeq ($(HARDWARE),cpu)
-	$(BIN)/pip install -q torch==2.13.0+cpu || \
-	$(BIN)/pip install -q torch==2.13.0+cpu torchvision==0.28.0+cpu --index-url $(PYTORCH_CPU_INDEX)
+	$(BIN)/pip install -q $(CPU_TORCH) $(CPU_TORCHVISION) 2>/dev/null || \
+	$(BIN)/pip install -q --retries 1 --timeout 20 --index-url $(PYTORCH_CPU_INDEX) \
+		$(CPU_TORCH) $(CPU_TORCHVISION) torchaudio torchcodec 2>/dev/null || \
+	$(BIN)/pip install -q $(CPU_TORCH)
 endif
 	$(BIN)/pip install -q -e '.[$(HARDWARE),dev]'
+ifeq ($(HARDWARE),cpu)
+	$(BIN)/python -m ireasoner_cli.environment
+endif
 	touch $@
 
 test: lint types
@@ -105,6 +115,10 @@ campaign-fuzz: $(STAMP)
 campaign-fuzz-guided: $(STAMP)
 	$(BIN)/pip install -q atheris
 	$(BIN)/python -m tests.campaigns.fuzz --coverage --seconds $(SECONDS)
+
+# The property tests on thousands of examples each, other ones every time.
+campaign-properties: $(STAMP)
+	$(BIN)/python -m pytest -m hypothesis --hypothesis-profile=campaign
 
 # The pages of docs/ that follow from the code: the Parquet reference, a page a command.
 docs: $(STAMP)

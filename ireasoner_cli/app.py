@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ireasoner_cli import console
+from ireasoner_cli import config, console
 from ireasoner_cli.commands import (
     STAGES,
     compare,
@@ -61,10 +61,11 @@ def guarded(command: Callable[..., Work | None], goes_on: bool = True) -> Callab
 
 def report(error: Exception) -> int:
     """Prints one message for a failure and returns its exit code."""
-    from stages.errors import StageError
+    from stages.errors import OtherModel, StageError
 
     if isinstance(error, StageError):
-        console.error(str(error))
+        named_by = config.origin("model") if isinstance(error, OtherModel) else None
+        console.error(f"{error}; {named_by} names it, and --model would go before that" if named_by else str(error))
         return error.exit_code
     console.error(f"{type(error).__name__}: {error}; --debug shows where")
     return ENGINE_FAILURE

@@ -69,6 +69,18 @@ def _source(context: Any, parameter: Any) -> str | None:
     return None
 
 
+_running: list[typer.Context] = []  # at most one: typer hands it out while options are read, and not later
+
+
+def origin(name: str) -> str | None:
+    """Where the running command's option `name` was taken from, for what is said when it has failed; None for the
+    command line and for what was left out."""
+    if not _running:
+        return None
+    command: Any = _running[0].command
+    return _source(_running[0], next((each for each in command.params if each.name == name), None))
+
+
 def apply(context: typer.Context, file: Path | None) -> Path | None:
     """The callback of `--config`, eager so that it runs before the other options look for their defaults.
 
@@ -77,6 +89,7 @@ def apply(context: typer.Context, file: Path | None) -> Path | None:
     """
     if context.resilient_parsing:
         return file
+    _running[:] = [context]
     _check_variables(_options_by_command(context))
     path = file or DEFAULT_FILE
     if file is None and not path.exists():

@@ -32,6 +32,10 @@ class DataError(StageError):
     exit_code = 3
 
 
+class OtherModel(DataError):
+    """The model is not the one that the input or the policy was made with."""
+
+
 class EngineError(StageError):
     """The model, the sampling engine or the device failed."""
 

@@ -149,6 +149,18 @@ def test_flags_beat_variables_beat_the_file_beats_defaults(workdir: Path) -> Non
     assert recorded(workdir, "--config", "other.toml")["groups"] == 7
 
 
+def test_another_model_than_the_inputs_says_where_its_name_came_from(workdir: Path, other_model_dir: Path) -> None:
+    succeeds("propose", "--images", "pool", *FAKE)
+    rollout, other = ("rollout", "questions.parquet", "--sampler", "fake"), str(other_model_dir)
+    assert fails(3, *rollout, "--model", other).rstrip().endswith("(its files have other contents)")
+    in_variable = fails(3, *rollout, IREASONER_ROLLOUT_MODEL=other)
+    assert "; IREASONER_ROLLOUT_MODEL names it, and --model would go before that" in in_variable
+    Path("ireasoner.toml").write_text(f'model = "{other}"\n')
+    assert "; ireasoner.toml names it, and --model would go before that" in fails(3, *rollout)
+    Path("ireasoner.toml").rename("other.toml")
+    assert "; other.toml names it" in fails(3, *rollout, "--config", "other.toml")
+
+
 def test_the_file_can_give_what_a_command_requires_and_a_flag(workdir: Path) -> None:
     Path("ireasoner.toml").write_text(
         'model = "model"\n[propose]\nimages = "pool"\nsampler = "fake"\nembed_images = true\n'

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
@@ -154,7 +154,6 @@ def spans(model: Model, token_ids: list[int], completion: str | None = None) -> 
     return token_spans(model.tokenizer, row)
 
 
-@settings(max_examples=100, deadline=None)
 @given(token_ids=st.lists(st.integers(0, 399), min_size=1, max_size=40))
 def test_whatever_tokens_were_sampled_their_spans_tile_the_completion(model_dir: Path, token_ids: list[int]) -> None:
     """Broken characters and special tokens included."""

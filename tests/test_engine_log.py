@@ -3,10 +3,11 @@
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
-from stages.sampling.engine_log import EngineLog, message
+from stages.sampling.engine_log import KEPT, EngineLog, message
 
 POINTING = RuntimeError("Engine core initialization failed. See root cause above. Failed core proc(s): {}")
 # As vLLM prints a failure in a worker: first the reason, then what only points to it.
@@ -54,6 +55,25 @@ def test_a_process_that_outlives_the_start_still_prints_into_the_log() -> None:
         process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
     process.communicate(b"\n")
     assert log.reason(POINTING) == "later"
+
+
+def test_the_log_does_not_grow_without_bound() -> None:
+    """An engine that prints for days, and then fails."""
+    log = EngineLog(shown=False)
+    with log.of_children():
+        code = "for line in iter(input, ''): print(line, flush=True)\nraise MemoryError('in the end')"
+        process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert process.stdin is not None and log._kept is not None
+    sizes = []
+    for _ in range(40):
+        process.stdin.write(b"a complaint of this request\n" * 1000)
+        process.stdin.flush()
+        time.sleep(0.01)
+        log.trim()
+        sizes.append(os.fstat(log._kept.fileno()).st_size)
+    process.communicate(b"\n")
+    assert max(sizes) <= 3 * KEPT < 40 * 1000 * len(b"a complaint of this request\n")
+    assert log.reason(POINTING) == "in the end"
 
 
 def test_a_validation_error_says_the_problem_rather_than_how_many_there_are() -> None:

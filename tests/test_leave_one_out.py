@@ -1,7 +1,7 @@
 """Leave-one-out agreement, recovered from the stored similarities, is that of the embeddings themselves."""
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.rewards.explained import reward_terms
@@ -14,7 +14,6 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     return np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.integers(2, 9), st.integers(2, 16), st.floats(0.0, 3.0), st.integers(0, 2**32 - 1), st.booleans())
 def test_it_equals_the_cosine_to_the_others_prototype(
     members: int, width: int, spread: float, seed: int, with_an_empty_step: bool

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import re
+import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 from typer.testing import CliRunner
@@ -229,6 +230,9 @@ def test_mistakes(page: Path, monkeypatch: pytest.MonkeyPatch, code: int, argume
     st.booleans(),
     st.sampled_from([(None, None), (0.0, None), (0.0, 1.0)]),
 )
+@example([(0, 5e-324)], True, (None, None))  # the power of ten below it is 0
+@example([(0, 5e-324), (1, 1e-3), (2, 0.0)], True, (None, None))
+@example([(0, sys.float_info.min), (1, 1.0)], True, (None, None))
 def test_any_numbers_make_a_drawing_within_its_frame(
     points: list[tuple[int, float]], log: bool, bounds: tuple[float | None, float | None]
 ) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from statistics import NormalDist
@@ -12,6 +13,9 @@ WIDTH, HEIGHT = 380, 220
 LEFT, RIGHT, TOP, BOTTOM = 46, 14, 12, 26
 BINS = 40
 Z = NormalDist().inv_cdf(0.975)  # of a 95 % interval
+LEAST = (
+    sys.float_info.min
+)  # what is less has no power of ten of its own: on a logarithmic axis it lies with 0, at the foot
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,7 @@ def chart(
     if not drawn:
         return None
     x_scale = _Scale(min(min(each.x) for each in drawn), max(max(each.x) for each in drawn), LEFT, WIDTH - RIGHT)
-    values = [value for each in drawn for value in (*each.low, *each.high, *each.y) if not log or value > 0]
+    values = [value for each in drawn for value in (*each.low, *each.high, *each.y) if not log or value >= LEAST]
     values += [target] if target is not None else []
     if log and not values:
         return None

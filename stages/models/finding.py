@@ -9,7 +9,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from stages.contract import ModelRef
-from stages.errors import DataError, EngineError, UsageError
+from stages.errors import EngineError, OtherModel, UsageError
 from stages.models.embeddings import EmbeddingTable
 from stages.models.untrusted import MIB, Refused, check_links, read_json, tensor_headers
 
@@ -103,7 +103,7 @@ def find_model(name: str, revision: str | None = None, expected_sha256: str | No
     """The model called `name`: a Hugging Face directory, or a hub id, downloaded if need be.
 
     Raises UsageError when a path names no folder, EngineError for a folder that holds no model and for a hub id that
-    cannot be had, DataError when it is not the model with the fingerprint `expected_sha256`.
+    cannot be had, OtherModel when it is not the model with the fingerprint `expected_sha256`.
     """
     path = Path(name)
     if path.is_dir():
@@ -118,7 +118,7 @@ def find_model(name: str, revision: str | None = None, expected_sha256: str | No
         raise EngineError(str(error)) from error
     digest = fingerprint(path)
     if expected_sha256 and digest != expected_sha256:
-        raise DataError(
+        raise OtherModel(
             f"{name}: not the model that the input or the policy was made with (its files have other contents)"
         )
     return Model(ModelRef(name, revision, digest), path)

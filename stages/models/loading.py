@@ -7,35 +7,30 @@ import sys
 from typing import Any
 
 from stages.errors import EngineError, StageError
+from stages.models import torchvision_operators
 from stages.models.finding import Model
 from stages.models.fitting import check_room, check_weights
+from stages.models.threads import fit_threads
 
 
 def prepare_transformers() -> None:
-    """Makes `import transformers` work where torchvision and its kin were built for another torch.
+    """Makes `import transformers` work where torchvision and its kin were built for another torch, as they are on PyPI
+    for a CPU's; torchaudio and torchcodec are not needed at all. Where they load as they are, nothing is touched.
 
-    The CUDA wheels on PyPI cannot load beside a CPU build of torch. The Qwen processors need only torchvision's
-    pure-Python transforms, whose import asks for two operators to exist; torchaudio and torchcodec are not
-    needed at all. Where the libraries load as they are, nothing is touched.
+    `make install` has done so for the whole environment; other installations have not.
     """
     import torch
 
+    torchvision_operators.install()
     try:
         import torchvision  # noqa: F401
     except (ImportError, OSError):
         pass  # transformers says what is missing, if it is needed
     except RuntimeError as error:
-        if "torchvision::nms" not in str(error):
-            raise EngineError(
-                f"torchvision does not fit torch {torch.__version__} ({error}); install both from one index, for a "
-                "CPU https://download.pytorch.org/whl/cpu"
-            ) from error
-        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        library = torch.library.Library("torchvision", "DEF")
-        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _KEPT.append(library)  # the operators live as long as the library object
+        raise EngineError(
+            f"torchvision does not fit torch {torch.__version__} ({error}); install both from one index, for a "
+            "CPU https://download.pytorch.org/whl/cpu"
+        ) from error
     for name in ("torchaudio", "torchcodec"):
         if importlib.util.find_spec(name) is not None:
             try:
@@ -45,9 +40,6 @@ def prepare_transformers() -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-
-
-_KEPT: list[Any] = []
 
 
 def load_base(model: Model) -> Any:
@@ -72,6 +64,8 @@ def load_base(model: Model) -> Any:
             gc.collect()
             torch.cuda.empty_cache()  # else what an earlier model in this process had is not free
             check_room(model, torch.cuda.mem_get_info(device)[0])
+        else:
+            fit_threads(model)
         base = AutoModelForImageTextToText.from_pretrained(
             model.path,
             dtype=torch.bfloat16 if gpu else torch.float32,

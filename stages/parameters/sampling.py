@@ -51,7 +51,7 @@ class EngineOptions:
         None,
         "Prompt and completion at most, in tokens.",
         minimum=1,
-        shown="the model's",
+        shown="the model's; on a CPU 8192 at most",
         panel=ENGINE,
         recorded=False,
     )

@@ -4,6 +4,7 @@ On a GPU the engine is a process of its own. When it cannot start, it prints a t
 to it.
 """
 
+import fcntl
 import os
 import re
 import sys
@@ -15,6 +16,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 FAILURE = re.compile(r"(?:^|\s)(?:\w+\.)*(\w*(?:Error|Exception))(?:: (\S.*?))?\s*$", re.MULTILINE)
 # What vLLM says of an engine that has ended: that the reason is printed above, or no more than that.
 ELSEWHERE = re.compile(r"root cause|stack trace|^cancelled$", re.IGNORECASE)
+KEPT = 2**18  # bytes of the log's end that are enough to find the reason in: many tracebacks long
 
 
 class EngineLog:
@@ -23,6 +25,8 @@ class EngineLog:
     def __init__(self, shown: bool) -> None:
         """`shown`: on stderr, rather than kept."""
         self._kept = None if shown else tempfile.TemporaryFile()  # noqa: SIM115
+        if self._kept:  # each print goes to the end, wherever `trim` has brought that
+            fcntl.fcntl(self._kept, fcntl.F_SETFL, fcntl.fcntl(self._kept, fcntl.F_GETFL) | os.O_APPEND)
         # Apart from the file descriptors, which the processes inherit; what logging holds on to must stay open.
         self._terminal = os.fdopen(os.dup(2), "w", buffering=1)
 
@@ -43,6 +47,15 @@ class EngineLog:
                 os.dup2(own, number)
                 os.close(own)
 
+    def trim(self) -> None:
+        """Forgets all but the last KEPT bytes, once there are twice as many: an engine that complains of every request
+        would fill the disk in the end. To be called again and again while the processes run."""
+        if self._kept is None or (size := os.fstat(log := self._kept.fileno()).st_size) <= 2 * KEPT:
+            return
+        end = os.pread(log, KEPT, size - KEPT)
+        os.ftruncate(log, 0)
+        os.write(log, end)
+
     def reason(self, error: Exception) -> str:
         """Why `error` happened, in one line: what it says itself, or what the log says where it points there."""
         own = message(error)
@@ -51,7 +64,6 @@ class EngineLog:
         if self._kept is None:
             return "what it printed is above"
         log = self._kept.fileno()
-        # Not from a position set to 0: the processes, which may still print, would go on from there.
         printed = os.pread(log, os.fstat(log).st_size, 0).decode(errors="replace")
         found = [said or name for name, said in FAILURE.findall(printed) if not ELSEWHERE.search(said)]
         return found[-1] if found else "its process ended without saying why, as one does that the system kills"

@@ -12,9 +12,10 @@ from typing import Any
 from stages import interrupts
 from stages.errors import EngineError, StageError, UsageError
 from stages.models.finding import Model
-from stages.models.fitting import check_build, check_fit, check_weights
+from stages.models.fitting import GIB, check_build, check_fit, check_weights
 from stages.models.loading import prepare_transformers
 from stages.models.prompting import PromptBuilder, pixel_settings
+from stages.models.threads import fit_threads
 from stages.parameters.sampling import Decoding, EngineOptions, Pixels
 from stages.policy import DEFAULT_LORA, adapter_rank
 from stages.sampling.engine_log import EngineLog
@@ -22,6 +23,11 @@ from stages.sampling.interface import Request, Sample
 
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM makes room for
 IN_FLIGHT = 512  # requests the engine holds at a time: enough to keep it full, few enough to bound the images
+
+# On a CPU: the longest context that is taken unless a longer one is asked for, and what an engine has at least.
+CPU_CONTEXT = 8192
+CPU_BATCH = 8192  # tokens of a step
+CPU_CACHE = 2 * GIB  # of keys and values
 
 
 class VllmSampler:
@@ -89,9 +95,10 @@ class VllmSampler:
         if options.gpu_memory_utilization is not None:
             settings["gpu_memory_utilization"] = options.gpu_memory_utilization
         if not gpu:
+            fit_threads(model)
             _register_model_class(model)
-            # Triton has no CPU backend; a seeded request fails there as soon as its prefill is split.
-            settings |= {"enforce_eager": True, "enable_chunked_prefill": False, "max_num_batched_tokens": 8192}
+            settings["enforce_eager"] = True  # Triton has no CPU backend
+            settings |= _cpu_sizes(settings)
         else:
             check_fit(model, current_platform.get_device_total_memory(), options)
         self._llm = LLM(**settings)
@@ -201,6 +208,7 @@ class VllmSampler:
             raise EngineError(f"vLLM {what} ({self._log.reason(error)})") from error
 
     def _step(self) -> list[Any]:
+        self._log.trim()
         with self._failure("failed while sampling"):
             return self._llm.llm_engine.step()
 
@@ -211,7 +219,6 @@ def _prepare_environment(options: EngineOptions, debug: bool) -> None:
         "VLLM_NO_USAGE_STATS": "1",
         "TORCH_CPP_LOG_LEVEL": "WARNING" if debug else "ERROR",
         "VLLM_LOGGING_LEVEL": "INFO" if debug else "ERROR",
-        "VLLM_CPU_KVCACHE_SPACE": "2",
     }
     for name, value in quiet.items():
         os.environ.setdefault(name, value)
@@ -242,3 +249,24 @@ def _register_model_class(model: Model) -> None:
     for name in model.architectures:
         if name in ModelRegistry.get_supported_archs():
             ModelRegistry.register_model(name, ModelRegistry.models[name].load_model_cls())
+
+
+def _cpu_sizes(settings: dict[str, Any]) -> dict[str, Any]:
+    """Context, batch and cache that fit each other, for an engine with `settings` on a CPU.
+
+    A seeded request fails there as soon as its prefill is split: a step must hold a whole context, and so must the
+    cache. Today's models have contexts that would take tens of GiB. VLLM_CPU_KVCACHE_SPACE, in GiB, goes before the
+    cache chosen here. Raises ValueError when a longer context is asked for than the model has.
+    """
+    from vllm.engine.arg_utils import EngineArgs
+
+    model = EngineArgs(**settings).create_model_config()
+    context = settings.get("max_model_len") or min(model.max_model_len, CPU_CONTEXT)
+    layers, heads = model.get_total_num_hidden_layers(), model.get_total_num_kv_heads()
+    token = 2 * layers * heads * model.get_head_size() * 4  # bytes of its keys and values, in float32
+    return {
+        "max_model_len": context,
+        "enable_chunked_prefill": False,
+        "max_num_batched_tokens": max(context, CPU_BATCH),
+        "kv_cache_memory_bytes": max((context + 256) * token, CPU_CACHE),  # whole blocks of 128, one of them vLLM's own
+    }

@@ -7,7 +7,7 @@ import re
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -57,7 +57,6 @@ def ink(chart: world.Chart) -> list[list[tuple[int, int]]]:
     return [[at for at, seen in pixels.items() if seen == ink] for ink in inks]
 
 
-@settings(max_examples=30)
 @given(seeds, levels)
 def test_a_mark_shows_its_value(seed: int, level: int) -> None:
     chart, _ = chart_and_question(seed, level)
