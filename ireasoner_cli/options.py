@@ -19,6 +19,8 @@ C = TypeVar("C", bound=Callable[..., Any])
 # Every option also has its IREASONER_<COMMAND>_<OPTION> variable; saying so at each would drown the help.
 Option = partial(typer.Option, show_envvar=False)
 
+POOL = "A folder tree of images; rows with images, in Parquet, Arrow or JSON lines; or a dataset on the hub."
+
 Inputs = Annotated[list[Path], typer.Argument(help="One file, several, or a directory of part files.")]
 Model = Annotated[
     str | None,

@@ -10,8 +10,10 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from stages import images, shards, tasks
-from stages.contract import BENCHMARK, BENCHMARK_OPTIONAL, EVALUATED, LEFT_OUT, SOLVER, trajectory_seed
+from stages.contract import BENCHMARK, BENCHMARK_OPTIONAL, EVALUATED, LEFT_OUT, SOLVER, UNREADABLE, trajectory_seed
 from stages.errors import DataError
 from stages.evaluation.scores import summarize
 from stages.job import Job, Start
@@ -20,11 +22,13 @@ from stages.parameters.evaluate import EvalParams
 from stages.progress import SILENT, Progress
 from stages.prompts import with_question
 from stages.result import Result
-from stages.sampling import Engines, Request, Sample, open_sampler
+from stages.sampling import Engines, Refused, Request, Sample, open_sampler
 from stages.sampling.rows import Asking, Row, with_samples
 from stages.tasks.data import files_of
-from stages.tasks.task import BadRow, OutsideTask, Question, Record, Task
+from stages.tasks.task import BadRow, Image, OutsideTask, Question, Record, Task
 
+# What a task raises over a row that cannot be asked, and over one of another schema.
+NO_QUESTION = (BadRow, TypeError, ValueError, AttributeError, LookupError, ArithmeticError)
 DIRECT = "{question} Give the answer alone, without any explanation."  # the prompt without reasoning
 
 
@@ -67,6 +71,7 @@ def evaluate(
 
     def check() -> None:
         for benchmark in benchmarks:
+            _check_questions(benchmark)
             _check_askable(benchmark, asking.prompt)
 
     def requests(left: range) -> int:
@@ -84,7 +89,7 @@ def evaluate(
         asked_for = _attempts(asked, asking.prompt, params.samples, call.seed)
         attempts = with_samples(sampler, params.sampling.decoding, asked_for)
         while group := list(islice(attempts, params.samples)):
-            evaluated.write([attempt.scored(sample) if sample else attempt.row for attempt, sample in group])
+            evaluated.write([attempt.scored(sample) for attempt, sample in group])
     return Result(output, summary=summarize(output))
 
 
@@ -103,6 +108,12 @@ class _Benchmark:
         """Each row with its task and its position."""
         return ((self.task, record, place) for place, record in enumerate(islice(self.records, self.limit)))
 
+    @property
+    def where(self) -> str:
+        """Its title; of our own schema the file, or the first of several."""
+        first, *others = self.records.files
+        return self.task.title if self.task.name != "plain" else f"{first}{f' and {len(others)} more' * bool(others)}"
+
     def most_images(self) -> int:
         """How many images a question has at most."""
         return self.records.most_images() if isinstance(self.records, shards.Rows) else self.task.max_images
@@ -111,15 +122,43 @@ class _Benchmark:
 def _open(name: str, inputs: Sequence[Path], data: Path | None, limit: int | None) -> _Benchmark:
     task = tasks.load(name)
     if name == "plain":
-        return _Benchmark(task, shards.Rows(inputs, BENCHMARK, BENCHMARK_OPTIONAL), limit)
+        return _Benchmark(task, _plain_rows(inputs), limit)
     return _Benchmark(task, shards.Records(files_of(task, inputs, data), task.columns, task.optional), limit)
+
+
+def _plain_rows(inputs: Sequence[Path]) -> shards.Rows:
+    """Rows of our own schema. A file with `images` need not have `image`."""
+    columns = [shards.schema_of(file).names for file in shards.input_files(inputs)]
+    if all("image" in names or "images" not in names for names in columns):
+        return shards.Rows(inputs, BENCHMARK, BENCHMARK_OPTIONAL)
+    image = BENCHMARK.field("image")
+    others = BENCHMARK.remove(BENCHMARK.get_field_index("image"))
+    return shards.Rows(inputs, others, pa.schema([image, *BENCHMARK_OPTIONAL]))
+
+
+def _check_questions(benchmark: _Benchmark) -> None:
+    """Raises DataError when there is no question, for a row of our own schema that is none, and when two have one id:
+    they would have one seed, and could not be told apart."""
+    if not len(benchmark):
+        raise DataError(f"{benchmark.where}: has no questions")
+    places: dict[str, int] = {}
+    for task, record, place in benchmark:
+        try:
+            question = task.question(record, place)
+        except DataError as error:
+            raise DataError(f"{benchmark.where}: {error}") from error
+        except NO_QUESTION:
+            continue
+        if places.setdefault(question.id, place) != place:
+            raise DataError(
+                f"{benchmark.where}: rows {places[question.id]} and {place} (counted from 0) have the id "
+                f"{question.id!r}; give each question its own, and name the files of one split alone"
+            )
 
 
 def _check_askable(benchmark: _Benchmark, prompt: str) -> None:
     """Raises DataError when no row can be asked: a file of something else, and nothing to load a model for. Rows that
     are left out by the task's own rules say nothing of that."""
-    if not len(benchmark):
-        raise DataError(f"{benchmark.task.title}: has no questions")
     problem = None
     for attempt, request in _attempts(benchmark, prompt, 1, 0):
         if request:
@@ -127,7 +166,7 @@ def _check_askable(benchmark: _Benchmark, prompt: str) -> None:
         if problem is None and not attempt.row["reject_reason"].startswith(LEFT_OUT):
             problem = f"{attempt.row['id']}: {attempt.row['reject_reason']}"
     if problem:
-        raise DataError(f"{benchmark.task.title}: none of its {len(benchmark)} questions can be asked ({problem})")
+        raise DataError(f"{benchmark.where}: none of its {len(benchmark)} questions can be asked ({problem})")
 
 
 @dataclass(frozen=True)
@@ -138,9 +177,13 @@ class _Attempt:
     task: Task
     question: Question | None
 
-    def scored(self, sample: Sample) -> Row:
-        """The row with its completion, and with what that is worth: without an answer in it, nothing."""
-        assert self.question is not None
+    def scored(self, sample: Sample | Refused | None) -> Row:
+        """The row with its completion, and with what that is worth: without an answer in it, nothing. Without a
+        completion the row says why there is none."""
+        if sample is None or self.question is None:
+            return self.row
+        if isinstance(sample, Refused):
+            return self.row | {"reject_reason": sample.reason}
         prediction = self.task.extract(sample.text, self.question)
         return self.row | {
             "completion": sample.text,
@@ -160,15 +203,16 @@ def _attempts(
         question = pictures = None
         try:
             question = task.question(record, place)
-            encoded = [images.read(dict(image), None) for image in question.images]
+            row |= _columns(question)
+            encoded = _read(question.images)
             question = replace(question, images=())  # an attempt can wait long for its sample
-            row |= _columns(question, encoded)
+            row |= _of_images(row, encoded)
             pictures = tuple(images.decode(data) for data in encoded)
         except OutsideTask as error:
             row["reject_reason"] = f"{LEFT_OUT}: {error}"
         except (BadRow, images.UnreadableImage) as error:
             row["reject_reason"] = str(error)
-        except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
+        except NO_QUESTION as error:
             row["reject_reason"] = f"not of the benchmark's schema: {error}"
         text = None
         if question is not None:
@@ -180,14 +224,25 @@ def _attempts(
             yield attempt, Request(pictures, text, own_seed) if pictures and text else None
 
 
-def _columns(question: Question, encoded: Sequence[bytes]) -> Row:
-    hashes = [images.sha256(data) for data in encoded]
-    digest = hashes[0] if len(hashes) == 1 else images.sha256("".join(hashes).encode())
+def _columns(question: Question) -> Row:
     return {
         "id": question.id,
         "type": question.type,
-        "image_sha256": digest,
         "question": question.text,
         "answers": list(question.answers),
-        "cluster": question.cluster or digest,
+        "cluster": question.cluster,
     }
+
+
+def _of_images(row: Row, encoded: Sequence[bytes]) -> Row:
+    hashes = [images.sha256(data) for data in encoded]
+    digest = hashes[0] if len(hashes) == 1 else images.sha256("".join(hashes).encode())
+    return {"image_sha256": digest, "cluster": row["cluster"] or digest}
+
+
+def _read(pictures: Sequence[Image]) -> list[bytes]:
+    """The encoded images. Raises UnreadableImage where one is missing."""
+    try:
+        return [images.read(dict(image), None) for image in pictures]
+    except DataError as error:
+        raise images.UnreadableImage(f"{UNREADABLE}: {error}") from error

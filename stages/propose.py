@@ -4,15 +4,18 @@ pool/ + policy ──▶ questions.parquet
 """
 
 from collections.abc import Iterator
-from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
+from PIL.Image import Image
 
 from stages import images, shards
-from stages.contract import PROPOSER, TRAJECTORY, Metadata, group_id, trajectory_seed
+from stages.contract import PROPOSER, TRAJECTORY, UNREADABLE, Metadata, group_id, trajectory_seed
 from stages.errors import DataError, UsageError
+from stages.images.columns import Columns
+from stages.images.forms import PoolRow
 from stages.images.pool import Pool, draw, open_pool
 from stages.job import Job, Start
 from stages.parameters import Call, recorded
@@ -20,8 +23,10 @@ from stages.parameters.propose import ProposeParams
 from stages.parsing import parse_question
 from stages.progress import SILENT, Progress
 from stages.result import Result
-from stages.sampling import Engines, Request, open_sampler
+from stages.sampling import Engines, Refused, Request, Sample, Sampler, open_sampler
 from stages.sampling.rows import Asking, Row, sample_columns, with_samples
+
+NO_QUESTION = "the proposal has no question"
 
 
 def propose(
@@ -31,55 +36,62 @@ def propose(
     progress: Progress = SILENT,
     engines: Engines = open_sampler,
 ) -> Result:
-    """Writes the questions shard: the Proposer's row of each group.
+    """Writes the questions shard: the Proposer's row of each group. With `params.questions` the questions are those of
+    the dataset, and nothing is sampled.
 
-    An image that cannot be read becomes a row with a reject_reason. Raises DataError when no image of the pool
-    can be, and for a policy that does not fit; UsageError for paths that are not there; EngineError for the model.
+    What cannot be asked about becomes a row with a reject_reason. Raises DataError when nothing in the pool can be, and
+    for a policy that does not fit; UsageError for paths and columns that are not there; EngineError for the model.
     """
+    if params.target is not None and params.questions is None:
+        raise UsageError("--target names the column with the answers to --questions, and goes with it")
     start = Start.chosen(call)
-    asking = Asking.settled(PROPOSER, start, params.sampling)
-    pool = open_pool(images_path)
+    asking = Asking.settled(PROPOSER, start, params.sampling) if params.questions is None else None
+    pool = open_pool(images_path, Columns(params.image_column, params.questions, params.target))
     job = Job(
         "propose",
         call,
         start,
         output=shards.output_path(call.out, "questions", [], call.shard),
-        params={**recorded(params), **asking.recorded()},
+        params={**recorded(params), **pool.recorded, **(asking.recorded() if asking else {})},
         seed=call.seed,
         inputs=pool.inputs,
         total=call.at_most(params.groups),
     )
-    if there := job.there(requests=len):
+    if there := job.there(requests=len if asking else None):
         if there.reused:
             _check_unchanged(job.output)
         return there
 
-    order = draw(len(pool), call.seed, start.policy.ref.step, call.at_most(params.groups))
-    _check_readable(pool, order, images_path)
-    counts = {"groups": len(job.todo), "questions": 0, "unreadable_images": 0}
-    load = partial(asking.open, engines, pool.most_images)
+    order = draw(len(pool), call.seed, start.policy.ref.step, call.at_most(params.groups), params.per_image)
+    _check_usable(pool, order, images_path, params.questions)
+    counts = {"groups": len(job.todo), "questions": 0, "unreadable_images": 0, "refused": 0}
+
+    def load() -> Sampler | None:
+        return asking.open(engines, pool.most_images([order[index] for index in job.todo])) if asking else None
+
     with job.writing(TRAJECTORY, progress) as questions, questions.using(load) as sampler:
-        proposals = _proposals(pool, order, questions.left, job.metadata, params.embed_images)
+        proposals = _proposals(pool, order, questions.left, job.metadata, params)
         for row, sample in with_samples(sampler, params.sampling.decoding, proposals):
             if sample:
                 row |= sample_columns(sample)
+            if isinstance(sample, Sample):
                 row["question"] = parse_question(sample.text)
-                row["reject_reason"] = row["reject_reason"] or (
-                    None if row["question"] else "the proposal has no question"
-                )
+                row["reject_reason"] = row["reject_reason"] or (None if row["question"] else NO_QUESTION)
             counts["questions"] += row["question"] is not None
-            counts["unreadable_images"] += sample is None
+            counts["unreadable_images"] += (row["reject_reason"] or "").startswith(UNREADABLE)
+            counts["refused"] += isinstance(sample, Refused)
             questions.write([row])
     return Result(job.output, summary=counts)
 
 
 def _proposals(
-    pool: Pool, order: list[int], indices: range, metadata: Metadata, embed_images: bool
+    pool: Pool, order: list[int], indices: range, metadata: Metadata, params: ProposeParams
 ) -> Iterator[tuple[Row, Request | None]]:
-    """The Proposer's row of each group, still without a completion, and the request for one."""
-    prompt = metadata.params["prompt"]
-    for index, pictures in zip(indices, pool.read([order[index] for index in indices]), strict=True):
-        hashes = [images.sha256(found.data) if found.data is not None else None for found in pictures]
+    """The Proposer's row of each group, with the request for a completion; without one where the question is there
+    already, or cannot be asked for."""
+    prompt: Any = metadata.params.get("prompt")
+    for index, found in zip(indices, pool.read([order[index] for index in indices]), strict=True):
+        hashes = [images.sha256(image.data) if image.data is not None else None for image in found.images]
         group = group_id(metadata.seed, metadata.policy.step + index + 1, hashes)
         row: Row = {
             "group_id": group,
@@ -87,22 +99,25 @@ def _proposals(
             "role": PROPOSER,
             "sample_index": 0,
             "images": [
-                {"bytes": found.data if embed_images or found.path is None else None, "path": found.path}
-                for found in pictures
+                {"bytes": image.data if params.embed_images or image.path is None else None, "path": image.path}
+                for image in found.images
             ],
             "images_sha256": hashes,
             "question": None,
+            "target": found.target,
             "prompt": prompt,
             "seed": trajectory_seed(group, PROPOSER, 0),
-            "reject_reason": next((found.problem for found in pictures if found.problem), None),
+            "reject_reason": None,
         }
-        request = None
-        if row["reject_reason"] is None:
-            try:
-                request = Request(tuple(images.decode(found.data or b"") for found in pictures), prompt, row["seed"])
-            except images.UnreadableImage as error:
-                row["reject_reason"] = str(error)
-        yield row, request
+        try:
+            pictures = _decode(found)
+        except images.UnreadableImage as error:
+            yield row | {"reject_reason": str(error)}, None
+            continue
+        if params.questions is None:
+            yield row, Request(pictures, prompt, row["seed"])
+        else:
+            yield row | {"question": found.question, "reject_reason": None if found.question else NO_QUESTION}, None
 
 
 def _check_unchanged(questions: Path) -> None:
@@ -120,16 +135,33 @@ def _check_unchanged(questions: Path) -> None:
                     ) from error
 
 
-def _check_readable(pool: Pool, order: list[int], pool_path: Path) -> None:
-    """Raises DataError when no image of the pool can be read: there is nothing to propose on."""
+def _check_usable(pool: Pool, order: list[int], path: Path, questions: str | None) -> None:
+    """Raises DataError when there is nothing to propose on: no row of the pool has images that can be read and, where
+    they are taken from it, a question."""
     problem = None
-    for pictures in chain(pool.read(order), pool.read(range(len(pool)))):
-        for found in pictures:
-            try:
-                images.decode(found.data or b"")
-            except images.UnreadableImage as error:
-                problem = problem or f"{found.path or 'the first row'}: {found.problem or error}"
-                break
-        else:
+    for row in chain(pool.read(order), pool.read(range(len(pool)))):
+        found = _problem(row, questions)
+        if found is None:
             return
-    raise DataError(f"{pool_path}: none of its {len(pool)} images can be read ({problem})")
+        problem = problem or found
+    what = (
+        "images can be read" if questions is None else f"rows has images that can be read and a text in {questions!r}"
+    )
+    raise DataError(f"{path}: none of its {len(pool)} {what} ({problem})")
+
+
+def _problem(found: PoolRow, questions: str | None) -> str | None:
+    where = found.images[0].path or "the first row"
+    try:
+        _decode(found)
+    except images.UnreadableImage as error:
+        return f"{where}: {error}"
+    return f"{where}: {NO_QUESTION}" if questions and not found.question else None
+
+
+def _decode(found: PoolRow) -> tuple[Image, ...]:
+    """Raises UnreadableImage, also for images that could not be read in the first place."""
+    for image in found.images:
+        if image.data is None:
+            raise images.UnreadableImage(image.problem)
+    return tuple(images.decode(image.data or b"") for image in found.images)

@@ -8,16 +8,19 @@ from functools import partial
 from itertools import groupby
 from pathlib import Path
 
+from PIL.Image import Image
+
 from stages import images, shards
 from stages.ahead import ahead
-from stages.contract import ANSWER, SOLVER, TRAJECTORY, trajectory_seed
+from stages.contract import ANSWER, SOLVER, TRAJECTORY, UNREADABLE, trajectory_seed
+from stages.errors import DataError
 from stages.job import Job, Start
 from stages.parameters import Call, recorded
 from stages.parameters.rollout import RolloutParams
 from stages.progress import SILENT, Progress
 from stages.prompts import with_question
 from stages.result import Result
-from stages.sampling import Engines, Request, open_sampler
+from stages.sampling import Engines, Refused, Request, open_sampler
 from stages.sampling.rows import Asking, Row, sample_columns, with_samples
 
 SHARED = ("group_id", "group_index", "images", "images_sha256", "question")  # by the rows of a group
@@ -33,7 +36,8 @@ def rollout(
 ) -> Result:
     """Writes the rollouts shard: each group's proposer row as it was, then its Solver rows.
 
-    A group without a question gets none. Raises DataError for shards, images or a policy that do not fit,
+    A group without a question gets none, nor one whose images cannot be read or that the model cannot take: its row
+    says why. Raises DataError for shards or a policy that do not fit, and when the images of no group can be read;
     UsageError for paths that are not there, EngineError for the model.
     """
     questions = shards.Shards(inputs, "propose", TRAJECTORY)
@@ -56,13 +60,22 @@ def rollout(
     if there := job.there(requests):
         return there
 
-    counts = {"groups": len(job.todo), "rollouts": 0, "truncated": 0}
+    _check_readable(questions)
+    counts = {"groups": len(job.todo), "rollouts": 0, "truncated": 0, "unreadable_images": 0, "refused": 0}
     load = partial(asking.open, engines, questions.most_images())
     with job.writing(TRAJECTORY, progress) as rollouts, rollouts.using(load) as sampler:
         trajectories = _trajectories(questions.groups(rollouts.left), asking.prompt, params.samples)
         rows = with_samples(sampler, params.sampling.decoding, ahead(trajectories, depth=READ_AHEAD))
         for _, group in groupby(rows, key=lambda pair: pair[0]["group_id"]):
-            complete = [row | sample_columns(sample) if sample else row for row, sample in group]
+            complete, refused = [], None
+            for row, sample in group:
+                complete.append(row | sample_columns(sample) if sample else row)
+                refused = sample if isinstance(sample, Refused) else refused
+            if refused:  # one prompt: what holds for one of its samples holds for all
+                complete = [complete[0] | {"reject_reason": refused.reason}]
+            reason = complete[0]["reject_reason"] or ""
+            counts["refused"] += refused is not None
+            counts["unreadable_images"] += reason.startswith(UNREADABLE)
             counts["rollouts"] += len(complete) - 1
             counts["truncated"] += sum(row["finish_reason"] == "length" for row in complete[1:])
             rollouts.write(complete)
@@ -75,10 +88,9 @@ def _trajectories(groups: Iterable[list[Row]], prompt: str, samples: int) -> Ite
         if not proposal["question"]:
             yield proposal, None
             continue
-        encoded = images.read_all(proposal)
         try:
-            pictures = tuple(map(images.decode, encoded))
-        except images.UnreadableImage as error:  # a question brought from elsewhere
+            pictures = _pictures(proposal)
+        except images.UnreadableImage as error:
             yield proposal | {"reject_reason": str(error)}, None
             continue
         yield proposal, None
@@ -88,3 +100,27 @@ def _trajectories(groups: Iterable[list[Row]], prompt: str, samples: int) -> Ite
             seed = trajectory_seed(proposal["group_id"], SOLVER, index, ANSWER)
             row: Row = {**shared, "role": SOLVER, "pass": ANSWER, "sample_index": index, "prompt": text, "seed": seed}
             yield row, Request(pictures, text, seed)
+
+
+def _check_readable(questions: shards.Shards) -> None:
+    """Raises DataError when the images of no question can be read: most likely all are looked for in a wrong place."""
+    problem, count = None, 0
+    for proposal, *_ in questions.groups():
+        if proposal["question"]:
+            count += 1
+            try:
+                _pictures(proposal)
+                return
+            except images.UnreadableImage as error:
+                problem = problem or error
+    if problem:
+        raise DataError(f"{questions.files[0]}: none of its {count} questions has images that can be read ({problem})")
+
+
+def _pictures(proposal: Row) -> tuple[Image, ...]:
+    """Raises UnreadableImage, also for images that are missing or have changed."""
+    try:
+        encoded = images.read_all(proposal)
+    except DataError as error:
+        raise images.UnreadableImage(f"{UNREADABLE}: {error}") from error
+    return tuple(map(images.decode, encoded))

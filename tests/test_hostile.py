@@ -22,8 +22,7 @@ from ireasoner_cli.console import safe_text
 from stages import shards
 from stages.contract import TRAJECTORY
 from stages.errors import DataError, EngineError, StageError
-from stages.images import reading
-from stages.images.reading import UnreadableImage, decode
+from stages.images.reading import MAX_PIXELS, UnreadableImage, decode, read_file
 from stages.learning.learner import Learner, UpdateParams
 from stages.models.finding import find_model
 from stages.parameters import Call
@@ -93,16 +92,20 @@ def test_bombs_become_rows_with_a_reason_and_the_run_goes_on(workdir: Path) -> N
     assert "not an ordinary file" in reasons["pipe"] and "too long and thin" in reasons["strip"]
 
 
-@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF", "float TIFF"])
 def test_the_largest_picture_that_is_read_stays_within_a_gibibyte(tmp_path: Path, kind: str) -> None:
     program = (
         "import re, sys; from pathlib import Path; from PIL import Image; from stages import images\n"
         "data = Path(sys.argv[1]).read_bytes(); images.decode(data)\n"
         "print(int(re.search(r'VmHWM:\\s*(\\d+)', Path('/proc/self/status').read_text())[1]) // 1024)"
     )
-    picture = Image.new("RGBA", (8000, 6250), (1, 2, 3, 100))
-    assert picture.width * picture.height == reading.MAX_PIXELS
-    picture.save(tmp_path / "large", kind, **({"lossless": True, "method": 0} if kind == "WEBP" else {}))
+    if kind == "float TIFF":
+        picture = Image.fromarray(np.linspace(0, 1, 50_000_000, dtype=np.float32).reshape(6250, 8000))
+    else:
+        picture = Image.new("RGBA", (8000, 6250), (1, 2, 3, 100))
+    assert picture.width * picture.height == MAX_PIXELS
+    options = {"lossless": True, "method": 0} if kind == "WEBP" else {}
+    picture.save(tmp_path / "large", kind.removeprefix("float "), **options)
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path / "large")], capture_output=True, text=True)
     assert int(done.stdout) < 1024, done.stderr
 
@@ -122,7 +125,7 @@ def test_a_file_larger_than_any_image_is_not_read(tmp_path: Path) -> None:
     with huge.open("wb") as file:
         file.truncate(200 << 20)
     with pytest.raises(ValueError, match="larger than 128 MiB"):
-        reading.read_file(huge)
+        read_file(huge)
     with pytest.raises(UnreadableImage):
         decode(b"GIF89a" + bytes(100))
 

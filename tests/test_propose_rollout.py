@@ -216,19 +216,34 @@ def test_solver_rows_follow_the_proposers(ask: Asker) -> None:
     assert place == len(rows)
 
 
-def test_a_missing_or_changed_image_is_named(ask: Asker, workdir: Path) -> None:
+@pytest.mark.parametrize("fault", ["missing", "changed"])
+def test_an_image_that_is_missing_or_has_changed_costs_its_group_alone(ask: Asker, workdir: Path, fault: str) -> None:
     questions = ask()
+    whole = chain.rows(rollout([questions], RolloutParams(sampling=fake()), Call(out=Path("whole.parquet"))).path)
     picture = POOL / "3.png"
-    data = picture.read_bytes()
-    draw_picture(picture, seed=99)
-    with pytest.raises(DataError, match=r"pool/3\.png: the image has changed"):
-        rollout([questions], RolloutParams(sampling=fake()))
-    picture.unlink()
-    with pytest.raises(DataError, match=r"pool/3\.png: No such file"):
-        rollout([questions], RolloutParams(sampling=fake()))
+    if fault == "missing":
+        picture.unlink()
+    else:
+        draw_picture(picture, seed=99)
+    made = rollout([questions], RolloutParams(sampling=fake()))
+    rows = chain.rows(made.path)
+    of_it = [row for row in rows if row["images"][0]["path"] == "pool/3.png" and row["question"]]
+    assert of_it and all(row["role"] == "proposer" for row in of_it)
+    says = "No such file" if fault == "missing" else "the image has changed"
+    assert all(row["reject_reason"].startswith(f"unreadable image: pool/3.png: {says}") for row in of_it)
+    assert made.summary["unreadable_images"] == len(of_it)
+    others = [row for row in whole if row["group_id"] not in {row["group_id"] for row in of_it}]
+    assert [row for row in rows if row not in of_it] == others
+    scored = chain.rows(score([made.path], ScoreParams()).path)
+    assert all(row["reward"] is None for row in scored if row["group_id"] in {row["group_id"] for row in of_it})
+
+
+def test_a_pool_that_lies_elsewhere_now_is_refused_before_a_model_is_loaded(ask: Asker, workdir: Path) -> None:
+    questions = ask()
+    POOL.rename("elsewhere")
+    with pytest.raises(DataError, match=r"none of its \d+ questions has images that can be read .*No such file"):
+        rollout([questions], RolloutParams(sampling=fake()), engines=None)  # type: ignore[arg-type]
     assert not Path("rollouts.parquet").exists()
-    picture.write_bytes(data)
-    rollout([questions], RolloutParams(sampling=fake()))
 
 
 def test_the_seed_comes_from_the_questions(ask: Asker) -> None:

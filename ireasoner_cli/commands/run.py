@@ -12,7 +12,7 @@ from stages.errors import MadeDifferently, UsageError
 
 def command(
     context: typer.Context,
-    images: Annotated[Path, options.Option(help="A folder tree of images, or a Parquet dataset with an image column.")],
+    images: Annotated[Path, options.Option(help=options.POOL)],
     out: Annotated[Path, options.Option(help="The run's folder: it0001/, it0002/ … go into it.")],
     iterations: Annotated[int, options.Option(min=1, help="Turns of the loop, those done already included.")] = 40,
     policy: Annotated[

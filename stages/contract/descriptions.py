@@ -57,13 +57,13 @@ METRICS = {
 }
 
 BENCHMARK = {
-    "id": "one a question",
-    "image": "the picture",
+    "id": "of its own for each question",
+    "image": "the picture; a file with `images` need not have it",
     "question": "what is asked",
     "answers": "any of these is right, compared by answer_key; of `choices`, their letters or their texts",
     "type": "kind of question, for accuracy by kind",
     "choices": "options, lettered A, B, … behind the question; an answer may give the letter or the text",
-    "images": "several pictures, instead of `image`",
+    "images": "one picture or several, which are taken instead of `image`",
 }
 
 EVALUATED = {

@@ -9,10 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 from stages.contract import UNREADABLE
 from stages.errors import DataError, why
+from stages.images.bare import PNG, without_metadata
+from stages.images.tones import is_deep, shallow
 
 # Raster formats only, and no plug-in that shells out or interprets a page-description language.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
@@ -20,6 +22,17 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", "
 MAX_ASPECT_RATIO = 200  # the Qwen2-VL processors refuse longer strips
 MAX_PIXELS = 50_000_000  # decoding takes up to 16 bytes a pixel: 800 MB, within the 1 GiB that is promised
 MAX_BYTES = 128 << 20  # of an encoded file
+# How files of these formats begin; WEBP's have a length in between.
+SIGNATURES = (PNG, b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"P5\n", b"P6\n")
+UPRIGHT = {  # by EXIF's orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class UnreadableImage(Exception):
@@ -33,21 +46,16 @@ def sha256(data: bytes) -> str:
 def decode(data: bytes) -> Image.Image:
     """The first frame as upright 8-bit RGB, transparency over white.
 
-    Raises UnreadableImage for what is no image, is damaged, has more than MAX_PIXELS, or is too long and thin for the
-    processors.
+    Raises UnreadableImage for what is no image, is damaged, has more than MAX_PIXELS, is too long and thin for the
+    processors, or is a grey of which nothing says what is black.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # MAX_PIXELS is stricter than Pillow's warning
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise UnreadableImage(f"{UNREADABLE}: {width}×{height} is too many pixels to decode safely")
-            if max(width, height) >= MAX_ASPECT_RATIO * min(width, height):
-                raise UnreadableImage(f"{UNREADABLE}: {width}×{height} is too long and thin")
-            image.load()
-            ImageOps.exif_transpose(image, in_place=True)
-            return _to_rgb(image)
+            image = _load(data)
+            turn = _turn(image)
+            image = _to_rgb(shallow(image) if is_deep(image) else image)
+            return image.transpose(turn) if turn is not None else image
     except UnreadableImage:
         raise
     except Image.DecompressionBombError as error:
@@ -55,13 +63,49 @@ def decode(data: bytes) -> Image.Image:
     except MemoryError as error:
         raise UnreadableImage(f"{UNREADABLE}: too large for the memory") from error
     except Exception as error:  # Pillow's decoders raise almost anything over hostile bytes
-        reason = "not an image" if "cannot identify" in str(error) else str(error) or type(error).__name__
+        unknown = "of a kind that is not read" if is_encoded(data) else "not an image"
+        reason = unknown if "cannot identify" in str(error) else str(error) or type(error).__name__
         raise UnreadableImage(f"{UNREADABLE}: {reason}") from error
 
 
+def is_encoded(data: bytes) -> bool:
+    """Whether bytes begin as a picture in one of FORMATS does."""
+    return data.startswith(SIGNATURES) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
+
+
+def _load(data: bytes) -> Image.Image:
+    """The first frame, its pixels read; where that fails, without what the file holds beside them."""
+    try:
+        return _load_all(data)
+    except (UnreadableImage, Image.DecompressionBombError, MemoryError):
+        raise
+    except Exception:
+        bare = without_metadata(data)
+        if bare is None:
+            raise
+        return _load_all(bare)
+
+
+def _load_all(data: bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise UnreadableImage(f"{UNREADABLE}: {width}×{height} is too many pixels to decode safely")
+    if max(width, height) >= MAX_ASPECT_RATIO * min(width, height):
+        raise UnreadableImage(f"{UNREADABLE}: {width}×{height} is too long and thin")
+    image.load()
+    return image
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """What sets a picture upright, as its EXIF data say; damaged ones say nothing."""
+    try:
+        return UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # Pillow's reader of EXIF data raises almost anything, too
+        return None
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16-bit greys, which convert() would clip to white
-        image = image.convert("I").point(lambda value: value / 257).convert("L")
     if image.has_transparency_data:
         if image.mode != "RGBA":
             image = image.convert("RGBA")

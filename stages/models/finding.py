@@ -88,6 +88,13 @@ class Model:
                 return tuple(ids) if isinstance(ids, list) else (ids,)
         raise EngineError(f"{self.ref.name}: neither generation_config.json nor config.json names an eos_token_id")
 
+    def context(self, at_most: int | None = None) -> int | None:
+        """Tokens of prompt and completion together: `at_most`, or fewer by config.json; None where neither says."""
+        text_config = self.config.get("text_config")
+        sources = [self.config, *([text_config] if isinstance(text_config, dict) else [])]
+        lengths = [*(source.get("max_position_embeddings") for source in sources), at_most]
+        return min((length for length in lengths if isinstance(length, int)), default=None)
+
     def embedding_table(self) -> EmbeddingTable:
         return EmbeddingTable(self.path)
 

@@ -1,15 +1,30 @@
-"""How many proposals, and how they are sampled."""
+"""How many proposals, about which pictures, and how they are sampled or where they are taken from."""
 
 from dataclasses import dataclass
 
 from stages.parameters.option import option
 from stages.parameters.sampling import Decoding, Sampling
 
+EXISTING = "Questions that there are already"
+
 
 @dataclass(frozen=True)
 class ProposeParams:
     """The options of `propose`."""
 
-    groups: int = option(64, "Proposals, one an image.", minimum=1)
+    groups: int = option(64, "Proposals in all: one an image, or as many as --per-image says.", minimum=1)
+    per_image: int = option(1, "Proposals about each image, one after another.", minimum=1)
+    image_column: str | None = option(
+        None, "The column of the pictures.", shown="image, images, or the only one with pictures"
+    )
     embed_images: bool = option(False, "Store the images in the shard.")
+    questions: str | None = option(
+        None,
+        "A column with questions, which are taken instead of sampled: no model is loaded.",
+        shown=False,
+        panel=EXISTING,
+    )
+    target: str | None = option(
+        None, "The column with their answers, which go along unused.", shown=False, panel=EXISTING
+    )
     sampling: Sampling = Sampling(decoding=Decoding(max_tokens=128))

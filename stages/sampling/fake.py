@@ -1,22 +1,33 @@
 """A sampler without a model: deterministic text from the seed, for tests and for trying out a chain of files."""
 
 import random
+import sys
 from collections.abc import Iterable, Iterator
 
 from stages.models.finding import Model
-from stages.parameters.sampling import Decoding
-from stages.sampling.interface import Request, Sample
+from stages.models.lengths import PictureLengths
+from stages.parameters.sampling import Decoding, EngineOptions, Pixels
+from stages.sampling.interface import Refused, Request, Sample
+from stages.sampling.refusing import too_long
 
 
 class FakeSampler:
     """Writes plausible proposals and solutions, now and then cut short or without an answer."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, pixels: Pixels, options: EngineOptions) -> None:
         self._tokenizer = model.tokenizer
         self._end = model.end_of_turn[0]
+        self._context = model.context(options.max_model_len) or sys.maxsize
+        self._pictures = PictureLengths(model, pixels)
 
-    def sample(self, requests: Iterable[Request], decoding: Decoding) -> Iterator[Sample]:
+    def sample(self, requests: Iterable[Request], decoding: Decoding) -> Iterator[Sample | Refused]:
         for request in requests:
+            # The chat template's own tokens, a few, are left out.
+            pictures = sum(self._pictures.tokens(image.size) for image in request.images)
+            length = pictures + len(self._tokenizer.encode(request.prompt).ids)
+            if length >= self._context:
+                yield too_long(request, length, self._context)
+                continue
             rng = random.Random(request.seed)
             write = _proposal if "<question>" in request.prompt else _solution
             token_ids = [*self._tokenizer.encode(write(rng), add_special_tokens=False).ids, self._end]

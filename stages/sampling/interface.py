@@ -33,10 +33,18 @@ class Sample:
     finish_reason: str
 
 
+@dataclass(frozen=True)
+class Refused:
+    """In place of the sample of a request that the engine cannot take; `reason` says why and what would help, and
+    becomes the row's reject_reason."""
+
+    reason: str
+
+
 class Sampler(Protocol):
     """Samples completions, each from its own seed, whatever else is in the batch."""
 
-    def sample(self, requests: Iterable[Request], decoding: Decoding) -> Iterator[Sample]:
+    def sample(self, requests: Iterable[Request], decoding: Decoding) -> Iterator[Sample | Refused]:
         """One sample a request, in the order of the requests, which are drawn as they are needed."""
         ...
 

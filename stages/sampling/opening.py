@@ -36,11 +36,11 @@ def open_sampler(
     if name == "fake":
         from stages.sampling.fake import FakeSampler
 
-        return FakeSampler(model)
+        return FakeSampler(model, pixels, options)
     if name == "transformers":
         from stages.sampling.transformers import TransformersSampler
 
-        return TransformersSampler(model, adapter, pixels)
+        return TransformersSampler(model, adapter, pixels, options)
     from stages.sampling.vllm import VllmSampler
 
     return VllmSampler(model, adapter, pixels, options, max_images, debug=debug)

@@ -10,7 +10,7 @@ from stages.contract import Role
 from stages.job import Start
 from stages.parameters.sampling import Decoding, SamplerName, Sampling
 from stages.prompts import load_prompt
-from stages.sampling.interface import Engines, Request, Sample, Sampler
+from stages.sampling.interface import Engines, Refused, Request, Sample, Sampler
 from stages.sampling.opening import resolve_sampler
 
 Row = dict[str, Any]
@@ -47,12 +47,16 @@ class Asking:
 
 
 def with_samples(
-    sampler: Sampler, decoding: Decoding, rows: Iterable[tuple[T, Request | None]]
-) -> Iterator[tuple[T, Sample | None]]:
-    """Pairs every row with the sample of its request, in order; rows without a request pass through.
+    sampler: Sampler | None, decoding: Decoding, rows: Iterable[tuple[T, Request | None]]
+) -> Iterator[tuple[T, Sample | Refused | None]]:
+    """Pairs every row with the sample of its request, in order; rows without a request pass through, and without a
+    sampler there are no others.
 
     Rows are drawn, and their images decoded, only as the sampler asks for more.
     """
+    if sampler is None:
+        yield from ((row, None) for row, _ in rows)
+        return
     waiting: deque[tuple[T, bool]] = deque()
 
     def requests() -> Iterator[Request]:
@@ -69,9 +73,11 @@ def with_samples(
         yield row, None
 
 
-def sample_columns(sample: Sample) -> Row:
+def sample_columns(sample: Sample | Refused) -> Row:
     """The columns of a trajectory row that come from the sampler. Where the engine gave a log-probability that is no
     number, the row keeps its text but no tokens, so that it is never learned from."""
+    if isinstance(sample, Refused):
+        return {"reject_reason": sample.reason}
     columns: Row = {"completion": sample.text, "finish_reason": sample.finish_reason}
     if all(map(math.isfinite, sample.logprobs)):
         return {**columns, "token_ids": sample.token_ids, "logprobs": sample.logprobs}

@@ -1,6 +1,7 @@
 """Sampling with transformers: the fallback where vLLM is not installed. Right, and slow."""
 
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -10,16 +11,18 @@ from stages.models.device import memory_bounded
 from stages.models.finding import Model
 from stages.models.loading import load_base
 from stages.models.prompting import PromptBuilder
-from stages.parameters.sampling import Decoding, Pixels
-from stages.sampling.interface import Request, Sample
+from stages.parameters.sampling import Decoding, EngineOptions, Pixels
+from stages.sampling.interface import Refused, Request, Sample
+from stages.sampling.refusing import NOT_TAKEN, refused, too_long
 
 
 class TransformersSampler:
     """A plain sampling loop: one prefill for consecutive requests with the same prompt, then token by token, each
     row drawing from its own generator."""
 
-    def __init__(self, model: Model, adapter: Path | None, pixels: Pixels) -> None:
+    def __init__(self, model: Model, adapter: Path | None, pixels: Pixels, options: EngineOptions) -> None:
         self._prompts = PromptBuilder(model, pixels)
+        self._context = model.context(options.max_model_len) or sys.maxsize
         self._model = load_base(model)
         if adapter is not None:
             from peft import PeftModel
@@ -30,14 +33,21 @@ class TransformersSampler:
         self._forbidden = list(model.forbidden_tokens)
         self._ends = set(model.end_of_turn)
 
-    def sample(self, requests: Iterable[Request], decoding: Decoding) -> Iterator[Sample]:
+    def sample(self, requests: Iterable[Request], decoding: Decoding) -> Iterator[Sample | Refused]:
         for _, same in groupby(requests, key=lambda request: (id(request.images), request.prompt)):
             yield from self._sample_group(list(same), decoding)
 
     @memory_bounded("use a smaller --max-pixels, or stop what else runs on it")
     @torch.inference_mode()
-    def _sample_group(self, requests: list[Request], decoding: Decoding) -> list[Sample]:
-        inputs = self._prompts.inputs(requests[0].images, requests[0].prompt).to(self._model.device)
+    def _sample_group(self, requests: list[Request], decoding: Decoding) -> Sequence[Sample | Refused]:
+        try:
+            inputs = self._prompts.inputs(requests[0].images, requests[0].prompt).to(self._model.device)
+        except NOT_TAKEN as error:
+            return [refused(requests[0], error, self._prompts, self._context)] * len(requests)
+        length = inputs["input_ids"].shape[1]
+        if length >= self._context:
+            return [too_long(requests[0], length, self._context)] * len(requests)
+        most = min(decoding.max_tokens, self._context - length)
         generators = [torch.Generator().manual_seed(request.seed) for request in requests]
         tokens: list[list[int]] = [[] for _ in requests]
         logprobs: list[list[float]] = [[] for _ in requests]
@@ -50,7 +60,7 @@ class TransformersSampler:
         # Where positions have three dimensions, those of text continue after the prompt's last, the same in all.
         last = self._model.get_base_model() if hasattr(self._model, "get_base_model") else self._model
         deltas = getattr(last.model, "rope_deltas", None)
-        next_position = inputs["input_ids"].shape[1] + (0 if deltas is None else int(deltas[0]))
+        next_position = length + (0 if deltas is None else int(deltas[0]))
         while open_rows:
             distribution = self._distribution(logits, decoding)
             step = torch.zeros(len(requests), 1, dtype=torch.long)
@@ -62,9 +72,7 @@ class TransformersSampler:
                 tokens[row].append(token)
                 logprobs[row].append(float(distribution[row, token]))
                 step[row] = token
-            open_rows = [
-                row for row in open_rows if tokens[row][-1] not in self._ends and len(tokens[row]) < decoding.max_tokens
-            ]
+            open_rows = [row for row in open_rows if tokens[row][-1] not in self._ends and len(tokens[row]) < most]
             if not open_rows:
                 break
             shape = (len(requests), 1) if deltas is None else (3, len(requests), 1)

@@ -19,7 +19,8 @@ from stages.models.threads import fit_threads
 from stages.parameters.sampling import Decoding, EngineOptions, Pixels
 from stages.policy import DEFAULT_LORA, adapter_rank
 from stages.sampling.engine_log import EngineLog
-from stages.sampling.interface import Request, Sample
+from stages.sampling.interface import Refused, Request, Sample
+from stages.sampling.refusing import NOT_TAKEN, refused
 
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM makes room for
 IN_FLIGHT = 512  # requests the engine holds at a time: enough to keep it full, few enough to bound the images
@@ -141,16 +142,16 @@ class VllmSampler:
                 self._llm.sleep(level=1)
             self._asleep = True
 
-    def sample(self, requests: Iterable[Request], decoding: Decoding) -> Iterator[Sample]:
+    def sample(self, requests: Iterable[Request], decoding: Decoding) -> Iterator[Sample | Refused]:
         try:
             yield from self._sample(requests, decoding)
         finally:  # given up halfway: a warm engine must not carry requests into the next run
             engine = self._llm.llm_engine
             engine.abort_request(list(engine.output_processor.request_states), internal=True)
 
-    def _sample(self, requests: Iterable[Request], decoding: Decoding) -> Iterator[Sample]:
+    def _sample(self, requests: Iterable[Request], decoding: Decoding) -> Iterator[Sample | Refused]:
         source = iter(requests)
-        ready: dict[int, Sample] = {}  # by place in the order
+        ready: dict[int, Sample | Refused] = {}  # by place in the order
         drawn = given = sampling = 0
         exhausted = False
         while True:
@@ -160,8 +161,9 @@ class VllmSampler:
                 if request is None:
                     exhausted = True
                     break
-                self._submit(str(drawn), request, decoding)
-                drawn, sampling = drawn + 1, sampling + 1
+                if not_taken := self._submit(str(drawn), request, decoding):
+                    ready[drawn] = not_taken
+                drawn, sampling = drawn + 1, sampling + (not_taken is None)
             while given in ready:
                 yield ready.pop(given)
                 given += 1
@@ -172,8 +174,10 @@ class VllmSampler:
                     ready[int(output.request_id)] = self._to_sample(output.outputs[0])
                     sampling -= 1
 
-    def _submit(self, request_id: str, request: Request, decoding: Decoding) -> None:
+    def _submit(self, request_id: str, request: Request, decoding: Decoding) -> Refused | None:
+        """Hands the engine a request, or says why it does not take it."""
         from vllm import SamplingParams
+        from vllm.exceptions import VLLMClientError
         from vllm.sampling_params import RequestOutputKind
 
         params = SamplingParams(
@@ -187,11 +191,16 @@ class VllmSampler:
             detokenize=False,  # vLLM's own detokenizer drops an unfinished character at the end
             logit_bias=dict.fromkeys(self._forbidden, float("-inf")) or None,
         )
-        prompt: dict[str, Any] = {"prompt": self._prompts.chat_text(request.prompt, len(request.images))}
-        if request.images:
-            prompt["multi_modal_data"] = {"image": list(request.images)}
-        with self._failure("refused a request"):
-            self._llm.llm_engine.add_request(request_id, prompt, params, lora_request=self._lora)
+        engine = self._llm.llm_engine
+        with self._failure("failed over a request"):
+            try:
+                prompt: dict[str, Any] = {"prompt": self._prompts.chat_text(request.prompt, len(request.images))}
+                if request.images:
+                    prompt["multi_modal_data"] = {"image": list(request.images)}
+                engine.add_request(request_id, prompt, params, lora_request=self._lora)
+            except (VLLMClientError, *NOT_TAKEN) as error:
+                return refused(request, error, self._prompts, engine.model_config.max_model_len)
+        return None
 
     def _to_sample(self, output: Any) -> Sample:
         token_ids = list(output.token_ids)

@@ -5,7 +5,7 @@ Reading verifies the checksums of pages, the columns and their types, and that n
 
 import contextlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -130,19 +130,22 @@ def _cast_image_lists(values: pa.Array) -> pa.Array:
     return pa.ListArray.from_arrays(offsets, _cast_images(pc.list_flatten(values)), mask=values.is_null())
 
 
-def read_rows(path: Path, column: pa.Field, rows: set[int]) -> Iterator[tuple[int, Any]]:
-    """The values of one column in the given rows, reading only the row groups that hold them."""
+def read_rows(path: Path, columns: Sequence[str], rows: Collection[int]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Some columns of the given rows, in whatever types they have there, with the rows' places; in file order, reading
+    only the row groups that hold them."""
     with _open(path) as file:
         first = 0
         for index in range(file.num_row_groups):
-            count = file.metadata.row_group(index).num_rows
-            if not rows.isdisjoint(range(first, first + count)):
-                row = first
-                for batch in _row_group_batches(path, file, index, [column.name]):
-                    values = _cast(batch, column, path)
-                    yield from ((row + i, values[i].as_py()) for i in range(len(values)) if row + i in rows)
-                    row += len(values)
-            first += count
+            end = first + file.metadata.row_group(index).num_rows
+            inside = sorted(row for row in rows if first <= row < end)
+            start = first
+            for batch in _row_group_batches(path, file, index, list(columns)) if inside else ():
+                for row in (row for row in inside if start <= row < start + batch.num_rows):
+                    yield row, {name: batch[name][row - start].as_py() for name in columns}
+                start += batch.num_rows
+                if start > inside[-1]:
+                    break
+            first = end
 
 
 def read_table(path: Path, schema: pa.Schema) -> pa.Table:

@@ -103,7 +103,9 @@ def _stage(lineage: Lineage, scratch: Path) -> tuple[Callable[..., Result], Any]
 
 
 def _sampled(params: P, recorded: dict[str, Any], scratch: Path) -> P:
-    """`params` as recorded, the prompt's text in a file of its own."""
+    """`params` as recorded, the prompt's text in a file of its own; where nothing was sampled there is none."""
+    if "prompt" not in recorded:
+        return from_recorded(params, recorded)
     prompt = scratch / "prompt.txt"
     prompt.write_text(recorded["prompt"], encoding="utf-8")
     found = from_recorded(params, recorded)

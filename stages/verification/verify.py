@@ -18,6 +18,7 @@ from stages import images, policy, shards
 from stages.contract import METADATA_KEY, METRICS, PROPOSER, SCHEMAS, InputRef, Metadata, ModelRef, PolicyRef
 from stages.errors import DataError, UsageError
 from stages.images.pool import open_pool
+from stages.images.sources import is_parquet, open_source
 from stages.models.finding import find_model
 from stages.progress import SILENT, Progress
 from stages.shards.sealing import checked_sha256
@@ -70,6 +71,9 @@ class _Chain:
         if output.resolve() in self._checked:
             return
         self._checked[output.resolve()] = output
+        if output.is_file() and not is_parquet(output):  # rows with images, of which a question's shard was made
+            yield Verified(output, None, len(open_source(output)))
+            return
         is_policy = _is_policy(output)
         metadata = policy.read_state(output).lineage if is_policy else self._metadata(output)
         if metadata is None:

@@ -1,0 +1,86 @@
+"""Which columns of a dataset hold the pictures, the questions and the answers."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stages.errors import DataError, UsageError
+from stages.images import forms
+from stages.images.sources import Record, Source, holds_pictures
+
+NAMES = ("image", "images")  # before any other column that could be meant
+HEAD = 16  # rows looked at
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns that are asked for, or fields of theirs (`reward_model.ground_truth`)."""
+
+    image: str | None = None
+    question: str | None = None
+    target: str | None = None
+
+    def __bool__(self) -> bool:
+        return any(self.asked())
+
+    def asked(self) -> Iterator[tuple[str, str]]:
+        """The name of each, and the option that gives it."""
+        options = ((self.image, "--image-column"), (self.question, "--questions"), (self.target, "--target"))
+        yield from ((name, option) for name, option in options if name is not None)
+
+    def check(self, file: Path, source: Source) -> None:
+        """Raises UsageError where a column that is asked for is not there."""
+        for name, option in self.asked():
+            if top(name, source.columns) not in source.columns:
+                raise UsageError(f"{file}: has no column {name!r} ({option}); it has {_listed(source)}")
+
+    def tops(self, source: Source) -> list[str]:
+        """The source's columns in which they lie."""
+        return list(dict.fromkeys(top(name, source.columns) for name, _ in self.asked()))
+
+
+def image_column(file: Path, source: Source) -> str:
+    """`image` or `images`, else the only column whose rows begin as pictures do.
+
+    Raises DataError where there is none, or are several.
+    """
+    for name in NAMES:
+        if any(map(forms.could_be, _head(source, name))):
+            return name
+    found = [name for name in source.columns if any(map(forms.looks_like, _head(source, name)))]
+    if len(found) > 1:
+        raise DataError(f"{file}: several columns hold pictures ({', '.join(found)}); name one with --image-column")
+    found += [name for name in NAMES if name in source.columns]  # nothing in them, as far as was looked
+    if not found:
+        raise DataError(
+            f"{file}: no image column; it has {_listed(source)}. A picture is bytes, a struct of bytes and path, a "
+            "path or base64 text, or a list of these, in a column `image` or `images` or one that --image-column names"
+        )
+    return found[0]
+
+
+def top(name: str, columns: Sequence[str]) -> str:
+    """The column in which `name` lies: `reward_model` for its field `reward_model.ground_truth`."""
+    return name if name in columns else name.split(".")[0]
+
+
+def value(record: Record, name: str | None) -> Any:
+    """What a record has under `name`, a column or a field of one; None without a name."""
+    if name is None or name in record:
+        return record.get(name) if name is not None else None
+    found: Any = record
+    for part in name.split("."):
+        found = found.get(part) if isinstance(found, dict) else None
+    return found
+
+
+def _listed(source: Source) -> str:
+    return ", ".join(source.columns) or "none"
+
+
+def _head(source: Source, name: str) -> list[Any]:
+    """The first rows' values, where there is such a column and its type is one that pictures come in."""
+    if name not in source.columns or not holds_pictures(source.kind(name)):
+        return []
+    return [row[name] for _, row in source.rows(range(min(HEAD, len(source))), [name]) if isinstance(row, dict)]

@@ -1,0 +1,45 @@
+"""How many tokens a picture takes, told without loading a model."""
+
+import json
+import math
+from typing import Any
+
+from stages.models.finding import Model
+from stages.parameters.sampling import Pixels
+
+FILES = ("processor_config.json", "preprocessor_config.json")
+
+
+class PictureLengths:
+    """By the image processor of Qwen2-VL and its kin: a picture's sides become whole patches, as many as the bounds on
+    its pixels allow, and every patch one token."""
+
+    def __init__(self, model: Model, pixels: Pixels) -> None:
+        settings = _image_processor(model)
+        size = settings.get("size")
+        bounds = size if isinstance(size, dict) else {}
+        self._patch = settings.get("patch_size", 0) * settings.get("merge_size", 0)
+        self._fewest = pixels.min_pixels or settings.get("min_pixels") or bounds.get("shortest_edge")
+        self._most = pixels.max_pixels or settings.get("max_pixels") or bounds.get("longest_edge")
+
+    def tokens(self, size: tuple[int, int]) -> int:
+        """Of a picture of so many pixels (width, height); 0 where the model's processor is of another make."""
+        if not self._patch or not self._fewest or not self._most:
+            return 0
+        sides = [side / self._patch for side in size]
+        patches = math.prod(map(round, sides))
+        area, fewest, most = math.prod(sides), self._fewest / self._patch**2, self._most / self._patch**2
+        if patches > most:
+            return math.prod(max(1, math.floor(side * math.sqrt(most / area))) for side in sides)
+        if patches < fewest:
+            return math.prod(math.ceil(side * math.sqrt(fewest / area)) for side in sides)
+        return patches
+
+
+def _image_processor(model: Model) -> dict[str, Any]:
+    for name in FILES:
+        file = model.path / name
+        if file.is_file():
+            content = json.loads(file.read_text(encoding="utf-8"))
+            return content.get("image_processor", content)
+    return {}
