@@ -1,24 +1,32 @@
-"""A sampler without a model: deterministic text from the seed, for tests and for trying out a chain of files."""
+"""A sampler that loads no model: deterministic text from the seed, for tests and for trying out a pool, settings and a
+chain of files."""
 
 import random
 from collections.abc import Iterable, Iterator
 
+from stages.contract import PROPOSER
 from stages.models.finding import Model
 from stages.parameters.sampling import Decoding
+from stages.prompts import load_prompt
 from stages.sampling.interface import Request, Sample
 
 
 class FakeSampler:
-    """Writes plausible proposals and solutions, now and then cut short or without an answer."""
+    """Writes plausible proposals and solutions, now and then cut short or without an answer.
+
+    What asks for a question is known by the tag that it names, or by being the model folder's own.
+    """
 
     def __init__(self, model: Model) -> None:
+        self._asks = load_prompt(PROPOSER, model.path)
         self._tokenizer = model.tokenizer
         self._end = model.end_of_turn[0]
 
     def sample(self, requests: Iterable[Request], decoding: Decoding) -> Iterator[Sample]:
         for request in requests:
             rng = random.Random(request.seed)
-            write = _proposal if "<question>" in request.prompt else _solution
+            proposes = "<question>" in request.prompt or request.prompt == self._asks
+            write = _proposal if proposes else _solution
             token_ids = [*self._tokenizer.encode(write(rng), add_special_tokens=False).ids, self._end]
             finished = len(token_ids) <= decoding.max_tokens and rng.random() > 0.05
             if not finished:

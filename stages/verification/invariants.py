@@ -48,10 +48,15 @@ def _broken_row(row: Row, proposal: Row, metadata: Metadata, step: int) -> Itera
     if _is_ours(metadata):
         if row["seed"] != trajectory_seed(row["group_id"], row["role"], row["sample_index"], row["pass"]):
             yield "its seed does not follow from group_id, role, pass and sample_index"
-        if row is proposal and row["completion"] is not None and row["question"] != parse_question(row["completion"]):
+        if row is proposal and not _is_left_out(row) and row["question"] != parse_question(row["completion"]):
             yield "its question is not the one in its completion"
     if metadata.stage == "score":
         yield from _broken_scores(row, step)
+
+
+def _is_left_out(proposal: Row) -> bool:
+    """Whether there was no proposal, or somebody took its question away and says why."""
+    return proposal["completion"] is None or (proposal["question"] is None and proposal["reject_reason"] is not None)
 
 
 def _broken_scores(row: Row, step: int) -> Iterator[str]:
