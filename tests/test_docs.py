@@ -130,6 +130,6 @@ def test_the_shell_completes_commands_and_options() -> None:
         )
         return done.stdout.split()
 
-    assert complete("ireasoner in") == ["inspect"]
+    assert complete("ireasoner ins") == ["inspect"]
     assert complete("ireasoner score --no-d") == ["--no-decay", "--no-density"]
     assert complete("ireasoner eval --task mathv") == ["mathvista", "mathvision", "mathverse"]
