@@ -313,7 +313,7 @@ def test_a_task_from_its_files(workdir: Path) -> None:
     done = ireasoner(*options, str(path))
     assert done.returncode == 0, done.stderr
     assert "natural science" in done.stdout and "pass@2" in done.stdout and "95 % interval" in done.stdout
-    assert "left out, not part of the benchmark: 1 rows" in done.stderr
+    assert "left out, not part of the benchmark: 1 row\n" in done.stderr
     assert "the files hold 3 questions, and the official split 2,017" in done.stderr
     again = json.loads(succeeds(*options, "--json", "--data", "downloads"))
     assert again["reused"] and again["tasks"]["scienceqa"]["questions"] == 3
