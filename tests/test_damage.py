@@ -341,6 +341,16 @@ def test_a_question_that_somebody_left_out_and_says_why_is_whole(iteration: dict
     assert "filtered.parquet" in {str(output.path) for output in verify([rolled.path])}
 
 
+@pytest.mark.parametrize(("reward", "right"), [(-2.5, True), (float("nan"), False), (float("inf"), False)])
+def test_rewards_of_ones_own_are_any_finite_number(iteration: dict[str, Make], reward: float, right: bool) -> None:
+    table = pq.read_table("scored.parquet")
+    rows = table.to_pylist()
+    rows[1]["reward"] = reward
+    pq.write_table(pa.Table.from_pylist(rows, table.schema), "changed.parquet")
+    with contextlib.nullcontext() if right else pytest.raises(DataError, match="its reward is"):
+        list(verify([Path("changed.parquet")]))
+
+
 def test_a_shard_that_comes_out_otherwise(iteration: dict[str, Make]) -> None:
     table = pq.read_table("scored.parquet")
     rows = table.to_pylist()

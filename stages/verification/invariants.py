@@ -62,10 +62,12 @@ def _is_left_out(proposal: Row) -> bool:
 def _broken_scores(row: Row, step: int) -> Iterator[str]:
     if row["step"] != step:
         yield f"its step is {row['step']}, and should be {step}"
-    for name, highest in (("answer_prob", 1.0), ("entropy", math.inf), ("density", 1.0), ("reward", math.inf)):
+    for name, highest in (("answer_prob", 1.0), ("entropy", math.inf), ("density", 1.0)):
         value = row[name]
         if value is not None and not (0.0 <= value < highest + ROUNDING):
             yield f"its {name} is {value}"
+    if row["reward"] is not None and not math.isfinite(row["reward"]):  # somebody's own may be below zero
+        yield f"its reward is {row['reward']}"
     if (row["answer"] is None) != (row["answer_key"] is None):
         yield "it has an answer without a key, or a key without an answer"
     if row["role"] == SOLVER and row["reward"] is None:
