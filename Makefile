@@ -48,7 +48,6 @@ test: lint types
 demo: $(STAMP)
 	$(BIN)/ireasoner demo demo
 	PATH="$(abspath $(BIN)):$$PATH" $(MAKE) --no-print-directory -C demo PYTHON=python
-	@echo 'First type: . $(BIN)/activate'
 
 # The README's pictures, from the demo as it was last run. The second needs Chromium.
 picture: demo

@@ -16,6 +16,7 @@ from ireasoner_cli.commands import (
     compare,
     demo,
     export,
+    init,
     inspect,
     recipes,
     run,
@@ -90,6 +91,7 @@ _COMMANDS: dict[str, Callable[..., Work | None]] = {
     "export": export.command,
     "verify": verify.command,
     "compare": compare.command,
+    "init": init.command,
     "demo": demo.command,
 }
 _TAKES_UP = {*STAGES, "run", "demo"}

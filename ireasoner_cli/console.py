@@ -42,6 +42,11 @@ def plain(text: str) -> str:
     return "".join(character if character.isprintable() or character == "\n" else "�" for character in text)
 
 
+def counted(number: int, what: str) -> str:
+    """`1 row`, `2,000 rows`."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def nobody_reads() -> bool:
     """Whether stdout is a pipe that was closed at its other end."""
     poll = select.poll()

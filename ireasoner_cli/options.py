@@ -99,9 +99,15 @@ def _typed(name: str, option: Declared, default: Any) -> Any:
         min=option.minimum,
         max=option.maximum,
         metavar=option.metavar,
+        autocompletion=_starting(option.completed) if option.completed else None,
         show_default=option.shown,
         rich_help_panel=option.panel,
     )
+
+
+def _starting(words: tuple[str, ...]) -> Callable[[str], list[str]]:
+    """What completes a word that has been begun."""
+    return lambda incomplete: [word for word in words if word.startswith(incomplete)]
 
 
 def _filled(group: Any, given: Mapping[str, Any]) -> Any:

@@ -93,6 +93,7 @@ def test_score_needs_neither_torch_nor_transformers(workdir: Path) -> None:
         (3, ["rollout", "empty"], "empty: the directory holds no Parquet file"),
         (3, ["rollout", "text.parquet"], "text.parquet: not a Parquet file"),
         (3, ["rollout", "rollouts.parquet"], "written by `rollout`; this reads what `propose` writes"),
+        (2, ["score", "rollouts.parquet", "--out", "scored.csv"], "--out scored.csv: what is written is Parquet"),
         (3, ["update", "rollouts.parquet"], "written by `rollout`; this reads what `score` writes"),
         (3, ["score", "future.parquet"], "is of format 3, written by another tool"),
         (2, ["score", "rollouts.parquet", "--rewrad", "step"], "--rewrad"),
@@ -324,7 +325,7 @@ def test_a_task_from_its_files(workdir: Path) -> None:
     done = ireasoner(*options, str(path))
     assert done.returncode == 0, done.stderr
     assert "natural science" in done.stdout and "pass@2" in done.stdout and "95 % interval" in done.stdout
-    assert "left out, not part of the benchmark: 1 rows" in done.stderr
+    assert "left out, not part of the benchmark: 1 row\n" in done.stderr
     assert "the files hold 3 questions, and the official split 2,017" in done.stderr
     again = json.loads(succeeds(*options, "--json", "--data", "downloads"))
     assert again["reused"] and again["tasks"]["scienceqa"]["questions"] == 3

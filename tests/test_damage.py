@@ -327,6 +327,29 @@ def test_rows_that_break_a_promise_are_named(iteration: dict[str, Make], change:
         list(verify([Path("changed.parquet")]))
 
 
+def test_a_question_that_somebody_left_out_and_says_why_is_whole(iteration: dict[str, Make]) -> None:
+    table = pq.read_table("questions.parquet")
+    rows = [row | {"question": None} if row["group_index"] == 1 else row for row in table.to_pylist()]
+    pq.write_table(pa.Table.from_pylist(rows, table.schema), "changed.parquet")
+    with pytest.raises(DataError, match="not the one in its completion"):
+        list(verify([Path("changed.parquet")]))
+    rows[1]["reject_reason"] = "too easy"
+    pq.write_table(pa.Table.from_pylist(rows, table.schema), "changed.parquet")
+    rolled = rollout([Path("changed.parquet")], RolloutParams(sampling=fake()), Call(out=Path("filtered.parquet")))
+    assert 1 not in {row["group_index"] for row in chain.rows(rolled.path) if row["role"] == "solver"}
+    assert "filtered.parquet" in {str(output.path) for output in verify([rolled.path])}
+
+
+@pytest.mark.parametrize(("reward", "right"), [(-2.5, True), (float("nan"), False), (float("inf"), False)])
+def test_rewards_of_ones_own_are_any_finite_number(iteration: dict[str, Make], reward: float, right: bool) -> None:
+    table = pq.read_table("scored.parquet")
+    rows = table.to_pylist()
+    rows[1]["reward"] = reward
+    pq.write_table(pa.Table.from_pylist(rows, table.schema), "changed.parquet")
+    with contextlib.nullcontext() if right else pytest.raises(DataError, match="its reward is"):
+        list(verify([Path("changed.parquet")]))
+
+
 def test_a_shard_that_comes_out_otherwise(iteration: dict[str, Make]) -> None:
     table = pq.read_table("scored.parquet")
     rows = table.to_pylist()

@@ -114,12 +114,16 @@ def test_snippets_run_on_a_scored_shard(
     pytest.importorskip(module)
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("cache")))
     groups = [chain.group(i, f"pool/{i}.png", [chain.solution(4), chain.solution(i)]) for i in range(3)]
+    chain.write_shard(Path("questions.parquet"), [group[:1] for group in groups], "propose")
     chain.write_shard(Path("rollouts.parquet"), groups)
     assert CliRunner().invoke(app, ["score", "rollouts.parquet"]).exit_code == 0
     exec(compile(snippet, "snippet", "exec"), {})
-    if "own-questions.parquet" in snippet:
-        asked = ["rollout", "own-questions.parquet", "--out", "own-rollouts.parquet", "--sampler", "fake"]
-        assert CliRunner().invoke(app, asked).exit_code == 0
+    for asked in ("own-questions.parquet", "kept.parquet"):
+        if asked in snippet:
+            rollout = ["rollout", asked, "--out", "own-rollouts.parquet", "--sampler", "fake"]
+            assert CliRunner().invoke(app, rollout).exit_code == 0
+    if "mine.parquet" in snippet:
+        assert CliRunner().invoke(app, ["update", "mine.parquet", "--limit", "1", "--dry-run"]).exit_code == 0
 
 
 def test_the_shell_completes_commands_and_options() -> None:
@@ -130,5 +134,6 @@ def test_the_shell_completes_commands_and_options() -> None:
         )
         return done.stdout.split()
 
-    assert complete("ireasoner in") == ["inspect"]
+    assert complete("ireasoner ins") == ["inspect"]
     assert complete("ireasoner score --no-d") == ["--no-decay", "--no-density"]
+    assert complete("ireasoner eval --task mathv") == ["mathvista", "mathvision", "mathverse"]

@@ -192,6 +192,32 @@ def test_pictures_are_found_from_elsewhere(page: Path, monkeypatch: pytest.Monke
     assert "data:image/webp" in Path("there.html").read_text()
 
 
+def test_a_page_to_pass_on_does_not_tell_where_pictures_lie_on_this_machine(workdir: Path) -> None:
+    absolute = [str(workdir / f"pool/{index}.png") for index in range(2)]
+    groups = [chain.group(index, path, [chain.solution(4)] * 2) for index, path in enumerate(absolute)]
+    Path("it0001").mkdir()
+    chain.write_shard(Path("it0001/rollouts.parquet"), groups)
+    invoke("score", "it0001/rollouts.parquet")
+    Path(absolute[1]).unlink()
+    invoke("report", ".")
+    page = Path("report.html").read_text()
+    assert str(workdir) not in page
+    assert "· 0.png" in page and "1.png: No such file" in page
+
+
+def test_one_point_is_no_way_from_one_to_another(workdir: Path) -> None:
+    Path("it0001").mkdir()
+    groups = [chain.group(index, f"pool/{index}.png", [chain.solution(4)] * 2) for index in range(2)]
+    chain.write_shard(Path("it0001/rollouts.parquet"), groups)
+    invoke("score", "it0001/rollouts.parquet")
+    write_evaluation(Path("base.parquet"), [1.0, 0.0], 0)
+    invoke("report", ".")
+    text = Page(Path("report.html").read_text()).text
+    assert "50 %" in text and "→" not in text
+    single = charts.chart("", "", [charts.Series("a", 0, [7], [0.5], [0.4], [0.6], dots=True)])
+    assert single is not None and [tick.label for tick in single.x_ticks] == ["7"]
+
+
 def test_a_poor_run_makes_a_page_too(workdir: Path) -> None:
     """Not one question; one group that agrees on nothing; one rollout a group."""
     for name, groups in {

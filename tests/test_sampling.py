@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from stages.learning.model import PolicyModel
 from stages.models.finding import Model, find_model
 from stages.parameters.sampling import Decoding, EngineOptions, Pixels
 from stages.sampling import Request, Sampler, open_sampler, resolve_sampler
+from stages.sampling.fake import FakeSampler
 from tests.conftest import build_tiny_model
 from tests.plain import Example, PlainLoop, stock_model
 from tests.test_learning import picture
@@ -171,3 +173,16 @@ def test_asking_for_vllm_where_it_is_not_installed(monkeypatch: pytest.MonkeyPat
     assert resolve_sampler(None) == "transformers"
     with pytest.raises(UsageError, match="not installed"):
         resolve_sampler("vllm")
+
+
+def test_the_fake_knows_what_asks_for_a_question(workdir: Path) -> None:
+    """By the tag, or as the model folder's own prompt, which need not name it."""
+    prompts = workdir / "asks-shortly/prompts"
+    shutil.copytree("model", prompts.parent)
+    (prompts / "proposer.txt").write_text("Ask about it.")
+    fake = FakeSampler(find_model(str(prompts.parent)))
+    for prompt, asks in (("Ask about it.", True), ("Write a <question>.", True), ("How many? Think.", False)):
+        requests = [Request((), prompt, seed) for seed in range(20)]
+        texts = [sample.text for sample in fake.sample(requests, Decoding())]
+        assert any("<question>" in text for text in texts) == asks
+        assert any("<answer>" in text for text in texts) != asks

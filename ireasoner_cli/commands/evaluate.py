@@ -148,11 +148,11 @@ def _print_table(tasks: dict[str, dict[str, Any]]) -> None:
         where = f"{task}: " if task else ""
         if summary["unscored"]:
             reasons = ", ".join(f"{count} {reason}" for reason, count in summary["reject_reasons"].items())
-            console.stderr.print(console.plain(f"{where}without a score: {summary['unscored']} rows ({reasons})"))
+            rows = console.counted(summary["unscored"], "row")
+            console.stderr.print(console.plain(f"{where}without a score: {rows} ({reasons})"))
         if summary["left_out"]:
-            console.stderr.print(
-                console.plain(f"{where}left out, not part of the benchmark: {summary['left_out']} rows")
-            )
+            rows = console.counted(summary["left_out"], "row")
+            console.stderr.print(console.plain(f"{where}left out, not part of the benchmark: {rows}"))
         if (summary["truncated"] or 0) > 0.01:
             share = _percent(summary["truncated"])
             console.stderr.print(f"{where}{share} of the answers ran into --max-tokens")
@@ -165,7 +165,8 @@ def _compare_sizes(found: dict[str, dict[str, Any]]) -> None:
     for name, summary in found.items():
         asked, size = summary["questions"] + summary["unscored"], tasks.load(name).size
         if asked != size:
-            console.stderr.print(f"{name}: the files hold {asked:,} questions, and the official split {size:,}")
+            questions = console.counted(asked, "question")
+            console.stderr.print(f"{name}: the files hold {questions}, and the official split {size:,}")
 
 
 def _percent(share: float | None) -> str:

@@ -12,7 +12,7 @@ def command(
         list[Path], typer.Argument(metavar="PATH…", help="Shards, directories of parts, policies, or folders of these.")
     ],
     replay: Annotated[
-        bool, options.Option("--replay", help="Also make each again from its lineage, and compare.")
+        bool, options.Option("--replay", help="Also make those named again from their lineage, and compare.")
     ] = False,
     json: options.Json = False,
     config: options.Config = None,
@@ -30,7 +30,7 @@ def command(
     for output in verify(paths, replay, console.TerminalProgress()):
         found.append({"path": str(output.path), "stage": output.stage, "rows": output.rows, "replay": output.replayed})
         if not json:
-            what = output.replayed or f"{output.stage or 'data'}, {output.rows} rows"
+            what = output.replayed or f"{output.stage or 'data'}, {console.counted(output.rows, 'row')}"
             print(console.plain(f"ok  {output.path}  ({what})"))
     if json:
         print(jsonlib.dumps(found))

@@ -3,6 +3,7 @@
 python -m ireasoner_cli.demo.summary DIR
 """
 
+import os
 import sys
 from pathlib import Path
 from statistics import NormalDist, fmean, stdev
@@ -158,12 +159,22 @@ def _verdict(kind: str, change: list[float]) -> Text:
 
 def _next_steps(folder: Path, run: Path) -> Panel:
     lines = (
+        *_activation(folder),
         f"cd {folder.resolve().name}                         # settings are in ireasoner.toml",
+        f"ireasoner inspect {run.name}/scored.parquet --disagree",
+        "ireasoner report .                # report.html: curves, steps, a gallery",
         f"ireasoner score {run.name}/rollouts.parquet --no-decay --out no-decay.parquet",
         f"ireasoner eval benchmark.parquet --policy {run.name}/policy",
         f"make ITERATIONS={int(run.name[2:]) + 6}              # six more",
     )
     return Panel(Text(plain("\n".join(lines))), title="What to type next", expand=False)
+
+
+def _activation(folder: Path) -> list[str]:
+    """What makes `ireasoner` a command, where it is one of a virtual environment that is not active."""
+    if sys.prefix == sys.base_prefix or os.environ.get("VIRTUAL_ENV") == sys.prefix:
+        return []
+    return [f". {os.path.relpath(sys.prefix, folder.resolve().parent)}/bin/activate"]
 
 
 if __name__ == "__main__":

@@ -113,6 +113,7 @@ def chart(
     if not drawn:
         return None
     x_scale = _Scale(min(min(each.x) for each in drawn), max(max(each.x) for each in drawn), LEFT, WIDTH - RIGHT)
+    steps = {value for each in drawn for value in each.x}
     values = [value for each in drawn for value in (*each.low, *each.high, *each.y) if not log or value >= LEAST]
     values += [target] if target is not None else []
     if log and not values:
@@ -122,7 +123,7 @@ def chart(
         title,
         note,
         [_line(each, x_scale, y_scale) for each in drawn],
-        [Tick(x_scale(value), _number(value)) for value in x_scale.ticks(4)],
+        [Tick(x_scale(value), _number(value)) for value in (steps if len(steps) == 1 else x_scale.ticks(4))],
         [Tick(y_scale(value), _number(value)) for value in y_scale.ticks(4)],
         Tick(y_scale(target), _number(target)) if target is not None else None,
     )

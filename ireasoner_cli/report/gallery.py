@@ -113,7 +113,7 @@ def _or_less(value: float) -> float:
 
 def _card(run: Run, place: int, iteration: str, group: Group, candidate: Candidate, budget: "Budget") -> Card:
     pictures, problem = budget.thumbnails(group, run.path)
-    paths = [picture["path"] for picture in group.proposal["images"] or () if picture and picture["path"]]
+    paths = [_shown(picture["path"]) for picture in group.proposal["images"] or () if picture and picture["path"]]
     group.proposal["images"] = None  # thumbnails are all that is kept
     rollouts = group.rollouts[:ROLLOUTS]
     return Card(
@@ -184,7 +184,8 @@ class Budget:
             for picture, digest in zip(pictures, hashes, strict=False):
                 shown.append(self._thumbnail(picture or {}, digest, run))
         except (DataError, images.UnreadableImage) as error:
-            return shown, str(error)
+            path = (pictures[len(shown)] or {}).get("path") or ""
+            return shown, str(error).replace(path, _shown(path))
         return shown, "" if shown else "the question has no picture"
 
     def _thumbnail(self, image: dict[str, Any], digest: str | None, run: Path) -> str:
@@ -200,6 +201,11 @@ class Budget:
         picture.save(encoded, "WEBP", quality=82, method=4)
         self._left -= encoded.tell()
         return f"data:image/webp;base64,{base64.b64encode(encoded.getvalue()).decode()}"
+
+
+def _shown(path: str) -> str:
+    """A path as a page has it that may be passed on: an absolute one tells of this machine, and is cut to its name."""
+    return Path(path).name if Path(path).is_absolute() else path
 
 
 def _read(image: dict[str, Any], digest: str | None, run: Path) -> bytes:

@@ -30,10 +30,10 @@ TILES = 6
 
 @dataclass(frozen=True)
 class Tile:
-    """A quantity at a glance: of each run the first and the last, and the way between."""
+    """A quantity at a glance: of each run the first and the last, None where they are one, and the way between."""
 
     title: str
-    values: list[tuple[int, str, str]]
+    values: list[tuple[int, str | None, str]]
     chart: Chart | None
 
 
@@ -204,7 +204,10 @@ def _tiles(runs: Sequence[Run]) -> list[Tile]:
     tiles = []
     for label, lines in _evaluation_lines(runs)[:2]:
         name = label.split(" (")[0]
-        values = [(line.run, f"{100 * line.y[0]:.3g} %", f"{100 * line.y[-1]:.3g} %") for line in lines]
+        values: list[tuple[int, str | None, str]] = [
+            (line.run, f"{100 * line.y[0]:.3g} %" if len(line.y) > 1 else None, f"{100 * line.y[-1]:.3g} %")
+            for line in lines
+        ]
         tiles.append(Tile(f"Accuracy · {name}", values, charts.chart("", "", lines)))
     quantities = [
         ("Solver's reward", "reward", 3),
@@ -219,7 +222,7 @@ def _tiles(runs: Sequence[Run]) -> list[Tile]:
         for place, run in enumerate(runs):
             means = [_iteration_mean(run, quantity, index) for index in (0, -1)]
             first, last = ("–" if mean is None else f"{mean:.{digits}f}" for mean in means)
-            values.append((place, first, last))
+            values.append((place, first if len(run.starts) > 1 else None, last))
         tiles.append(Tile(title, values, charts.chart("", "", _lines(runs, quantity))))
     return tiles
 

@@ -39,9 +39,9 @@ TRAJECTORY = pa.schema(
     ]
 )
 
-# Columns of TRAJECTORY that a shard of another tool may lack, and that then are null; a Solver's row without a pass is
+# Columns that a shard of another tool may lack, and that then are null; a Solver's row without a pass is
 # of the Solver's own.
-MAY_LACK = frozenset({"pass", "parent_index", "view", "target", "learn_prompt"})
+MAY_LACK = frozenset({"pass", "parent_index", "view", "target", "learn_prompt", "selected"})
 
 SCORE_COLUMNS = pa.schema(
     [

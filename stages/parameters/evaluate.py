@@ -28,6 +28,7 @@ class EvalParams:
         None,
         f"{', '.join(NAMES)}; all of them; or list, which shows splits, metrics and sizes. Can be repeated.",
         shown=False,
+        completed=(*NAMES, "all", "list"),
         recorded=False,
     )
     data: Path | None = option(

@@ -14,8 +14,8 @@ class Option:
     """What a field says beside its name, its type and its default.
 
     symbol: the design's, such as δ. panel: of the help. minimum, maximum: both allowed. shown: what stands for the
-    default in the help; False for nothing. metavar: what stands for the value there. recorded: whether a shard records
-    it; what does not shape the rows is not.
+    default in the help; False for nothing. metavar: what stands for the value there. completed: what a shell offers.
+    recorded: whether a shard records it; what does not shape the rows is not.
     """
 
     help: str
@@ -25,6 +25,7 @@ class Option:
     maximum: float | None = None
     shown: str | bool = True
     metavar: str | None = None
+    completed: tuple[str, ...] = ()
     recorded: bool = True
 
 

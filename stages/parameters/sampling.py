@@ -74,6 +74,10 @@ class Sampling:
     decoding: Decoding = Decoding()
     pixels: Pixels = Pixels()
     sampler: SamplerName | None = option(
-        None, "Sampling engine.", shown="vllm where installed, else transformers", panel=ENGINE, recorded=False
+        None,
+        "Sampling engine; fake makes text up without loading a model, to try a pool and settings with.",
+        shown="vllm where installed, else transformers",
+        panel=ENGINE,
+        recorded=False,
     )
     engine: EngineOptions = EngineOptions()

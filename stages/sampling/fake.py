@@ -1,20 +1,27 @@
-"""A sampler without a model: deterministic text from the seed, for tests and for trying out a chain of files."""
+"""A sampler that loads no model: deterministic text from the seed, for tests and for trying out a pool, settings and a
+chain of files."""
 
 import random
 import sys
 from collections.abc import Iterable, Iterator
 
+from stages.contract import PROPOSER
 from stages.models.finding import Model
 from stages.models.lengths import PictureLengths
 from stages.parameters.sampling import Decoding, EngineOptions, Pixels
+from stages.prompts import load_prompt
 from stages.sampling.interface import Refused, Request, Sample
 from stages.sampling.refusing import too_long
 
 
 class FakeSampler:
-    """Writes plausible proposals and solutions, now and then cut short or without an answer."""
+    """Writes plausible proposals and solutions, now and then cut short or without an answer.
+
+    What asks for a question is known by the tag that it names, or by being the model folder's own.
+    """
 
     def __init__(self, model: Model, pixels: Pixels, options: EngineOptions) -> None:
+        self._asks = load_prompt(PROPOSER, model.path)
         self._tokenizer = model.tokenizer
         self._end = model.end_of_turn[0]
         self._context = model.context(options.max_model_len) or sys.maxsize
@@ -29,7 +36,8 @@ class FakeSampler:
                 yield too_long(request, length, self._context)
                 continue
             rng = random.Random(request.seed)
-            write = _proposal if "<question>" in request.prompt else _solution
+            proposes = "<question>" in request.prompt or request.prompt == self._asks
+            write = _proposal if proposes else _solution
             token_ids = [*self._tokenizer.encode(write(rng), add_special_tokens=False).ids, self._end]
             finished = len(token_ids) <= decoding.max_tokens and rng.random() > 0.05
             if not finished:

@@ -10,6 +10,7 @@ from stages.errors import DataError, UsageError
 from stages.shards.durable import partial_directory
 from stages.shards.sealing import checked_sha256
 
+OTHER_FORMATS = {".csv", ".tsv", ".json", ".jsonl", ".arrow", ".feather", ".pq", ".txt"}  # no directories
 PART = re.compile(r"part-([1-9]\d*)-of-([1-9]\d*)\.parquet")
 
 
@@ -45,7 +46,8 @@ class Part:
 def output_path(out: Path | None, default: str, inputs: Sequence[Path], shard: str | None = None) -> Path:
     """The file a stage writes: `--out`, or the stage's own name (`default`, without suffix) beside its input.
 
-    Raises UsageError for a `shard` (I/N) of a single file, and for an output that is the input.
+    Raises UsageError for a `shard` (I/N) of a single file, for a file of another format, and for an output that is the
+    input.
     """
     part = Part.of(shard)
     if out is None:
@@ -54,6 +56,8 @@ def output_path(out: Path | None, default: str, inputs: Sequence[Path], shard: s
         out = beside / (default if as_directory else f"{default}.parquet")
     if any(path.exists() and out.resolve() == path.resolve() for path in inputs):
         raise UsageError(f"{out} is the input; name another --out")
+    if out.suffix in OTHER_FORMATS:
+        raise UsageError(f"--out {out}: what is written is Parquet; name a .parquet file, or a directory of parts")
     if out.suffix != ".parquet":
         return out / (part or Part()).file_name
     if part is not None:

@@ -40,7 +40,10 @@ def read_metadata(path: Path) -> Metadata:
     with _open(path) as file:
         text = (file.schema_arrow.metadata or {}).get(METADATA_KEY)
     if text is None:
-        raise DataError(f"{path}: no `ireasoner` metadata; it was not written by a stage of this tool")
+        raise DataError(
+            f"{path}: no `ireasoner` metadata; it was not written by a stage of this tool, or rewritten without, as "
+            "pandas and DuckDB do; pyarrow keeps them (cookbook, rewards of your own)"
+        )
     return Metadata.from_json(text, str(path))
 
 

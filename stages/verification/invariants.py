@@ -48,22 +48,27 @@ def _broken_row(row: Row, proposal: Row, metadata: Metadata, step: int) -> Itera
     if _is_ours(metadata):
         if row["seed"] != trajectory_seed(row["group_id"], row["role"], row["sample_index"], row["pass"]):
             yield "its seed does not follow from group_id, role, pass and sample_index"
-        if row is proposal and row["completion"] is not None and row["question"] != parse_question(row["completion"]):
+        if row is proposal and not _is_left_out(row) and row["question"] != parse_question(row["completion"]):
             yield "its question is not the one in its completion"
     if metadata.stage == "score":
         yield from _broken_scores(row, step)
 
 
+def _is_left_out(proposal: Row) -> bool:
+    """Whether there was no proposal, or somebody took its question away and says why."""
+    return proposal["completion"] is None or (proposal["question"] is None and proposal["reject_reason"] is not None)
+
+
 def _broken_scores(row: Row, step: int) -> Iterator[str]:
     if row["step"] != step:
         yield f"its step is {row['step']}, and should be {step}"
-    if row["reward"] is not None and not math.isfinite(row["reward"]):
-        yield f"its reward is {row['reward']}"
     for name, highest in (("answer_prob", 1.0), ("entropy", math.inf), ("density", 1.0)):
         value = row[name]
         if value is not None and not (0.0 <= value < highest + ROUNDING):
             yield f"its {name} is {value}"
+    if row["reward"] is not None and not math.isfinite(row["reward"]):  # somebody's own may be below zero
+        yield f"its reward is {row['reward']}"
     if (row["answer"] is None) != (row["answer_key"] is None):
         yield "it has an answer without a key, or a key without an answer"
-    if row["selected"] is not (row["reward"] is not None):
-        yield "its reward and whether it is selected do not go together"
+    if row["selected"] is False and row["reward"] is not None:
+        yield "it has a reward, and is not selected"

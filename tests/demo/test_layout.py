@@ -16,6 +16,7 @@ from ireasoner_cli.demo.layout import TEMPLATES, lay_out
 from stages.errors import UsageError
 from tests import chain
 from tests.test_cli import succeeds
+from tests.test_docs import check_command
 
 
 def test_what_lies_in_the_folder(tmp_path: Path) -> None:
@@ -99,6 +100,20 @@ def test_the_step_reward_reaches_its_full_weight_within_the_demo() -> None:
     match = re.search(r"^ITERATIONS \?= (\d+)", (TEMPLATES / "Makefile").read_text(), re.MULTILINE)
     assert match is not None
     assert settings["score"]["total-steps"] <= int(match[1]) * settings["propose"]["groups"]
+
+
+def test_what_to_type_next_can_be_typed_in_that_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, environment = tmp_path / "demo", tmp_path / ".venv"
+    monkeypatch.setattr(summary.sys, "prefix", str(environment))
+    monkeypatch.delenv("VIRTUAL_ENV", raising=False)
+    first, second, *rest = str(summary._next_steps(folder, folder / "it0006").renderable).splitlines()
+    assert first == ". .venv/bin/activate" and second.startswith("cd demo ")
+    typed = [line for line in rest if line.startswith("ireasoner ")]
+    assert {line.split()[1] for line in typed} >= {"inspect", "report", "score", "eval"}
+    for line in typed:
+        check_command(line.split("#")[0].strip())
+    monkeypatch.setenv("VIRTUAL_ENV", str(environment))
+    assert "activate" not in str(summary._next_steps(folder, folder / "it0006").renderable)
 
 
 @pytest.mark.parametrize(
