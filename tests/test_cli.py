@@ -99,7 +99,7 @@ def test_score_needs_neither_torch_nor_transformers(workdir: Path) -> None:
         (2, ["score", "rollouts.parquet", "--rewrad", "step"], "--rewrad"),
         (2, ["score", "rollouts.parquet", "--reward", "bribe"], "bribe"),
         (4, ["score", "moved.parquet"], "gone/model: neither a folder here"),
-        (3, ["eval", "rollouts.parquet", *FAKE], "lacks the columns id, image, answers"),
+        (3, ["eval", "rollouts.parquet", *FAKE], "lacks the columns id, answers"),
         (2, ["eval"], "name a benchmark's file, or a --task"),
         (2, ["eval", "--task", "chart", *FAKE], "no task 'chart'; there are infovqa, ai2d"),
         (2, ["eval", "rollouts.parquet", "--no-reasoning", *FAKE], "--no-reasoning goes with --task"),

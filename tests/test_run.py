@@ -398,7 +398,7 @@ def test_a_tracker_is_told_the_figures_once(world: Path, monkeypatch: pytest.Mon
 
 def test_every_hyperparameter_is_in_the_report_in_inspect_and_in_what_a_tracker_gets(world: Path) -> None:
     assert run(iterations=1).exit_code == 0
-    set_here = {"lr": 1e-3, "groups_per_step": 2, "proposer_every": 5, "baseline": "ema"}
+    set_here = {"lr": 1e-3, "groups_per_step": 2, "proposer_every": 5, "advantage": "ema"}
     kl = {"kl_start": 1e-3, "kl_target": 0.02, "kl_min": 1e-8}
     fixed = {"optimizer": "AdamW", "weight_decay": 0.01, "max_grad_norm": 1.0, "lora_rank": 16, "lora_alpha": 32}
     expected = set_here | kl | fixed
