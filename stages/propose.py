@@ -27,6 +27,7 @@ from stages.sampling import Engines, Refused, Request, Sample, Sampler, open_sam
 from stages.sampling.rows import Asking, Row, sample_columns, with_samples
 
 NO_QUESTION = "the proposal has no question"
+NONE_THERE = "the row has no question"  # where they are the dataset's own
 
 
 def propose(
@@ -65,6 +66,7 @@ def propose(
     order = draw(len(pool), call.seed, start.policy.ref.step, call.at_most(params.groups), params.per_image)
     _check_usable(pool, order, images_path, params.questions)
     counts = {"groups": len(job.todo), "questions": 0, "unreadable_images": 0, "refused": 0}
+    counts |= {"targets": 0} if params.target else {}
 
     def load() -> Sampler | None:
         return asking.open(engines, pool.most_images([order[index] for index in job.todo])) if asking else None
@@ -80,6 +82,8 @@ def propose(
             counts["questions"] += row["question"] is not None
             counts["unreadable_images"] += (row["reject_reason"] or "").startswith(UNREADABLE)
             counts["refused"] += isinstance(sample, Refused)
+            if row["target"] is not None:
+                counts["targets"] += 1
             questions.write([row])
     return Result(job.output, summary=counts)
 
@@ -117,7 +121,7 @@ def _proposals(
         if params.questions is None:
             yield row, Request(pictures, prompt, row["seed"])
         else:
-            yield row | {"question": found.question, "reject_reason": None if found.question else NO_QUESTION}, None
+            yield row | {"question": found.question, "reject_reason": None if found.question else NONE_THERE}, None
 
 
 def _check_unchanged(questions: Path) -> None:
@@ -156,7 +160,7 @@ def _problem(found: PoolRow, questions: str | None) -> str | None:
         _decode(found)
     except images.UnreadableImage as error:
         return f"{where}: {error}"
-    return f"{where}: {NO_QUESTION}" if questions and not found.question else None
+    return f"{where}: {NONE_THERE}" if questions and not found.question else None
 
 
 def _decode(found: PoolRow) -> tuple[Image, ...]:

@@ -153,13 +153,14 @@ def test_what_is_no_picture_is_a_row_with_a_reason_and_the_others_are_asked_abou
     rows = [{"image": value} for value in BAD.values()]
     to_lines([{"image": None}, {}, {"image": "pool/0.png"}, *rows], Path("p.jsonl"))
     with Path("p.jsonl").open("a") as lines:
-        lines.write('{"image": "pool/1.png"\n[1]\n\n   \n{"image": "pool/2.png"}')
-    made = propose(Path("p.jsonl"), ProposeParams(groups=15, sampling=fake(max_tokens=128)), Call(model="model"))
+        lines.write('{"image": "pool/1.png"\n[1]\n\n   \n{"image": "pool/2.png"}\n')
+        lines.write(f'{{"image": {"[" * 900}{"]" * 900}}}\n{{"image": {"[" * 9000}')
+    made = propose(Path("p.jsonl"), ProposeParams(groups=17, sampling=fake(max_tokens=128)), Call(model="model"))
     asked = chain.rows(made.path)
     assert {row["images"][0]["path"] for row in asked if row["token_ids"]} == {"pool/0.png", "pool/2.png"}
     reasons = [row["reject_reason"] for row in asked if not row["token_ids"]]
-    assert len(reasons) == 12 + 1 and all(reason.startswith("unreadable image: ") for reason in reasons)
-    for says in (*BAD, "is not JSON", "is not a JSON object"):
+    assert len(reasons) == 15 and all(reason.startswith("unreadable image: ") for reason in reasons)
+    for says in (*BAD, "is not JSON", "is not a JSON object", "more than 50 levels"):
         assert any(says in reason for reason in reasons), says
 
 
@@ -170,7 +171,7 @@ def test_no_value_ends_a_run(value: Any) -> None:
     found = list(forms.pictures(value, Path("nowhere")))
     assert len(found) == max(1, forms.count(value))
     assert all((image.data is None) != (image.problem is None) for image in found)
-    forms.could_be(value), forms.looks_like(value)
+    forms.could_be(value), forms.begins_as_picture(value), forms.names_picture(value)
     for text in (forms.text(value), forms.question(value)):
         assert text is None or (text.strip() == text != "" and text.encode())
 
@@ -196,6 +197,8 @@ def test_another_column_is_taken_where_only_one_could_be_meant_and_several_are_a
     row = {"id": "7", "audio": sound, "caption": "a.png?", "url": "http://x/a.png", "jpg": picture, "width": 3}
     to_parquet([row], Path("one.parquet"))
     assert next(open_pool(Path("one.parquet")).read([0])).images[0].data == picture
+    to_parquet([{"filename": "img/0.png", "content": picture}], Path("duckdb.parquet"))  # the name is the picture's own
+    assert next(open_pool(Path("duckdb.parquet")).read([0])).images[0].data == picture
     to_lines([{"file_name": "pool/0.png", "text": "a chart"}], Path("metadata.jsonl"))
     assert next(open_pool(Path("metadata.jsonl")).read([0])).images[0].data == picture
     to_parquet([{**row, "mask": {"bytes": picture, "path": None}}], Path("two.parquet"))
@@ -352,12 +355,12 @@ def test_existing_questions_are_taken_without_a_model_and_go_through_every_stage
     to_lines(EXISTING, Path("train.jsonl"))
     params = ProposeParams(groups=7, questions="problem", target="answer")
     made = propose(Path("train.jsonl"), params, Call(model="model"), engines=None)  # type: ignore[arg-type]
-    assert made.summary == {"groups": 7, "questions": 5, "unreadable_images": 1, "refused": 0}
+    assert made.summary == {"groups": 7, "questions": 5, "unreadable_images": 1, "refused": 0, "targets": 6}
     rows = chain.rows(made.path)
     assert {row["question"]: row["target"] for row in rows if row["question"]} == ASKED
     sampled = ("prompt", "completion", "token_ids", "logprobs", "finish_reason")
     assert all(row[name] is None for row in rows for name in sampled)
-    assert {row["reject_reason"] for row in rows} >= {None, "the proposal has no question"}
+    assert {row["reject_reason"] for row in rows} >= {None, "the row has no question"}
     rolled = chain.rows(rollout([made.path], RolloutParams(samples=3, sampling=fake())).path)
     assert {row["target"] for row in rolled if row["role"] == "solver"} == {None}
     assert all(str(row["target"]) not in row["prompt"] for row in rolled if row["prompt"] and row["target"])
@@ -384,6 +387,23 @@ def test_the_same_questions_from_other_files_are_the_same_rows(workdir: Path) ->
     found.append([row for index in (1, 2) for row in chain.rows(Path(f"parts/part-{index}-of-2.parquet"))])
     assert all(rows == found[0] for rows in found)
     assert all(row["question"] == f"Is it {row['target']}?" for row in found[0])
+
+
+def test_questions_are_found_in_the_conversations_of_other_tools(workdir: Path) -> None:
+    """verl's prompts, LLaVA's conversations and OpenAI's parts of messages: what the user said last."""
+    said: Rows = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Earlier?"},
+        {"role": "user", "content": "<image>How many?"},
+        {"role": "assistant", "content": "3"},
+    ]
+    parts = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "How many?"}]}]
+    llava = [{"from": "human", "value": "<image>\nHow many?"}, {"from": "gpt", "value": "3"}]
+    for conversation in (said, parts, llava, ["How many?"], {"content": "How many?"}):
+        to_lines([{"image": "pool/0.png", "c": conversation}], Path("p.jsonl"))
+        assert next(open_pool(Path("p.jsonl"), Columns(question="c")).read([0])).question == "How many?"
+    to_parquet([{"image": "pool/0.png", "prompt": said[:3]}], Path("p.parquet"))
+    assert next(open_pool(Path("p.parquet"), Columns(question="prompt")).read([0])).question == "How many?"
 
 
 def test_questions_that_are_not_there(workdir: Path) -> None:

@@ -41,14 +41,17 @@ class Columns:
 
 
 def image_column(file: Path, source: Source) -> str:
-    """`image` or `images`, else the only column whose rows begin as pictures do.
+    """`image` or `images`; else the only column whose rows begin as pictures do, or without such a column the only one
+    with names of pictures.
 
     Raises DataError where there is none, or are several.
     """
     for name in NAMES:
-        if any(map(forms.could_be, _head(source, name))):
+        if name in source.columns and any(map(forms.could_be, _head(source, name))):
             return name
-    found = [name for name in source.columns if any(map(forms.looks_like, _head(source, name)))]
+    heads = {name: _head(source, name) for name in source.columns}
+    found = [name for name, head in heads.items() if any(map(forms.begins_as_picture, head))]
+    found = found or [name for name, head in heads.items() if any(map(forms.names_picture, head))]
     if len(found) > 1:
         raise DataError(f"{file}: several columns hold pictures ({', '.join(found)}); name one with --image-column")
     found += [name for name in NAMES if name in source.columns]  # nothing in them, as far as was looked
@@ -80,7 +83,7 @@ def _listed(source: Source) -> str:
 
 
 def _head(source: Source, name: str) -> list[Any]:
-    """The first rows' values, where there is such a column and its type is one that pictures come in."""
-    if name not in source.columns or not holds_pictures(source.kind(name)):
+    """The first rows' values, where the column's type is one that pictures come in."""
+    if not holds_pictures(source.kind(name)):
         return []
     return [row[name] for _, row in source.rows(range(min(HEAD, len(source))), [name]) if isinstance(row, dict)]

@@ -22,6 +22,9 @@ FILE_URI = "file://"
 LONGEST_PATH = 4096
 ROW_BYTES = 256 << 20  # of a row's pictures together
 HEAD = 32  # characters of base64 that tell a picture from a path
+# Messages of a conversation, and the parts of one, in the forms of OpenAI and of LLaVA.
+USERS = ("user", "human")
+TEXT_FIELDS = ("content", "value", "text")
 # Where other tools put the pictures in a text: here they all come first. The second is for the text read backwards,
 # which takes linear time.
 MARKS_BEFORE, MARKS_BEHIND = re.compile(r"(?:<image>\s*)*"), re.compile(r"(?:\s*>egami<)*")
@@ -145,18 +148,23 @@ def could_be(value: Any) -> bool:
     return isinstance(value, bytes | str) and bool(value)
 
 
-def looks_like(value: Any) -> bool:
-    """Whether a value is a picture beyond doubt: it begins as one, or is the name of such a file."""
+def begins_as_picture(value: Any) -> bool:
+    """Whether a value is a picture beyond doubt: bytes or base64 that begin as one."""
     if isinstance(value, list):
-        return is_encoded(bytes(value[:16])) if _is_octets(value) else any(map(looks_like, value))
+        return is_encoded(bytes(value[:HEAD])) if _is_octets(value) else any(map(begins_as_picture, value))
     if isinstance(value, dict):
-        return looks_like(value["bytes"]) if value.get("bytes") is not None else looks_like(value.get("path"))
-    if isinstance(value, bytes):
-        return is_encoded(value)
-    if not isinstance(value, str):
-        return False
-    is_name = len(value) < LONGEST_PATH and value.lower().endswith(SUFFIXES) and not WEB.match(value)
-    return is_name or _base64(value) is not None
+        return begins_as_picture(value.get("bytes"))
+    return is_encoded(value) if isinstance(value, bytes) else isinstance(value, str) and _base64(value) is not None
+
+
+def names_picture(value: Any) -> bool:
+    """Whether a value is the name of a file of pictures."""
+    if isinstance(value, list):
+        return any(map(names_picture, value))
+    if isinstance(value, dict):
+        return value.get("bytes") is None and names_picture(value.get("path"))
+    is_name = isinstance(value, str) and len(value) < LONGEST_PATH and value.lower().endswith(SUFFIXES)
+    return is_name and not WEB.match(value)
 
 
 # ------------------------------------------------------------------------------------------------- texts
@@ -180,13 +188,13 @@ def _length(pattern: re.Pattern[str], of: str) -> int:
 
 
 def text(value: Any) -> str | None:
-    """A question or an answer as text: of several the first, of a conversation its last message; None where there is
-    none."""
+    """A question or an answer as text; None where there is none. Of several the first; of a conversation what the user
+    said last."""
     if isinstance(value, dict):
-        return text(value.get("content"))
+        return text(next((value[name] for name in TEXT_FIELDS if value.get(name)), None))
     if isinstance(value, list):
-        messages = [each for each in value if isinstance(each, dict)]
-        return text(messages[-1] if messages else next(iter(value), None))
+        said = [each for each in value if isinstance(each, dict) and (each.get("role") or each.get("from")) in USERS]
+        return text(said[-1]) if said else next(filter(None, map(text, value)), None)
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, str | int | float):

@@ -2,6 +2,7 @@
 and for the learner, so that what is sampled from is what is learned from."""
 
 import re
+import sys
 from functools import lru_cache
 from typing import Any
 
@@ -32,6 +33,8 @@ class PromptBuilder:
             self.processor = AutoProcessor.from_pretrained(model.path, trust_remote_code=False)
         except Exception as error:
             raise EngineError(f"{model.ref.name}: its processor cannot be loaded ({error})") from error
+        # What is longer than the context is refused where it is sampled, rather than warned of here.
+        self.processor.tokenizer.model_max_length = sys.maxsize
         self._images_kwargs: dict[str, Any] = {}
         if pixels != Pixels():
             own = dict(self.processor.image_processor.size)

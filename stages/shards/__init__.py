@@ -21,7 +21,6 @@ from stages.shards.durable import (
 from stages.shards.locating import PART, Found, Part, find_output, input_files, input_refs, output_path
 from stages.shards.output import Output, left_over
 from stages.shards.parquet import (
-    is_bytes,
     read_batches,
     read_metadata,
     read_rows,
@@ -30,7 +29,7 @@ from stages.shards.parquet import (
     schema_of,
     write_table,
 )
-from stages.shards.reading import Records, Rows, Shards, most_in_a_list, select_groups, whole_groups
+from stages.shards.reading import Records, Rows, Shards, select_groups, whole_groups
 from stages.shards.reuse import differences, is_done, plan, refuse_differences
 
 __all__ = [
@@ -47,10 +46,8 @@ __all__ = [
     "find_output",
     "input_files",
     "input_refs",
-    "is_bytes",
     "is_done",
     "left_over",
-    "most_in_a_list",
     "output_path",
     "partial_directory",
     "plan",

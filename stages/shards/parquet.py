@@ -112,13 +112,13 @@ def _cast(batch: pa.RecordBatch, column: pa.Field, path: Path) -> pa.Array:
         raise DataError(f"{path}: column {column.name} is {values.type}, and must be {column.type}") from error
 
 
-def is_bytes(kind: pa.DataType) -> bool:
+def _is_bytes(kind: pa.DataType) -> bool:
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
 
 
 def _cast_images(values: pa.Array) -> pa.Array:
     """Encoded images as structs of bytes and path, whichever binary and string types another tool chose."""
-    if is_bytes(values.type):
+    if _is_bytes(values.type):
         parts = [values, pa.nulls(len(values), pa.string())]
     else:
         parts = [pc.struct_field(values, name) for name in ("bytes", "path")]

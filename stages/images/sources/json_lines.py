@@ -13,6 +13,7 @@ BLOCK = 1 << 20
 HEAD = 64  # rows whose keys are the columns
 LINE_BYTES = 96 << 20  # with one character beyond Latin, four times that as text
 MOST_VALUES = 1 << 20  # of a line: an empty object takes three bytes here, and sixty as a Python object
+MOST_LEVELS = 50  # of values within values
 
 
 class JsonLinesSource:
@@ -71,4 +72,14 @@ def _row(line: bytes, place: int) -> dict[str, Any] | Problem:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
         return Problem(f"{where} is not JSON ({error})")
-    return row if isinstance(row, dict) else Problem(f"{where} is not a JSON object")
+    if not isinstance(row, dict):
+        return Problem(f"{where} is not a JSON object")
+    return row if _is_flat(row) else Problem(f"{where} has more than {MOST_LEVELS} levels of values in values")
+
+
+def _is_flat(row: dict[str, Any]) -> bool:
+    level: list[Any] = [row]
+    for _ in range(MOST_LEVELS):
+        level = [inner for each in level for inner in (each.values() if isinstance(each, dict) else each)]
+        level = [each for each in level if isinstance(each, dict | list)]
+    return not level
