@@ -152,6 +152,10 @@ class Writing:
             self._advance(self._total - len(self.left))
             yield loaded
 
+    def taken_up(self, *columns: str) -> Iterator[pa.Table]:
+        """Some columns of what an interrupted run has left, for the closing summary. Before the first `write`."""
+        return self._output.taken_up(columns)
+
     def write(self, rows: list[dict[str, Any]] | pa.Table, count: int = 1) -> None:
         """Adds the rows of `count` groups or questions."""
         self._output.write(rows)

@@ -3,7 +3,7 @@
 pool/ + policy ──▶ questions.parquet
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from stages.parameters.propose import ProposeParams
 from stages.parsing import parse_question
 from stages.progress import SILENT, Progress
 from stages.result import Result
-from stages.sampling import Engines, Refused, Request, Sample, Sampler, open_sampler
+from stages.sampling import Engines, Request, Sample, Sampler, open_sampler
 from stages.sampling.rows import Asking, Row, sample_columns, with_samples
 
 NO_QUESTION = "the proposal has no question"
@@ -72,6 +72,8 @@ def propose(
         return asking.open(engines, pool.most_images([order[index] for index in job.todo])) if asking else None
 
     with job.writing(TRAJECTORY, progress) as questions, questions.using(load) as sampler:
+        for table in questions.taken_up("question", "target", "completion", "reject_reason"):
+            _count(counts, table.to_pylist())
         proposals = _proposals(pool, order, questions.left, job.metadata, params)
         for row, sample in with_samples(sampler, params.sampling.decoding, proposals):
             if sample:
@@ -79,13 +81,18 @@ def propose(
             if isinstance(sample, Sample):
                 row["question"] = parse_question(sample.text)
                 row["reject_reason"] = row["reject_reason"] or (None if row["question"] else NO_QUESTION)
-            counts["questions"] += row["question"] is not None
-            counts["unreadable_images"] += (row["reject_reason"] or "").startswith(UNREADABLE)
-            counts["refused"] += isinstance(sample, Refused)
-            if row["target"] is not None:
-                counts["targets"] += 1
+            _count(counts, [row])
             questions.write([row])
     return Result(job.output, summary=counts)
+
+
+def _count(counts: dict[str, int], rows: Iterable[Row]) -> None:
+    for row in rows:
+        counts["questions"] += row["question"] is not None
+        if "targets" in counts:
+            counts["targets"] += row["target"] is not None
+        if (reason := row["reject_reason"]) and row.get("completion") is None:
+            counts["unreadable_images" if reason.startswith(UNREADABLE) else "refused"] += 1
 
 
 def _proposals(

@@ -64,6 +64,8 @@ def rollout(
     counts = {"groups": len(job.todo), "rollouts": 0, "truncated": 0, "unreadable_images": 0, "refused": 0}
     load = partial(asking.open, engines, questions.most_images())
     with job.writing(TRAJECTORY, progress) as rollouts, rollouts.using(load) as sampler:
+        for table in rollouts.taken_up("role", "question", "finish_reason", "reject_reason"):
+            _count(counts, table.to_pylist())
         trajectories = _trajectories(questions.groups(rollouts.left), asking.prompt, params.samples)
         rows = with_samples(sampler, params.sampling.decoding, ahead(trajectories, depth=READ_AHEAD))
         for _, group in groupby(rows, key=lambda pair: pair[0]["group_id"]):
@@ -73,13 +75,18 @@ def rollout(
                 refused = sample if isinstance(sample, Refused) else refused
             if refused:  # one prompt: what holds for one of its samples holds for all
                 complete = [complete[0] | {"reject_reason": refused.reason}]
-            reason = complete[0]["reject_reason"] or ""
-            counts["refused"] += refused is not None
-            counts["unreadable_images"] += reason.startswith(UNREADABLE)
-            counts["rollouts"] += len(complete) - 1
-            counts["truncated"] += sum(row["finish_reason"] == "length" for row in complete[1:])
+            _count(counts, complete)
             rollouts.write(complete)
     return Result(job.output, summary=counts)
+
+
+def _count(counts: dict[str, int], rows: Iterable[Row]) -> None:
+    for row in rows:
+        if row["role"] == SOLVER:
+            counts["rollouts"] += 1
+            counts["truncated"] += row["finish_reason"] == "length"
+        elif row["question"] and (reason := row["reject_reason"]):
+            counts["unreadable_images" if reason.startswith(UNREADABLE) else "refused"] += 1
 
 
 def _trajectories(groups: Iterable[list[Row]], prompt: str, samples: int) -> Iterator[tuple[Row, Request | None]]:

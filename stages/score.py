@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from stages import shards
-from stages.contract import PROPOSER, SCORED, TRAJECTORY, Metadata
+from stages.contract import PROPOSER, SCORE_COLUMNS, SCORED, TRAJECTORY, Metadata
 from stages.embedding import StepEmbedder
 from stages.embedding.static import StaticEmbedder
 from stages.errors import UsageError
@@ -66,6 +66,8 @@ def score(inputs: Sequence[Path], params: ScoreParams, call: Call = Call(), prog
     shares = _question_shares(rollouts) if params.question_share else None
     load = partial(_embedder, params, start, rollouts.metadata)
     with job.writing(schema, progress) as scored, scored.using(load) as (embedder, groups_per_block):
+        for table in scored.taken_up(*SCORE_COLUMNS.names):
+            tally.add(table)
         for block in rollouts.tables(groups_per_block, scored.left):
             columns = score_block(block, chosen, embedder, rollouts.metadata.policy.step, shares)
             tally.add(columns)

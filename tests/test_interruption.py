@@ -15,6 +15,7 @@ import pytest
 from stages import interrupts, shards
 from stages.contract import TRAJECTORY
 from stages.errors import UsageError
+from stages.job import Writing
 from stages.learning.learner import Learner, UpdateParams
 from stages.parameters import Call
 from stages.parameters.propose import ProposeParams
@@ -164,6 +165,40 @@ def test_groups_put_aside_are_taken_up_and_said_so(tmp_path: Path) -> None:
     assert "taken up where it stopped" in said
     whole = [row for index in range(5) for row in a_group(index)]
     assert [row["group_index"] for row in chain.rows(tmp_path / "r.parquet")] == [row["group_index"] for row in whole]
+
+
+def test_a_resumed_stage_sums_up_what_it_took_up(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stages.shards.output.GROUPS_PER_CHUNK", 3)
+    monkeypatch.setattr("stages.score.GROUPS_PER_BLOCK", 3)
+    Path("pool/torn.png").write_bytes(b"no picture")
+    asked = ProposeParams(groups=9, sampling=fake(max_tokens=24))  # now and then cut short
+    stages: dict[str, Callable[[Path], Any]] = {
+        "questions": lambda out: propose(Path("pool"), asked, Call(model="model", out=out)),
+        "rollouts": lambda out: rollout([Path("questions.parquet")], RolloutParams(sampling=fake()), Call(out=out)),
+        "scored": lambda out: score([Path("rollouts.parquet")], ScoreParams(no_warmup=True), Call(out=out)),
+    }
+    whole = {name: stage(Path(f"{name}.parquet")).summary for name, stage in stages.items()}
+    for name, stage in stages.items():
+        out = Path(f"again/{name}.parquet")
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(Writing, "write", _dying_at(2 if name == "scored" else 5))
+            stage(out)
+        assert list(shards.partial_directory(out).glob("chunk-*"))
+        assert stage(out).summary == pytest.approx(whole[name]), name
+
+
+def _dying_at(number: int) -> Callable[..., None]:
+    """`Writing.write`, interrupted when it is called for the `number`-th time."""
+    write, written = Writing.write, 0
+
+    def dies(self: Writing, *given: Any) -> None:
+        nonlocal written
+        written += 1
+        if written == number:
+            raise KeyboardInterrupt
+        write(self, *given)
+
+    return dies
 
 
 def test_a_writer_that_comes_too_late_says_so(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, Self
@@ -94,6 +94,14 @@ class Output:
             return []  # from before the last chunk was finished
         rows = read_own(file).cast(self.schema)
         return [rows.slice(start, end - start) for start, end in pairwise([0, *json.loads(notes[ENDS_KEY])])]
+
+    def taken_up(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Some columns of the groups that an earlier run left, for a stage to count them, too. Before the first
+        `write`."""
+        for chunk in self._chunks:
+            yield read_own(chunk, columns)
+        for group in self._pending:
+            yield group.select(list(columns))
 
     def write(self, group: list[dict[str, Any]] | pa.Table) -> None:
         """Adds one group (a table may hold several, and then is a chunk by itself)."""

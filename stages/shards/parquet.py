@@ -156,9 +156,9 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
     return pa.Table.from_batches(read_batches(path, schema), schema=schema)
 
 
-def read_own(path: Path) -> pa.Table:
-    """A whole file of a size that its writer has bounded."""
-    return pq.read_table(path, page_checksum_verification=True)
+def read_own(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """A whole file of a size that its writer has bounded, or some of its columns."""
+    return pq.read_table(path, columns=list(columns) if columns else None, page_checksum_verification=True)
 
 
 def write_file(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
