@@ -57,7 +57,7 @@ picture: demo
 
 # The learner against a plain loop and trl, rollout against bare vLLM, score against a plain loop: 20 minutes on two cores.
 bench: $(STAMP)
-	$(BIN)/pip install -q -e '.[$(HARDWARE),dev,bench]'
+	$(BIN)/pip install -q -e '.[bench]'
 	$(BIN)/python -m tests.benchmarks.learner --out build/bench/learner.json
 	$(BIN)/python -m tests.benchmarks.stages --out build/bench/stages.json
 
@@ -95,7 +95,7 @@ evidence-steps: $(STEPS)/base/rollouts.parquet $(STEPS)/trained/rollouts.parquet
 
 # The tables and figures of the pages that have marks for them.
 evidence-page: $(STAMP)
-	$(BIN)/pip install -q -e '.[$(HARDWARE),dev,evidence]'
+	$(BIN)/pip install -q -e '.[evidence]'
 	$(BIN)/python -m tests.evidence.page docs/evidence README.md docs/*.md
 
 # SIGKILL at random moments of each of the five stages, KILLS times, and the same command again.
