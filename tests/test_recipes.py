@@ -11,6 +11,7 @@ from typer.testing import CliRunner, Result
 
 from ireasoner_cli import recipes
 from ireasoner_cli.app import app
+from ireasoner_cli.demo import layout
 from tests import chain
 from tests.test_cli import fails
 
@@ -145,8 +146,17 @@ def test_each_says_what_it_is_and_has_only_options_that_there_are(name: str, wor
         succeeds("score", "rollouts.parquet", "--recipe", phase, "--out", f"{phase}.parquet", "--question-share", "0")
 
 
+@pytest.fixture
+def charts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The demonstration world, its pool a small one."""
+    monkeypatch.setattr(layout, "POOL_IMAGES", 12)
+    layout.lay_out(tmp_path / "charts")
+    monkeypatch.chdir(tmp_path / "charts")
+    return tmp_path / "charts"
+
+
 @pytest.mark.parametrize("name", recipes.names())
-def test_two_iterations_of_each(name: str, workdir: Path) -> None:
+def test_two_iterations_of_each_in_the_demonstration_world(name: str, charts: Path) -> None:
     """`run` by the recipe, with the user's own settings above it: a small pool has no hundreds of groups to a step."""
     Path("ireasoner.toml").write_text(
         'model = "model"\nsampler = "fake"\n[propose]\ngroups = 16\n[update]\nlr = 1e-3\ngroups-per-step = 4\n'
