@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -285,3 +286,23 @@ def test_agreement_with_lmms_eval(name: str) -> None:
             assert allowed[template].direction in (direction, "±"), (response, ours, theirs)
             differing.add(template)
     assert differing == set(allowed), "a listed difference is none any more"
+
+
+def test_options_of_mmmu_may_be_a_list(workdir: Path) -> None:
+    """As `datasets` and pandas store them, and not as Python's spelling of one; what cannot be read is said."""
+    row = pq.read_table(benchmark_files.mmmu(workdir / "d")).to_pylist()[0]
+    written = tasks.load("mmmu").question(row, 0)
+    row["options"] = list(written.choices)
+    assert tasks.load("mmmu").question(row, 0).choices == written.choices
+    with pytest.raises(BadRow, match="its options cannot be read as a list"):
+        tasks.load("mmmu").question({**row, "options": "['It's 3', 'it's 7']"}, 0)
+
+
+def test_files_behind_a_linked_folder_are_found(tmp_path: Path) -> None:
+    """As on clusters with a shared data disk."""
+    benchmark_files.chartqa(tmp_path / "real")
+    (tmp_path / "downloads").mkdir()
+    (tmp_path / "downloads/ChartQA").symlink_to(tmp_path / "real/ChartQA")
+    (tmp_path / "downloads/ChartQA/round").symlink_to(tmp_path / "downloads")
+    [found] = files_of(tasks.load("chartqa"), [], tmp_path / "downloads")
+    assert found.parent.name == "data" or found.is_file()

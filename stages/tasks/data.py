@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stages.errors import EngineError, UsageError
+from stages.images.folders import files_below
 from stages.tasks.task import Task
 
 
@@ -19,7 +20,7 @@ def files_of(task: Task, inputs: Sequence[Path], data: Path | None) -> list[Path
     files: list[Path] = []
     for path in inputs:
         if path.is_dir():
-            found = sorted(path.rglob("*.parquet"))
+            found = _parquet_below(path)
             if not found:
                 raise UsageError(f"{path}: the directory holds no Parquet file")
             found = [file for file in found if _is_split(file, task.split)] or found
@@ -35,13 +36,17 @@ def _below(task: Task, data: Path) -> list[Path]:
     """The files of the task's split in a folder that bears one of the task's names, wherever below `data`."""
     if not data.is_dir():
         raise UsageError(f"{data}: no such directory")
-    files = _own(task, [file for file in sorted(data.rglob("*.parquet")) if _is_split(file, task.split)], data)
+    files = _own(task, [file for file in _parquet_below(data) if _is_split(file, task.split)], data)
     if files:
         return files
     raise UsageError(
         f"{data}: no {task.split} files of {task.title} (looked for {task.split}*.parquet in a folder named "
         f"{' or '.join(task.folders)})"
     )
+
+
+def _parquet_below(folder: Path) -> list[Path]:
+    return [folder / name for name in files_below(folder) if name.endswith(".parquet")]
 
 
 def _own(task: Task, files: Sequence[Path], root: Path) -> list[Path]:

@@ -1,7 +1,8 @@
 """MMMU (arXiv 2311.16502): questions of college exams, with up to seven images.
 
 Data: MMMU/MMMU (a configuration a subject) or lmms-lab/MMMU (all in one); validation 900 questions, nearly all of
-them multiple choice. `options` is a Python list written as text; an open question's answer may be one too.
+them multiple choice. `options` is a list, in the files of the hub written as Python would write it; an open question's
+answer may be one, too.
 Metric: accuracy over all questions. An open answer is right when the target is among the numbers, to two decimals,
 or stands in the text, of the phrases that conclude the response: the rule of the authors' evaluation. Theirs picks
 an option at random where the response names none; here that is wrong, and counted as without an answer.
@@ -49,6 +50,8 @@ def question(record: Record, position: int) -> Question:
     identifier, asked = text_of(record, "id"), text_of(record, "question")
     multiple_choice = record["question_type"] == "multiple-choice"
     choices = _texts(record["options"]) if multiple_choice else []
+    if multiple_choice and len(choices) < 2:
+        raise BadRow("its options cannot be read as a list of texts")
     answers = [known_letter(record["answer"], choices)] if multiple_choice else _texts(record["answer"])
     if not answers or "" in answers:
         raise BadRow("no answer")
@@ -66,7 +69,9 @@ def question(record: Record, position: int) -> Question:
 
 
 def _texts(value: object) -> list[str]:
-    """A list of texts written as Python writes it; any other text is the only one."""
+    """A list of texts, as it is or written as Python writes it; any other text is the only one."""
+    if isinstance(value, list) and value:
+        return [str(item).strip() for item in value]
     if not isinstance(value, str) or not value.strip():
         raise BadRow("no options or answer")
     if value.lstrip().startswith("["):
