@@ -15,8 +15,7 @@ from pathlib import Path
 from types import FunctionType
 
 from ireasoner_cli.console import safe_text
-from stages import parsing
-from stages.parsing import answer_key, parse_completion, parse_question
+from stages.parsing import answer_key, keys, parse_completion, parse_question
 
 SECONDS_A_ROW = 1.0
 LONG = 1_000_000  # characters
@@ -100,7 +99,7 @@ def check(text: str) -> None:
     assert (parsed.answer is None) == (parsed.answer_key is None)
     assert len(parsed.steps) <= 8 and all(step == step.strip() and step for step in parsed.steps)
     # What is wrapped more often than that is an attack, and need not come out bare.
-    if parsed.answer_key and sum(map((parsed.answer or "").count, WRAPPINGS)) <= parsing.MAX_WRAPPING:
+    if parsed.answer_key and sum(map((parsed.answer or "").count, WRAPPINGS)) <= keys.MAX_WRAPPING:
         assert answer_key(parsed.answer_key) == parsed.answer_key
     question = parse_question(text)
     assert question is None or (question and question == question.strip())
