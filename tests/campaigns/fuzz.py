@@ -15,7 +15,8 @@ from pathlib import Path
 from types import FunctionType
 
 from ireasoner_cli.console import safe_text
-from stages.parsing import answer_key, keys, parse_completion, parse_question
+from stages.parsing import answer_key, keys, notation, parse_completion, parse_question
+from stages.parsing import completions as completions_read
 
 SECONDS_A_ROW = 1.0
 LONG = 1_000_000  # characters
@@ -176,7 +177,7 @@ def guided(seconds: int) -> None:
     """Lets atheris look for inputs that reach new code in the parsers, starting from some of ours."""
     import atheris
 
-    for function in vars(parsing).values():
+    for function in [each for module in (completions_read, keys, notation) for each in vars(module).values()]:
         if isinstance(function, FunctionType):
             atheris.instrument_func(function)
     atheris.enabled_hooks.add("RegEx")
