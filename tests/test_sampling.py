@@ -15,7 +15,6 @@ from stages.learning.model import PolicyModel
 from stages.models.finding import Model, find_model
 from stages.parameters.sampling import Decoding, EngineOptions, Pixels
 from stages.sampling import Request, Sampler, open_sampler, resolve_sampler
-from stages.sampling.fake import FakeSampler
 from tests.conftest import build_tiny_model
 from tests.plain import Example, PlainLoop, stock_model
 from tests.test_learning import picture
@@ -180,7 +179,7 @@ def test_the_fake_knows_what_asks_for_a_question(workdir: Path) -> None:
     prompts = workdir / "asks-shortly/prompts"
     shutil.copytree("model", prompts.parent)
     (prompts / "proposer.txt").write_text("Ask about it.")
-    fake = FakeSampler(find_model(str(prompts.parent)))
+    fake = open_sampler("fake", find_model(str(prompts.parent)), None, Pixels(), EngineOptions())
     for prompt, asks in (("Ask about it.", True), ("Write a <question>.", True), ("How many? Think.", False)):
         requests = [Request((), prompt, seed) for seed in range(20)]
         texts = [sample.text for sample in fake.sample(requests, Decoding())]
