@@ -91,7 +91,8 @@ def _count(counts: dict[str, int], rows: Iterable[Row]) -> None:
         counts["questions"] += row["question"] is not None
         if "targets" in counts:
             counts["targets"] += row["target"] is not None
-        if (reason := row["reject_reason"]) and row.get("completion") is None:
+        reason = row["reject_reason"]
+        if reason and reason != NONE_THERE and row.get("completion") is None:
             counts["unreadable_images" if reason.startswith(UNREADABLE) else "refused"] += 1
 
 
