@@ -53,6 +53,9 @@ FORMS: dict[str, Callable[[Path], Any]] = {
     "an address of a file": lambda file: f"file://{file.absolute()}",
     "base64": lambda file: base64.b64encode(file.read_bytes()).decode(),
     "base64 in lines": lambda file: base64.encodebytes(file.read_bytes()).decode(),
+    "a data URI of whatever kind": lambda file: (
+        "data:application/octet-stream;x=y;base64," + base64.b64encode(file.read_bytes()).decode()
+    ),
     "a data URI": lambda file: "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode(),
     "base64 in a struct": lambda file: {"bytes": base64.b64encode(file.read_bytes()).decode(), "path": None},
     "a list of numbers": lambda file: list(file.read_bytes()),
@@ -121,7 +124,7 @@ def test_rows_of_several_pictures_are_asked_about_together(workdir: Path, name: 
     KINDS[name]([{"images": row} for row in paths], Path(name))
     pool = open_pool(Path(name))
     assert [[image.path for image in row.images] for row in pool.read(range(4))] == paths
-    assert (pool.most_images(range(4)), pool.most_images([0, 2])) == (3, 2)
+    assert (pool.most_images(range(4)), pool.most_images([0, 2]), pool.most_images([])) == (3, 2, 1)
     asked = propose(Path(name), ProposeParams(groups=4, sampling=fake(max_tokens=128)), Call(model="model"))
     assert sorted(len(row["images"]) for row in chain.rows(asked.path)) == [1, 2, 3, 3]
     assert not any(picture["bytes"] for row in chain.rows(asked.path) for picture in row["images"])
@@ -210,6 +213,15 @@ def test_another_column_is_taken_where_only_one_could_be_meant_and_several_are_a
     to_parquet([{"id": 1, "text": "x", "audio": sound}], Path("none.parquet"))
     with pytest.raises(DataError, match=r"none\.parquet: no image column; it has id, text, audio\."):
         open_pool(Path("none.parquet"))
+
+
+def test_a_column_that_is_there_twice(workdir: Path) -> None:
+    picture = pa.array([Path("pool/0.png").read_bytes()])
+    for names in (["x", "x", "image"], ["image", "image", "jpg"]):
+        pq.write_table(pa.Table.from_arrays([picture] * 3, names=names), "p.parquet")
+        assert next(open_pool(Path("p.parquet")).read([0])).images[0].data == picture[0].as_py()
+    with pytest.raises(DataError, match="has the column image more than once"):
+        open_pool(Path("p.parquet"), Columns("image"))
 
 
 def test_an_empty_image_column_leaves_the_pictures_to_images(workdir: Path) -> None:
@@ -554,7 +566,7 @@ def test_a_damaged_arrow_file_is_an_error_that_names_it_or_other_rows(workdir: P
     KINDS[name]([{"image": f"pool/{place}.png", "n": [place]} for place in range(8)], Path(name))
     whole = Path(name).read_bytes()
     for place in range(0, len(whole), 7):
-        for changed in (whole[:place], whole[:place] + bytes([whole[place] ^ 0x41]) + whole[place + 1 :]):
+        for changed in (whole[:place], whole[:place] + bytes([whole[place] ^ 0xC1]) + whole[place + 1 :]):
             Path(name).write_bytes(changed)
             try:
                 pool = open_pool(Path(name))

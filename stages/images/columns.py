@@ -1,9 +1,11 @@
 """Which columns of a dataset hold the pictures, the questions and the answers."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
 
 from stages.errors import DataError, UsageError
 from stages.images import forms
@@ -30,14 +32,17 @@ class Columns:
         yield from ((name, option) for name, option in options if name is not None)
 
     def check(self, file: Path, source: Source) -> None:
-        """Raises UsageError where a column that is asked for is not there."""
+        """Raises UsageError where a column that is asked for is not there, DataError where it is there twice."""
         for name, option in self.asked():
-            if top(name, source.columns) not in source.columns:
+            found = source.columns.count(_top(name, source))
+            if not found:
                 raise UsageError(f"{file}: has no column {name!r} ({option}); it has {_listed(source)}")
+            if found > 1:
+                raise DataError(f"{file}: has the column {_top(name, source)} more than once")
 
     def tops(self, source: Source) -> list[str]:
         """The source's columns in which they lie."""
-        return list(dict.fromkeys(top(name, source.columns) for name, _ in self.asked()))
+        return list(dict.fromkeys(_top(name, source) for name, _ in self.asked()))
 
 
 def image_column(file: Path, source: Source) -> str:
@@ -46,10 +51,11 @@ def image_column(file: Path, source: Source) -> str:
 
     Raises DataError where there is none, or are several.
     """
+    once = [name for name in source.columns if source.columns.count(name) == 1]
     for name in NAMES:
-        if name in source.columns and any(map(forms.could_be, _head(source, name))):
+        if name in once and any(map(forms.could_be, _head(source, name))):
             return name
-    heads = {name: _head(source, name) for name in source.columns}
+    heads = {name: _head(source, name) for name in once}
     found = [name for name, head in heads.items() if any(map(forms.begins_as_picture, head))]
     found = found or [name for name, head in heads.items() if any(map(forms.names_picture, head))]
     if len(found) > 1:
@@ -63,9 +69,14 @@ def image_column(file: Path, source: Source) -> str:
     return found[0]
 
 
-def top(name: str, columns: Sequence[str]) -> str:
+def kind_of(name: str, source: Source) -> pa.DataType | None:
+    """The type of a column; None where that is not known, as of a field of one."""
+    return source.kind(name) if name in source.columns else None
+
+
+def _top(name: str, source: Source) -> str:
     """The column in which `name` lies: `reward_model` for its field `reward_model.ground_truth`."""
-    return name if name in columns else name.split(".")[0]
+    return name if name in source.columns else name.split(".")[0]
 
 
 def value(record: Record, name: str | None) -> Any:

@@ -10,7 +10,7 @@ from stages import shards
 from stages.contract import UNREADABLE
 from stages.errors import DataError
 from stages.images import forms
-from stages.images.columns import Columns, image_column, top, value
+from stages.images.columns import Columns, image_column, kind_of, value
 from stages.images.forms import PoolImage, PoolRow
 from stages.images.sources import Problem, Record, is_list, open_source
 
@@ -48,10 +48,10 @@ class Dataset:
     def most_images(self, positions: Sequence[int]) -> int:
         """Without reading files that rows name."""
         name = self._columns.image or ""
-        if not any(is_list(source.kind(top(name, source.columns))) for source in self._sources if len(source)):
+        if not any(is_list(kind_of(name, source)) for source in self._sources if len(source)):
             return 1
         rows = (row for _, row in self._rows(positions))
-        return max(1 if isinstance(row, Problem) else forms.count(value(row, name)) for row in rows)
+        return max((forms.count(value(row, name)) for row in rows if not isinstance(row, Problem)), default=0) or 1
 
     def read(self, positions: Sequence[int]) -> Iterator[PoolRow]:
         for file, row in self._rows(positions):

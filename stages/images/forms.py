@@ -16,7 +16,8 @@ from stages.contract import UNREADABLE
 from stages.errors import why
 from stages.images.reading import MAX_BYTES, SUFFIXES, is_encoded, read_file
 
-DATA_URI = re.compile(r"data:image/[\w.+-]+;base64,", re.IGNORECASE)
+DATA_URI = re.compile(r"data:[^,]*;base64,", re.IGNORECASE)
+LONGEST_URI_HEAD = 100
 WEB = re.compile(r"(?:https?|ftp|s3|gs|hf)://", re.IGNORECASE)
 FILE_URI = "file://"
 LONGEST_PATH = 4096
@@ -108,7 +109,7 @@ def _is_octets(value: list[Any]) -> bool:
 
 def _base64(text: str) -> str | None:
     """The base64 in a text that holds a picture; None for a path."""
-    if uri := DATA_URI.match(text[:100]):
+    if uri := DATA_URI.match(text[:LONGEST_URI_HEAD]):
         return text[uri.end() :]
     try:
         begins = base64.b64decode(text[:HEAD], validate=True)

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from stages.errors import DataError, why
-from stages.images.sources.source import Problem, Record
+from stages.images.sources.source import Problem, Record, holds_pictures
 from stages.shards.pages import LIMIT_BYTES
 
 MAGIC = b"ARROW1"  # at both ends of a file; between them is what a stream is
@@ -44,7 +44,9 @@ class ArrowSource:
             reader = pa.ipc.open_stream(stream)
             self._schema = reader.schema
             self._batches = list(reader)
-        self.columns: Sequence[str] = self._schema.names
+            self.columns: Sequence[str] = self._schema.names
+            for kind in self._schema.types:
+                holds_pictures(kind)  # asks for the names in it, of which one may be no text
         self._ends = list(accumulate(batch.num_rows for batch in self._batches))
         self._sound: set[tuple[int, str]] = set()
 
@@ -54,7 +56,7 @@ class ArrowSource:
             yield
         except OSError as error:
             raise DataError(f"{self._file}: not an Arrow file, or damaged ({why(error)})") from error
-        except (pa.ArrowException, struct.error, IndexError) as error:
+        except (pa.ArrowException, UnicodeDecodeError, struct.error, IndexError, TypeError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise DataError(f"{self._file}: not an Arrow file, or damaged ({reason})") from error
 
@@ -125,8 +127,6 @@ class _Budget:
 
 
 # ------------------------------------------------------------- Arrow's messages, which are flatbuffers
-
-DICTIONARY_BATCH = 2
 
 
 def _decompressed_bytes(stream: pa.Buffer) -> int:
