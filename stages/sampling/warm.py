@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 class WarmEngine:
     """Called as `open_sampler` is, and with the same rows to come: keeps the engine it has opened as long as the same
-    model, bounds on pixels and device settings are asked for, and
-    adapters of no higher rank. Samplers other than vLLM are opened each time."""
+    model, bounds on pixels and device settings are asked for, no more images and no adapter of a higher rank. Samplers
+    other than vLLM are opened each time."""
 
     def __init__(self, debug: bool = False) -> None:
         self._debug = debug

@@ -104,11 +104,11 @@ def _stage(lineage: Lineage, scratch: Path) -> tuple[Callable[..., Result], Any]
 
 def _sampled(params: P, recorded: dict[str, Any], scratch: Path) -> P:
     """`params` as recorded, the prompt's text in a file of its own; where nothing was sampled there is none."""
+    found = from_recorded(params, recorded)
     if "prompt" not in recorded:
-        return from_recorded(params, recorded)
+        return found
     prompt = scratch / "prompt.txt"
     prompt.write_text(recorded["prompt"], encoding="utf-8")
-    found = from_recorded(params, recorded)
     return replace(found, sampling=replace(found.sampling, prompt=prompt, sampler=recorded["sampler"]))
 
 
