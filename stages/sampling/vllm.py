@@ -14,7 +14,7 @@ from stages.errors import EngineError, StageError, UsageError
 from stages.models.finding import Model
 from stages.models.fitting import GIB, check_build, check_fit, check_weights
 from stages.models.loading import prepare_transformers
-from stages.models.prompting import PromptBuilder, pixel_settings
+from stages.models.prompting import PromptBuilder
 from stages.models.threads import fit_threads
 from stages.parameters.sampling import Decoding, EngineOptions, Pixels
 from stages.policy import DEFAULT_LORA, adapter_rank
@@ -82,7 +82,7 @@ class VllmSampler:
             "load_format": "safetensors",  # nothing is unpickled
             "logprobs_mode": "processed_logprobs",
             "limit_mm_per_prompt": {"image": max_images, "video": 0},
-            "mm_processor_kwargs": pixel_settings(pixels) or None,
+            "mm_processor_kwargs": self._prompts.picture_settings or None,
             "tensor_parallel_size": options.tensor_parallel,
             "enable_lora": rank is not None,
             "max_lora_rank": next(most for most in LORA_RANKS if most >= rank) if rank else None,
