@@ -1,8 +1,8 @@
 """Tiny random checkpoints of 21 families of vision-language models: `build("qwen3_vl", folder)`.
 
 Tokenizer, processor, configuration and weights are made on the spot, in the layout of published checkpoints, as
-transformers, vLLM and the commands read it. None has more than 1.5 million parameters. Weights are large enough for outputs
-far from uniform, and nothing is left at exactly one or zero, where leaving it out would go unnoticed.
+transformers, vLLM and the commands read it. None has more than 1.5 million parameters. Weights are large enough for
+outputs far from uniform, and nothing is left at exactly one or zero, where leaving it out would go unnoticed.
 
     python -m tests.families FOLDER [FAMILY…]
 """
