@@ -7,7 +7,7 @@ OUT/it0001/policy/  eval.parquet
 
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
@@ -19,13 +19,11 @@ from ireasoner_cli.running.prepare import Prepare
 from ireasoner_cli.running.tracking import Track, no_tracker
 from stages import shards
 from stages.errors import EngineError
-from stages.models.finding import Model
 from stages.models.support import adapters, check_learning
-from stages.parameters.sampling import SamplerName
 from stages.policy import STATE_FILE, is_pruned, open_policy, prune
 from stages.progress import Progress
 from stages.result import Result
-from stages.sampling import Sampler
+from stages.sampling import Sampler, Wanted
 from stages.sampling.warm import WarmEngine
 
 
@@ -92,29 +90,30 @@ def run_loop(plan: Plan, prepare: Prepare, view: View, track: Track = no_tracker
     for stage in ("rollout", "score", "update", *(["eval"] if plan.benchmark else [])):
         for recipe in plan.recipes:  # settings that are wrong: said now, rather than hours later
             prepare(stage, {"recipe": recipe}, plan.benchmark or plan.out)
-    loop = _Loop(plan, prepare, view, track)
-    first = loop.resume()
-    if plan.benchmark is not None:
-        loop.evaluate(0)
-    made: list[Figures] = []  # by this process: who goes on after a collapse means it
-    for number in range(first, max(first, plan.iterations) + 1):
-        new = loop.iterate(number)
-        loop.clear()
-        made += [loop.history[number]] if new else []
-        if reason := collapse(made):
-            raise EngineError(
-                f"stopped after {plan.folder(number)}: {reason}. To go on regardless, run the same command again"
-            )
-    return loop.summary()
+    with closing(WarmEngine(plan.debug)) as engines:
+        loop = _Loop(plan, prepare, view, track, engines)
+        first = loop.resume()
+        if plan.benchmark is not None:
+            loop.evaluate(0)
+        made: list[Figures] = []  # by this process: who goes on after a collapse means it
+        for number in range(first, max(first, plan.iterations) + 1):
+            new = loop.iterate(number)
+            loop.clear()
+            made += [loop.history[number]] if new else []
+            if reason := collapse(made):
+                raise EngineError(
+                    f"stopped after {plan.folder(number)}: {reason}. To go on regardless, run the same command again"
+                )
+        return loop.summary()
 
 
 class _Loop:
-    def __init__(self, plan: Plan, prepare: Prepare, view: View, track: Track) -> None:
+    def __init__(self, plan: Plan, prepare: Prepare, view: View, track: Track, engines: WarmEngine) -> None:
         self._plan = plan
         self._prepare = prepare
         self._view = view
         self._track = track
-        self._engines = WarmEngine(plan.debug)
+        self._engines = engines
         self.history: dict[int, Figures] = {}
         self.base_accuracy: float | None = None
 
@@ -205,13 +204,13 @@ class _Loop:
         }
         return self._prepare(stage, {**settings, **own}, *inputs).stage(progress=self._view, engines=self._open)
 
-    def _open(self, name: SamplerName, model: Model, *settings: Any) -> Sampler:
+    def _open(self, wanted: Wanted) -> Sampler:
         """The warm engine. Raises EngineError, the first time already, where the loop would come to nothing: the model
         cannot be learned from, or vLLM not sample from the policy that the first iteration makes."""
-        check_learning(model)
-        if name == "vllm" and (reason := adapters(model)):
-            raise EngineError(f"{model.ref.name}: {reason}")
-        return self._engines(name, model, *settings)
+        check_learning(wanted.model)
+        if wanted.name == "vllm" and (reason := adapters(wanted.model)):
+            raise EngineError(f"{wanted.model.ref.name}: {reason}")
+        return self._engines(wanted)
 
     @property
     def best(self) -> int | None:
