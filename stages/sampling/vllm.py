@@ -71,7 +71,6 @@ class VllmSampler:
         import torch
 
         check_build(torch.__version__)
-        _import_vllm()
         from vllm import LLM
         from vllm.platforms import current_platform
 
@@ -128,9 +127,12 @@ class VllmSampler:
             self._lora = LoRARequest(f"policy-{self._adapters_used}", self._adapters_used, str(adapter.resolve()))
 
     def close(self) -> None:
-        """Ends the engine and its processes, which the garbage collector may never come to."""
+        """Ends the engine and its processes, which the garbage collector may never come to: where FFmpeg is missing,
+        vLLM keeps the exception that it met over that when it was imported, with the frames that led there, and so the
+        process's first sampler."""
         with suppress(Exception):  # one that has failed has ended already
             self._llm.llm_engine.engine_core.shutdown()
+        del self._llm
 
     def _wake(self) -> None:
         from stages.models.device import free_cache
@@ -229,12 +231,6 @@ class VllmSampler:
         self._log.trim()
         with self._failure("failed while sampling"):
             return self._llm.llm_engine.step()
-
-
-def _import_vllm() -> None:
-    """A first import keeps for ever what its caller holds, where FFmpeg is missing: vLLM keeps the exception that it
-    meets over that, with the frames that led to it."""
-    import vllm  # noqa: F401
 
 
 def _prepare_environment(options: EngineOptions, debug: bool) -> None:
