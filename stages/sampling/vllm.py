@@ -17,6 +17,7 @@ from stages.models.prompting import PromptBuilder, pixel_settings
 from stages.models.threads import fit_threads
 from stages.parameters.sampling import Decoding, EngineOptions, Pixels
 from stages.policy import DEFAULT_LORA, adapter_rank
+from stages.sampling.dying_with_parent import PARENT
 from stages.sampling.engine_log import EngineLog
 from stages.sampling.interface import Refused, Request, Sample, Wanted
 from stages.sampling.refusing import NOT_TAKEN, refused
@@ -43,9 +44,7 @@ class VllmSampler:
 
         model, options = wanted.model, wanted.options
         here = this_device()
-        self.device = here.recorded(
-            tensor_parallel=options.tensor_parallel, batch_invariant=options.batch_invariant or not here.gpu
-        )
+        self.device = here.recorded(tensor_parallel=options.tensor_parallel, batch_invariant=options.batch_invariant)
         check_weights(model)
         free_cache()
         self._model = model
@@ -259,6 +258,7 @@ def _prepare_environment(options: EngineOptions, debug: bool) -> None:
     else:
         # The engine in this process: its own would not have what prepare_transformers() repaired.
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    os.environ[PARENT] = str(os.getpid())
 
 
 def _register_model_class(model: Model) -> None:
