@@ -336,6 +336,9 @@ def batches(prompts: Sequence[PromptInputs]) -> Iterator[list[PromptInputs]]:
 
 def _shape(tensors: Mapping[str, Any]) -> list[Any]:
     return [
-        (name, "tokens" if name in (*OF_TOKENS, "input_ids") else value.shape[1:] if isinstance(value, Tensor) else name)
+        (
+            name,
+            "tokens" if name in (*OF_TOKENS, "input_ids") else value.shape[1:] if isinstance(value, Tensor) else name,
+        )
         for name, value in sorted(tensors.items())
     ]
