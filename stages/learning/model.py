@@ -23,14 +23,14 @@ from torch.nn.utils.rnn import pad_sequence
 from stages.contract import PROPOSER, SOLVER, Role
 from stages.errors import DataError
 from stages.learning.attention import use_in
-from stages.learning.cache import empty_cache, keeps_everything, mapped
+from stages.learning.cache import empty_cache, mapped
 from stages.learning.checkpointing import checkpointed
 from stages.learning.lean import Running, make_lean
 from stages.learning.loss import Head
 from stages.learning.passes import TOKENS_PER_PASS, packed
 from stages.learning.prefix import Prefix, Prefixes
 from stages.models.finding import Model
-from stages.models.language_model import fitting, has_experts, language_model, target_modules
+from stages.models.language_model import fitting, language_model, target_modules
 from stages.models.loading import load_base
 from stages.models.prompting import PromptBuilder
 from stages.parameters.sampling import Pixels
