@@ -23,7 +23,7 @@ from stages.export import export
 from stages.learning.control import Baseline
 from stages.learning.model import PolicyModel
 from stages.models.finding import Model, find_model
-from stages.models.prompting import PromptBuilder
+from stages.models.prompting import COMPLETION_TYPES, PromptBuilder
 from stages.models.support import support
 from stages.parameters.sampling import Decoding, Pixels, SamplerName
 from stages.policy import OPTIMIZER_FILE, PolicyState, RoleState, write_state
@@ -121,8 +121,9 @@ def by_transformers(model: Model, adapter: Path | None, pixels: Pixels) -> Logpr
         shape = inputs["input_ids"].shape
         for name, value in inputs.items():
             if isinstance(value, Tensor) and value.shape == shape:
+                kinds = COMPLETION_TYPES.get(model.config["model_type"], {})
                 behind = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
-                inputs[name] = torch.cat([value, behind.get(name, torch.zeros_like(tokens))], dim=1)
+                inputs[name] = torch.cat([value, behind.get(name, torch.full_like(tokens, kinds.get(name, 0)))], dim=1)
         logits = stock(**inputs).logits[0, shape[1] - 1 : -1]
         logits = logits.index_fill(1, torch.tensor(model.forbidden_tokens), -torch.inf)
         return torch.log_softmax(logits, -1).gather(1, tokens[0, :, None])[:, 0]
