@@ -133,6 +133,7 @@ QWEN = with_config({"model_type": "qwen2_5_vl", "architectures": ["Qwen2_5_VLFor
         (RECURRENT, GPU, None, None),
         (BOTH_WAYS, CPU, "one way", "one way"),
         (BOTH_WAYS, GPU, None, None),
+        (with_config({"model_type": "paligemma"}), GPU, "the text of a prompt", "the text of a prompt"),
     ],
 )
 def test_what_vllm_takes(
