@@ -32,8 +32,8 @@ from stages.learning.passes import TOKENS_PER_PASS, packed
 from stages.learning.prefix import Prefix, Prefixes
 from stages.models.device import repeatable
 from stages.models.finding import Model
-from stages.models.language_model import fitting, has_experts, language_model, target_modules
-from stages.models.loading import load_base
+from stages.models.language_model import check_learnable, fitting, has_experts, language_model, target_modules
+from stages.models.loading import load_base, skeleton
 from stages.models.prompting import OF_TOKENS, PromptBuilder
 from stages.parameters.sampling import Pixels
 from stages.policy import ADAPTER_FILE, DEFAULT_LORA, Lora
@@ -76,8 +76,10 @@ class PolicyModel:
         """
         self._model = model
         self._builders: dict[Pixels, PromptBuilder] = {}
+        made_empty = skeleton(model)  # what will not do is known before minutes of loading
+        check_learnable(made_empty)
+        self.lora, self.has_experts = fitting(lora, made_empty), has_experts(made_empty)
         self._base = load_base(model)
-        self.lora = fitting(lora, self._base)
         from peft import LoraConfig, get_peft_model
 
         config = LoraConfig(
