@@ -32,8 +32,8 @@ from stages.learning.passes import TOKENS_PER_PASS, packed
 from stages.learning.prefix import Prefix, Prefixes
 from stages.models.device import repeatable
 from stages.models.finding import Model
-from stages.models.language_model import fitting, has_experts, language_model, target_modules
-from stages.models.loading import load_base
+from stages.models.language_model import check_learnable, fitting, has_experts, language_model, target_modules
+from stages.models.loading import load_base, skeleton
 from stages.models.prompting import OF_TOKENS, PromptBuilder
 from stages.parameters.sampling import Pixels
 from stages.policy import ADAPTER_FILE, DEFAULT_LORA, Lora
@@ -76,8 +76,10 @@ class PolicyModel:
         """
         self._model = model
         self._builders: dict[Pixels, PromptBuilder] = {}
+        made_empty = skeleton(model)  # what will not do is known before minutes of loading
+        check_learnable(made_empty)
+        self.lora, self.has_experts = fitting(lora, made_empty), has_experts(made_empty)
         self._base = load_base(model)
-        self.lora = fitting(lora, self._base)
         from peft import LoraConfig, get_peft_model
 
         config = LoraConfig(
@@ -93,7 +95,7 @@ class PolicyModel:
         self._peft.add_adapter(PROPOSER, copy.deepcopy(config))
         self._adapters: dict[Role, dict[str, Tensor]] = {
             role: {
-                name.replace(f".{role}.", "."): parameter.requires_grad_()
+                name.replace(f".{role}.", "."): parameter
                 for name, parameter in self._peft.named_parameters()
                 if f".{role}." in name
             }
@@ -112,6 +114,9 @@ class PolicyModel:
         examination = Examination(self)
         with repeatable(self.device), examination.moved():
             separate, self.head = examination.separately(self._base, self._peft)
+            for parameters in self._adapters.values():
+                for parameter in parameters.values():
+                    parameter.requires_grad_()  # PEFT freezes those of the other role
             use_in(self._text.config)
             make_lean(self._text, self._running)
             if gradient_checkpointing:
