@@ -63,11 +63,8 @@ class Architecture:
 def architecture(folder: Path) -> Architecture:
     """That of the config.json in `folder`, its model laid out without memory: a second or two.
 
-    Raises EngineError for one that transformers cannot lay out.
+    `loading.prepare_transformers` comes first. Raises EngineError for one that transformers cannot lay out.
     """
-    from stages.models.loading import prepare_transformers
-
-    prepare_transformers()
     from transformers import AutoConfig
 
     try:
