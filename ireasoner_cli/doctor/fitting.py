@@ -57,7 +57,9 @@ def configured(name: str) -> Model:
         path = Path(snapshot_download(name, allow_patterns=["*.json", "*.jinja", "*.txt"]))
     except Exception as error:  # the hub's client raises many kinds
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise EngineError(f"{name}: neither a folder here nor to be had from the Hugging Face hub ({reason})") from error
+        raise EngineError(
+            f"{name}: neither a folder here nor to be had from the Hugging Face hub ({reason})"
+        ) from error
     return Model(ModelRef(name, path.name), path)
 
 
