@@ -85,6 +85,7 @@ def evaluate(
     most_images = max(benchmark.most_images() for benchmark in benchmarks)
     load = partial(asking.open, engines, most_images)
     with job.writing(EVALUATED, progress) as evaluated, evaluated.using(load) as sampler:
+        evaluated.made_on(sampler.device)
         asked = islice(chain.from_iterable(benchmarks), evaluated.left.start, evaluated.left.stop)
         asked_for = _attempts(asked, asking.prompt, params.samples, call.seed)
         attempts = with_samples(sampler, params.sampling.decoding, asked_for)

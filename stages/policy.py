@@ -107,7 +107,7 @@ class PolicyState:
             **roles,
             "lora": asdict(self.lora),
             "model": lineage.pop("model"),
-            "lineage": {key: lineage[key] for key in ("params", "seed", "inputs", "policy")},
+            "lineage": {key: lineage[key] for key in ("params", "seed", "inputs", "policy", "device")},
             "files": files,
             "sha256": NO_SHA256,
         }
@@ -143,6 +143,7 @@ def read_state(folder: Path) -> PolicyState:
             inputs=tuple(InputRef(**entry) for entry in raw["lineage"]["inputs"]),
             model=ModelRef(**raw["model"]),
             policy=PolicyRef(**raw["lineage"]["policy"]),
+            device=dict(raw["lineage"].get("device", {})),
             version=str(raw["version"]),
         )
         roles: dict[Role, RoleState] = {

@@ -4,6 +4,7 @@ pool/ + policy ──▶ questions.parquet
 """
 
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -68,10 +69,11 @@ def propose(
     counts = {"groups": len(job.todo), "questions": 0, "unreadable_images": 0, "refused": 0}
     counts |= {"targets": 0} if params.target else {}
 
-    def load() -> Sampler | None:
-        return asking.open(engines, pool.most_images([order[index] for index in job.todo])) if asking else None
+    def load() -> AbstractContextManager[Sampler | None]:
+        return asking.open(engines, pool.most_images([order[index] for index in job.todo])) if asking else nullcontext()
 
     with job.writing(TRAJECTORY, progress) as questions, questions.using(load) as sampler:
+        questions.made_on(sampler.device if sampler else {})
         for table in questions.taken_up("question", "target", "completion", "reject_reason"):
             _count(counts, table.to_pylist())
         proposals = _proposals(pool, order, questions.left, job.metadata, params)

@@ -64,6 +64,7 @@ def rollout(
     counts = {"groups": len(job.todo), "rollouts": 0, "truncated": 0, "unreadable_images": 0, "refused": 0}
     load = partial(asking.open, engines, questions.most_images())
     with job.writing(TRAJECTORY, progress) as rollouts, rollouts.using(load) as sampler:
+        rollouts.made_on(sampler.device)
         for table in rollouts.taken_up("role", "question", "finish_reason", "reject_reason"):
             _count(counts, table.to_pylist())
         trajectories = _trajectories(questions.groups(rollouts.left), asking.prompt, params.samples)

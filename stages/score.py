@@ -8,7 +8,7 @@ with the policy on it, for hidden states only.
 """
 
 from collections.abc import Sequence
-from functools import partial
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pyarrow as pa
@@ -64,8 +64,12 @@ def score(inputs: Sequence[Path], params: ScoreParams, call: Call = Call(), prog
     tally = Tally()
     schema = pa.schema([*SCORED, *chosen.columns])
     shares = _question_shares(rollouts) if params.question_share else None
-    load = partial(_embedder, params, start, rollouts.metadata)
+
+    def load() -> AbstractContextManager[tuple[StepEmbedder, int]]:
+        return nullcontext(_embedder(params, start, rollouts.metadata))
+
     with job.writing(schema, progress) as scored, scored.using(load) as (embedder, groups_per_block):
+        scored.made_on(embedder.device)
         for table in scored.taken_up(*SCORE_COLUMNS.names):
             tally.add(table)
         for block in rollouts.tables(groups_per_block, scored.left):

@@ -7,7 +7,7 @@ OUT/it0001/policy/  eval.parquet
 
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
@@ -88,29 +88,30 @@ def run_loop(plan: Plan, prepare: Prepare, view: View, track: Track = no_tracker
     for stage in ("rollout", "score", "update", *(["eval"] if plan.benchmark else [])):
         for recipe in plan.recipes:  # settings that are wrong: said now, rather than hours later
             prepare(stage, {"recipe": recipe}, plan.benchmark or plan.out)
-    loop = _Loop(plan, prepare, view, track)
-    first = loop.resume()
-    if plan.benchmark is not None:
-        loop.evaluate(0)
-    made: list[Figures] = []  # by this process: who goes on after a collapse means it
-    for number in range(first, max(first, plan.iterations) + 1):
-        new = loop.iterate(number)
-        loop.clear()
-        made += [loop.history[number]] if new else []
-        if reason := collapse(made):
-            raise EngineError(
-                f"stopped after {plan.folder(number)}: {reason}. To go on regardless, run the same command again"
-            )
-    return loop.summary()
+    with closing(WarmEngine(plan.debug)) as engines:
+        loop = _Loop(plan, prepare, view, track, engines)
+        first = loop.resume()
+        if plan.benchmark is not None:
+            loop.evaluate(0)
+        made: list[Figures] = []  # by this process: who goes on after a collapse means it
+        for number in range(first, max(first, plan.iterations) + 1):
+            new = loop.iterate(number)
+            loop.clear()
+            made += [loop.history[number]] if new else []
+            if reason := collapse(made):
+                raise EngineError(
+                    f"stopped after {plan.folder(number)}: {reason}. To go on regardless, run the same command again"
+                )
+        return loop.summary()
 
 
 class _Loop:
-    def __init__(self, plan: Plan, prepare: Prepare, view: View, track: Track) -> None:
+    def __init__(self, plan: Plan, prepare: Prepare, view: View, track: Track, engines: WarmEngine) -> None:
         self._plan = plan
         self._prepare = prepare
         self._view = view
         self._track = track
-        self._engines = WarmEngine(plan.debug)
+        self._engines = engines
         self.history: dict[int, Figures] = {}
         self.base_accuracy: float | None = None
 

@@ -20,7 +20,7 @@ from stages.embedding import TOKENS_PER_STEP, Step
 from stages.errors import DataError, EngineError
 from stages.learning.learner import forbidden_in
 from stages.learning.model import PolicyModel
-from stages.models.device import memory_bounded
+from stages.models.device import memory_bounded, this_device
 from stages.models.finding import Model
 from stages.parameters.sampling import Pixels
 from stages.policy import DEFAULT_LORA, Policy
@@ -53,6 +53,10 @@ class HiddenEmbedder:
         self._role = SOLVER if policy.folder else None
         if policy.folder:
             self._policy.set_adapter(SOLVER, self._policy.read_adapter(SOLVER, policy.folder / SOLVER))
+
+    @property
+    def device(self) -> dict[str, Any]:
+        return this_device().recorded()
 
     @property
     def depth(self) -> int:

@@ -1,12 +1,10 @@
 """Which engine, and opening it."""
 
 import importlib.util
-from pathlib import Path
 
 from stages.errors import UsageError
-from stages.models.finding import Model
-from stages.parameters.sampling import EngineOptions, Pixels, SamplerName
-from stages.sampling.interface import Sampler
+from stages.parameters.sampling import SamplerName
+from stages.sampling.interface import Sampler, Wanted
 
 
 def resolve_sampler(name: SamplerName | None) -> SamplerName:
@@ -17,30 +15,21 @@ def resolve_sampler(name: SamplerName | None) -> SamplerName:
     return name or ("vllm" if installed else "transformers")
 
 
-def open_sampler(
-    name: SamplerName,
-    model: Model,
-    adapter: Path | None,
-    pixels: Pixels,
-    options: EngineOptions,
-    max_images: int = 1,
-    debug: bool = False,
-) -> Sampler:
-    """Loads the engine with `model` and, unless None, the PEFT adapter in `adapter` as it lies there; with `debug` it
-    shows its own logs.
+def open_sampler(wanted: Wanted, debug: bool = False) -> Sampler:
+    """Loads the engine; with `debug` it shows its own logs. The caller closes it.
 
     Raises EngineError when model, adapter or device will not do.
     """
-    if options.batch_invariant and name != "vllm":
-        raise UsageError(f"--batch-invariant is a mode of vLLM, and the sampler is {name}")
-    if name == "fake":
+    if wanted.options.batch_invariant and wanted.name != "vllm":
+        raise UsageError(f"--batch-invariant is a mode of vLLM, and the sampler is {wanted.name}")
+    if wanted.name == "fake":
         from stages.sampling.fake import FakeSampler
 
-        return FakeSampler(model, pixels, options)
-    if name == "transformers":
+        return FakeSampler(wanted)
+    if wanted.name == "transformers":
         from stages.sampling.transformers import TransformersSampler
 
-        return TransformersSampler(model, adapter, pixels, options)
+        return TransformersSampler(wanted)
     from stages.sampling.vllm import VllmSampler
 
-    return VllmSampler(model, adapter, pixels, options, max_images, debug=debug)
+    return VllmSampler(wanted, debug=debug)

@@ -3,6 +3,7 @@
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -10,7 +11,7 @@ from stages.contract import Role
 from stages.job import Start
 from stages.parameters.sampling import Decoding, SamplerName, Sampling
 from stages.prompts import load_prompt
-from stages.sampling.interface import Engines, Refused, Request, Sample, Sampler
+from stages.sampling.interface import Engines, Refused, Request, Sample, Sampler, Wanted
 from stages.sampling.opening import resolve_sampler
 
 Row = dict[str, Any]
@@ -39,11 +40,11 @@ class Asking:
         """What a shard records of it, beside the settings."""
         return {"prompt": self.prompt, "sampler": self.sampler}
 
-    def open(self, engines: Engines, max_images: int = 1) -> Sampler:
-        """The engine, with the role's adapter. Raises EngineError as it does."""
-        adapter = self.start.policy.adapter(self.role)
-        settings = self.settings
-        return engines(self.sampler, self.start.model, adapter, settings.pixels, settings.engine, max_images)
+    def open(self, engines: Engines, max_images: int = 1) -> "closing[Sampler]":
+        """The engine, with the role's adapter; closed where the block ends. Raises EngineError as it does."""
+        adapter, settings = self.start.policy.adapter(self.role), self.settings
+        model = self.start.model
+        return closing(engines(Wanted(self.sampler, model, adapter, settings.pixels, settings.engine, max_images)))
 
 
 def with_samples(

@@ -3,16 +3,15 @@
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
-from pathlib import Path
+from typing import Any
 
 import torch
 
-from stages.models.device import memory_bounded
-from stages.models.finding import Model
+from stages.models.device import free_cache, memory_bounded, this_device
 from stages.models.loading import load_base
 from stages.models.prompting import PromptBuilder
-from stages.parameters.sampling import Decoding, EngineOptions, Pixels
-from stages.sampling.interface import Refused, Request, Sample
+from stages.parameters.sampling import Decoding
+from stages.sampling.interface import Refused, Request, Sample, Wanted
 from stages.sampling.refusing import NOT_TAKEN, refused, too_long
 
 
@@ -20,18 +19,27 @@ class TransformersSampler:
     """A plain sampling loop: one prefill for consecutive requests with the same prompt, then token by token, each
     row drawing from its own generator."""
 
-    def __init__(self, model: Model, adapter: Path | None, pixels: Pixels, options: EngineOptions) -> None:
-        self._prompts = PromptBuilder(model, pixels)
-        self._context = model.context(options.max_model_len) or sys.maxsize
+    def __init__(self, wanted: Wanted) -> None:
+        model = wanted.model
+        self._prompts = PromptBuilder(model, wanted.pixels)
+        self._context = model.context(wanted.options.max_model_len) or sys.maxsize
         self._model = load_base(model)
-        if adapter is not None:
+        if wanted.adapter is not None:
             from peft import PeftModel
 
-            self._model = PeftModel.from_pretrained(self._model, adapter)
+            self._model = PeftModel.from_pretrained(self._model, wanted.adapter)
         self._model.eval()
         self._tokenizer = model.tokenizer
         self._forbidden = list(model.forbidden_tokens)
         self._ends = set(model.end_of_turn)
+
+    @property
+    def device(self) -> dict[str, Any]:
+        return this_device().recorded()
+
+    def close(self) -> None:
+        self._model = None
+        free_cache()
 
     def sample(self, requests: Iterable[Request], decoding: Decoding) -> Iterator[Sample | Refused]:
         for _, same in groupby(requests, key=lambda request: (id(request.images), request.prompt)):
