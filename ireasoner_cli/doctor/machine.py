@@ -4,13 +4,13 @@ import os
 import platform
 import shutil
 import subprocess
-import sys
 import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from ireasoner_cli.doctor.finding import Finding, fail, ok, warn
+from stages.errors import EngineError
 from stages.models.estimate import GIB
 
 DRIVER_OF_CUDA = {13: 580, 12: 525}  # the oldest driver for a major version of CUDA
@@ -34,8 +34,8 @@ class Gpu:
 @dataclass(frozen=True)
 class Machine:
     """python, driver, torch: versions; cuda: that torch is built for, None for a build for CPUs. gpus: as the driver
-    has them. usable: how many of them torch can use; refusal: why it can use none, as it says. visible: the user's own
-    CUDA_VISIBLE_DEVICES. memory, free_memory, shared_memory: bytes of the computer's own; compiler, headers: whether
+    has them. usable: how many of them torch can use; refusal: why every command will refuse to compute. visible: the
+    user's own CUDA_VISIBLE_DEVICES. memory, free_memory, shared_memory: bytes of the computer's own; compiler, headers: whether
     there is one of C, and Python's."""
 
     python: str = platform.python_version()
@@ -59,14 +59,14 @@ def look() -> Machine:
     """Imports torch, and asks the driver; makes no context on a GPU."""
     import torch
 
+    from stages.models.device import gpu_is_used
+
     driver, gpus = _from_driver()
-    refusal = ""
-    usable = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if torch.version.cuda and not usable:
-        try:
-            torch.cuda.init()
-        except Exception as error:  # torch raises several kinds
-            refusal = str(error).splitlines()[0]
+    usable, refusal = 0, ""
+    try:
+        usable = torch.cuda.device_count() if gpu_is_used() else 0
+    except EngineError as error:
+        refusal = str(error)
     return Machine(
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         memory=_meminfo("MemTotal"),
@@ -166,28 +166,26 @@ def _device(machine: Machine) -> Finding:
     figures = {"torch": machine.torch, "cuda": machine.cuda, "driver": machine.driver, "usable": machine.usable}
     if machine.usable:
         return ok("device", f"GPU ({machine.usable} usable); {built}, driver {machine.driver or 'unknown'}", **figures)
-    if machine.visible == "":
-        return ok("device", f"CPU, as CUDA_VISIBLE_DEVICES is empty; {built}", **figures)
-    if machine.driver is None:
-        if machine.visible is not None:
-            return fail("device", f"CUDA_VISIBLE_DEVICES={machine.visible}, and no driver", "is this the right machine, "
-                        "or a container without --gpus? unset it for the CPU", **figures)  # fmt: skip
-        return ok("device", f"CPU; {built}; no NVIDIA driver", **figures)
-    if machine.cuda is None:
-        advice = "`pip uninstall torch`, then `pip install 'ireasoner[gpu]'`; for the CPU set CUDA_VISIBLE_DEVICES="
-        return fail("device", f"{built}, beside driver {machine.driver}", advice, **figures)
-    oldest = DRIVER_OF_CUDA.get(int(machine.cuda.split(".")[0]), 0)
-    if int(machine.driver.split(".")[0]) < oldest:
+    oldest = DRIVER_OF_CUDA.get(int((machine.cuda or "0").split(".")[0]), 0)
+    if machine.refusal and machine.driver and int(machine.driver.split(".")[0]) < oldest:
         text, advice = f"driver {machine.driver}; {built}", f"CUDA {machine.cuda} needs driver {oldest} or later"
-        return fail("device", text, advice, **figures)
-    advice = "CUDA_VISIBLE_DEVICES names GPUs that there are" if machine.visible else "`nvidia-smi` says more"
-    return fail("device", f"{built}, cannot use a GPU: {machine.refusal or 'it gives no reason'}", advice, **figures)
+        return fail("device", text, f"{advice}. {machine.refusal}", **figures)
+    if machine.refusal:
+        return fail("device", f"{built}; driver {machine.driver or 'not there'}", machine.refusal, **figures)
+    if machine.driver and not machine.cuda and machine.visible != "":
+        advice = (
+            "`pip uninstall torch`, then `pip install 'ireasoner[gpu]'`; CUDA_VISIBLE_DEVICES=\"\" says a CPU is meant"
+        )
+        return fail("device", f"{built}, beside driver {machine.driver}", advice, **figures)
+    why = "no NVIDIA driver" if machine.driver is None else "CUDA_VISIBLE_DEVICES is empty"
+    return ok("device", f"CPU; {built}; {why}", **figures)
 
 
 def _needed_by_gpus(machine: Machine) -> Iterator[Finding]:
     missing = [what for what, there in (("a C compiler", machine.compiler), ("Python.h", machine.headers)) if not there]
     if missing:
-        advice = f"Triton compiles when it is first used: apt install gcc python{'.'.join(map(str, sys.version_info[:2]))}-dev"
+        version = ".".join(machine.python.split(".")[:2])
+        advice = f"Triton compiles when it is first used: apt install gcc python{version}-dev"
         yield fail("compiler", f"no {' and no '.join(missing)}", advice)
     else:
         yield ok("compiler", "a C compiler and Python.h, for Triton")

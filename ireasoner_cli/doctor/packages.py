@@ -60,7 +60,7 @@ def _unmet(
     from packaging.requirements import Requirement
 
     for requirement in map(Requirement, asked(package)):
-        if only and requirement.name not in only or requirement.marker and not requirement.marker.evaluate():
+        if (only and requirement.name not in only) or (requirement.marker and not requirement.marker.evaluate()):
             continue
         there = version(requirement.name)
         if there is None or not requirement.specifier.contains(there, prereleases=True):
@@ -89,9 +89,9 @@ def _sampler(machine: Machine, version: Callable[[str], str | None], asked: Call
     for needed, torch, wanted in _unmet(name, version, asked, "torch"):
         return fail("sampler", f"{text}, which asks for {needed}{wanted}; {torch} is installed",
                     f"pip install '{needed}{wanted}'")  # fmt: skip
-    wanted = next((str(re.sub(r".*==([\d.]+).*", r"\1", line)) for line in _extras(extra)), None)
-    if wanted and there.split("+")[0] != wanted:
-        return fail("sampler", f"{text}; {OURS} is made for {wanted}", f"pip install 'ireasoner[{extra}]'")
+    made_for = next((re.sub(r".*==([\d.]+).*", r"\1", line) for line in _extras(extra)), None)
+    if made_for and there.split("+")[0] != made_for:
+        return fail("sampler", f"{text}; {OURS} is made for {made_for}", f"pip install 'ireasoner[{extra}]'")
     return ok("sampler", text, vllm=there)
 
 

@@ -1,5 +1,5 @@
-"""How much memory sampling and learning take of a GPU, from a model's configuration: nothing is read of its weights, and
-every tensor is counted without being there (on torch's meta device).
+"""How much memory sampling and learning take of a GPU, from a model's configuration: of its weights nothing is read,
+and every tensor is counted without being there (on torch's meta device).
 
 Every message about memory comes from here. What is left out is what nobody can count beforehand: the driver's own
 context, and the holes between an allocator's blocks; together a GiB or two.
@@ -26,9 +26,9 @@ GRAPHS = GIB  # what its captured graphs and its compiled kernels keep
 
 @dataclass(frozen=True)
 class Architecture:
-    """A model's sizes. text, vision: parameters, tied ones counted once. linears: (outputs, inputs) of each linear layer
-    by its name in the model; widths are the language model's, `experts` how many of its feed-forward blocks of width
-    `intermediate` a token goes through. context: tokens at most, None where nothing says."""
+    """A model's sizes. text, vision: parameters, tied ones counted once. linears: (outputs, inputs) of each linear
+    layer by its name in the model. Widths are the language model's; `experts`: how many of its feed-forward blocks of
+    width `intermediate` a token goes through. context: tokens at most, None where nothing says."""
 
     text: int
     vision: int
@@ -119,6 +119,13 @@ class Group:
         return f"{self.prompt:,} + {self.samples} × {self.completion:,} tokens"
 
 
+def told(size: float, unit: bool = True) -> str:
+    """`15.4 GiB`; of less than a tenth of one, `12 MiB`."""
+    if size < GIB / 10:
+        return f"{size / 2**20:.0f} MiB"
+    return f"{size / GIB:.1f}{' GiB' if unit else ''}"
+
+
 @dataclass(frozen=True)
 class Parts:
     """Bytes, a field each; by name in the order they are told."""
@@ -131,8 +138,8 @@ class Parts:
         return {each.name.replace("_", " "): getattr(self, each.name) for each in fields(self)}
 
     def __str__(self) -> str:
-        named = ", ".join(f"{name} {size / GIB:.1f}" for name, size in self.by_name().items() if size)
-        return f"{self.total / GIB:.1f} GiB ({named})"
+        named = ", ".join(f"{name} {told(size, unit=False)}" for name, size in self.by_name().items() if size)
+        return f"{told(self.total)} ({named})"
 
 
 @dataclass(frozen=True)
@@ -151,7 +158,7 @@ class Learning(Parts):
 
 def learning(
     sizes: Architecture,
-    group: Group = Group(),  # noqa: B008
+    group: Group = Group(),
     lora: Lora = DEFAULT_LORA,
     checkpointing: bool = False,
 ) -> Learning:

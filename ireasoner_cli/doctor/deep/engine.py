@@ -2,10 +2,11 @@
 
 import gc
 import math
+import os
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,8 +17,8 @@ from stages.contract import SOLVER
 from stages.learning.model import PolicyModel
 from stages.models.estimate import GIB
 from stages.models.finding import Model
-from stages.parameters.sampling import Decoding, EngineOptions, Pixels
-from stages.sampling import Request, Sample, resolve_sampler
+from stages.parameters.sampling import Decoding, Pixels
+from stages.sampling import Request, Sample, Sampler, Wanted, resolve_sampler
 from stages.sampling.warm import WarmEngine
 
 PICTURES, EACH = 4, 8  # requests: so many pictures, each asked so often
@@ -36,6 +37,7 @@ def steps(model: Model, folder: Path) -> Iterator[Finding]:
         ("asleep", trial.sleeps),
         ("π against μ", trial.agrees),
         ("awake", trial.wakes),
+        ("closed", trial.closes),
     ):
         yield guarded(about, step)
 
@@ -56,8 +58,8 @@ class Trial:
             for turn in range(EACH)
         ]
 
-    def _open(self, adapter: Path | None) -> Any:
-        return self._engines(self._name, self._model, adapter, Pixels(), EngineOptions())
+    def _open(self, adapter: Path | None) -> Sampler:
+        return self._engines(Wanted(self._name, self._model, adapter))
 
     def _answers(self, adapter: Path | None) -> list[list[int]]:
         """Greedy ones, one a picture."""
@@ -74,7 +76,6 @@ class Trial:
         }
         policy.set_adapter(SOLVER, moved)
         policy.save_adapter(SOLVER, self._adapter)
-        del policy
         started = time.perf_counter()
         self._open(None)
         return ok("engine", f"{self._name} opened in {time.perf_counter() - started:.0f} s, after a learner")
@@ -123,7 +124,9 @@ class Trial:
 
     def agrees(self) -> Finding:
         """log π − log μ of the tokens that were sampled: of the base model, and with the adapter."""
-        told, figures, spread, off = [], {}, 0.0, 0.0
+        told: list[str] = []
+        figures: dict[str, float] = {}
+        spread = off = 0.0
         policy = PolicyModel(self._model, 0)
         policy.set_adapter(SOLVER, policy.read_adapter(SOLVER, self._adapter))
         for adapter, samples in self._drawn.items():
@@ -164,3 +167,20 @@ class Trial:
         if same >= 2 * PICTURES - 1:
             return ok("awake", text, same=same)
         return fail("awake", text, f"what woke is not what went to sleep; {REPORT}", same=same)
+
+    def closes(self) -> Finding:
+        """No process of the engine is left; its successor would find the memory taken."""
+        before = engine_processes()
+        self._engines.close()
+        left = engine_processes()
+        text = f"{before} engine processes before, {left} after"
+        if left or before > 1:
+            return fail("closed", text, f"end them by their numbers (`ps`); {REPORT}", before=before, left=left)
+        return ok("closed", text, before=before, left=left)
+
+
+def engine_processes() -> int:
+    """How many of this process's children are vLLM's engines."""
+    told = subprocess.run(["ps", "-eo", "ppid=,stat=,comm="], capture_output=True, text=True).stdout
+    rows = [line.split(None, 2) for line in told.splitlines()]
+    return sum(parent == str(os.getpid()) and state[0] != "Z" and "VLLM" in name for parent, state, name in rows)

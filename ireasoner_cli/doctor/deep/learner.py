@@ -104,7 +104,7 @@ def attention(model: Model) -> Finding:
     if not wrong:
         return ok("attention", text, **figures)
     return fail("attention", f"{text}; wrong with {', '.join(map(str, wrong))} tokens",
-                f"a kernel of torch {torch.__version__} is wrong here: do not train on it; {REPORT}", **figures)  # fmt: skip
+                f"a kernel of torch {torch.__version__} is wrong: do not train here; {REPORT}", **figures)  # fmt: skip
 
 
 def _whole(model: Model, completions: list[Tensor], device: torch.device) -> Iterator[Tensor]:
