@@ -34,9 +34,9 @@ class Gpu:
 @dataclass(frozen=True)
 class Machine:
     """python, driver, torch: versions; cuda: that torch is built for, None for a build for CPUs. gpus: as the driver
-    has them. usable: how many of them torch can use; refusal: why every command will refuse to compute. visible: the
-    user's own CUDA_VISIBLE_DEVICES. memory, free_memory, shared_memory: bytes of the computer's own; compiler, headers: whether
-    there is one of C, and Python's."""
+    has them; usable: how many of them torch can use; refusal: why every command will refuse to compute; visible: the
+    user's own CUDA_VISIBLE_DEVICES. memory, free_memory, shared_memory: bytes of the computer's own. compiler, headers:
+    whether there is one of C, and Python's."""
 
     python: str = platform.python_version()
     system: str = f"{platform.system()} {platform.machine()}"

@@ -16,8 +16,8 @@ from stages.errors import EngineError
 from stages.policy import DEFAULT_LORA, Lora
 
 GIB = 2**30
-WEIGHT = 2  # bytes: bfloat16
-TRAINED = 4  # bytes: adapters, their gradients and their moments are float32
+WIDTH = {"cuda": 2, "cpu": 4}  # bytes of a number: bfloat16 and float32
+TRAINED = 4  # those of adapters, their gradients and their moments: float32
 
 # Of vLLM's engine: what it computes at a time, and how many sequences it draws tokens for.
 BATCH_TOKENS, SEQUENCES = 8192, 1024
@@ -46,12 +46,12 @@ class Architecture:
     @property
     def weights(self) -> int:
         """Bytes, in bfloat16."""
-        return WEIGHT * (self.text + self.vision)
+        return WIDTH["cuda"] * (self.text + self.vision)
 
     @property
     def cache(self) -> int:
-        """Bytes of a token's keys and values, in all layers."""
-        return 2 * WEIGHT * self.layers * self.kv_heads * self.head_dim
+        """Bytes of a token's keys and values in all layers, in bfloat16."""
+        return 2 * WIDTH["cuda"] * self.layers * self.kv_heads * self.head_dim
 
     def adapter(self, lora: Lora = DEFAULT_LORA) -> int:
         """Parameters of one adapter: rank · (inputs + outputs) of each layer that has one."""
@@ -158,31 +158,30 @@ class Learning(Parts):
 
 def learning(
     sizes: Architecture,
-    group: Group = Group(),
+    group: Group,
     lora: Lora = DEFAULT_LORA,
     checkpointing: bool = False,
+    device: str = "cuda",
 ) -> Learning:
-    """The peak of one step, in a process of its own, of `sizes` on a GPU."""
+    """The peak of one step, in a process of its own, on a GPU or (in float32) on a CPU."""
     from stages.learning.loss import POSITIONS_PER_CHUNK
     from stages.learning.passes import TOKENS_PER_PASS
 
-    at_once = max(1, min(group.samples, TOKENS_PER_PASS["cuda"] // group.completion)) * group.completion
-    tokens = group.prompt + at_once
-    longest = max(group.prompt, at_once)
-    adapter = sizes.adapter(lora)
+    width = WIDTH[device]
+    at_once = max(1, min(group.samples, TOKENS_PER_PASS[device] // group.completion)) * group.completion
+    tokens, longest = group.prompt + at_once, max(group.prompt, at_once)
     attention, feed_forward = sizes.heads * sizes.head_dim, sizes.experts * sizes.intermediate
     # Of a token in a layer: its states before both blocks, q, k and v, what was attended to, gate and up.
-    kept = WEIGHT * (2 * sizes.hidden + 2 * attention + 2 * sizes.kv_heads * sizes.head_dim + 2 * feed_forward)
+    kept = width * (2 * sizes.hidden + 2 * attention + 2 * sizes.kv_heads * sizes.head_dim + 2 * feed_forward)
     # And for the while of its backward: the product of gate and up, and the gradients of all three.
-    passing = WEIGHT * 4 * feed_forward
-    chunk = min(POSITIONS_PER_CHUNK["cuda"], at_once)
-    logits = 3 * 4 * chunk * sizes.vocabulary  # of π, of π_ref and the gradient, in float32
-    caches = 3 if checkpointing else 1
+    passing = width * 4 * feed_forward
+    chunk = min(POSITIONS_PER_CHUNK[device], at_once)
+    logits = 3 * TRAINED * chunk * sizes.vocabulary  # of π, of π_ref and the gradient, in float32
     return Learning(
-        weights=sizes.weights,
-        adapters=TRAINED * adapter * (2 * 3 + 1),
-        activations=tokens * sizes.layers * (WEIGHT * sizes.hidden if checkpointing else kept),
-        prompt_cache=caches * group.prompt * sizes.cache,
+        weights=width * (sizes.text + sizes.vision),
+        adapters=TRAINED * sizes.adapter(lora) * (2 * 3 + 1),
+        activations=tokens * sizes.layers * (width * sizes.hidden if checkpointing else kept),
+        prompt_cache=(3 if checkpointing else 1) * group.prompt * sizes.cache * width // WIDTH["cuda"],
         logits=max(logits, longest * (passing + (kept if checkpointing else 0))),
     )
 
@@ -201,7 +200,7 @@ def sampling(sizes: Architecture, usable: float, gpus: int = 1, weights: int | N
     """An engine over so many `gpus` that may use so many bytes of each; `weights`: bytes, where their files are known
     (quantised ones are less)."""
     each = (sizes.weights if weights is None else weights) // gpus
-    batch = BATCH_TOKENS * WEIGHT * (4 * sizes.hidden + 3 * sizes.experts * sizes.intermediate // gpus)
+    batch = BATCH_TOKENS * WIDTH["cuda"] * (4 * sizes.hidden + 3 * sizes.experts * sizes.intermediate // gpus)
     working = batch + 2 * 4 * SEQUENCES * sizes.vocabulary + GRAPHS
     return Sampling(weights=each, working=working, cache=max(0, int(usable) - each - working))
 
