@@ -20,6 +20,7 @@ from stages.embedding.static import StaticEmbedder
 from stages.errors import UsageError
 from stages.job import Job, Start
 from stages.models.finding import locate_model
+from stages.models.support import check_learning
 from stages.parameters import Call, recorded
 from stages.parameters.sampling import Pixels
 from stages.parameters.score import ScoreParams
@@ -85,6 +86,7 @@ def _embedder(params: ScoreParams, start: Start, rollouts: Metadata) -> tuple[St
     """The embedder, and for how many groups at a time: one, where each takes a while and none must be lost."""
     if params.embedding == "static":
         return StaticEmbedder(start.model), GROUPS_PER_BLOCK
+    check_learning(start.model)
     from stages.embedding.hidden import HiddenEmbedder
 
     sampled = rollouts.stage_params("rollout")

@@ -26,6 +26,7 @@ from stages.learning import checkpoints
 from stages.learning.batches import Batch, GroupReader
 from stages.learning.learner import MAX_GRAD_NORM, WEIGHT_DECAY, Learner
 from stages.learning.ranks import Ranks
+from stages.models.support import check_learning
 from stages.parameters import Call, recorded
 from stages.parameters.update import UpdateParams
 from stages.policy import DEFAULT_LORA, PROJECTIONS, STATE_FILE, Lora, Policy, PolicyState, check_whole, read_state
@@ -54,7 +55,7 @@ def update(
 
     Under torchrun all its processes call this, and spread the groups of each step over themselves.
     Raises UsageError when the policy is missing or would be written over, DataError for shards, images or a
-    policy that do not fit, EngineError when the model cannot be loaded.
+    policy that do not fit, EngineError when the model cannot be learned from or loaded.
     """
     started = time.monotonic()
     ranks = Ranks()
@@ -83,6 +84,7 @@ def update(
         if not ranks.first:
             progress = SILENT
 
+        check_learning(start.model)
         with job.checkpoints(ranks) as partial:
             with progress.busy("loading the model"):
                 learner = Learner(start.model, params, job.metadata.seed, ranks, lora, temperatures)

@@ -19,9 +19,11 @@ from ireasoner_cli.running.prepare import Prepare
 from ireasoner_cli.running.tracking import Track, no_tracker
 from stages import shards
 from stages.errors import EngineError
+from stages.models.support import adapters, check_learning
 from stages.policy import STATE_FILE, is_pruned, open_policy, prune
 from stages.progress import Progress
 from stages.result import Result
+from stages.sampling import Sampler, Wanted
 from stages.sampling.warm import WarmEngine
 
 
@@ -188,7 +190,7 @@ class _Loop:
         out = plan.folder(number) / "eval.parquet" if number else plan.out / "base.parquet"
         settings = {"model": plan.model, "seed": plan.seed, "policy": plan.policy(number), "out": out}
         work = self._prepare("eval", settings, plan.benchmark)
-        result = work.stage(progress=self._view, engines=self._engines)
+        result = work.stage(progress=self._view, engines=self._open)
         if not number:
             self.base_accuracy = result.summary["accuracy"]
         return result
@@ -200,7 +202,15 @@ class _Loop:
             "out": folder / f"{output}.parquet",
             "recipe": self._plan.recipe_of(number),
         }
-        return self._prepare(stage, {**settings, **own}, *inputs).stage(progress=self._view, engines=self._engines)
+        return self._prepare(stage, {**settings, **own}, *inputs).stage(progress=self._view, engines=self._open)
+
+    def _open(self, wanted: Wanted) -> Sampler:
+        """The warm engine. Raises EngineError, the first time already, where the loop would come to nothing: the model
+        cannot be learned from, or vLLM not sample from the policy that the first iteration makes."""
+        check_learning(wanted.model)
+        if wanted.name == "vllm" and (reason := adapters(wanted.model)):
+            raise EngineError(f"{wanted.model.ref.name}: {reason}")
+        return self._engines(wanted)
 
     @property
     def best(self) -> int | None:

@@ -32,9 +32,10 @@ class Asking:
 
     @staticmethod
     def settled(role: Role, start: Start, settings: Sampling) -> "Asking":
-        """Raises UsageError as `load_prompt` and `resolve_sampler` do."""
+        """Raises UsageError and EngineError as `load_prompt` and `resolve_sampler` do."""
         prompt = load_prompt(role, start.model.path, settings.prompt)
-        return Asking(role, start, settings, prompt, resolve_sampler(settings.sampler))
+        sampler = resolve_sampler(settings.sampler, start.model, start.policy.adapter(role))
+        return Asking(role, start, settings, prompt, sampler)
 
     def recorded(self) -> dict[str, Any]:
         """What a shard records of it, beside the settings."""

@@ -63,7 +63,7 @@ class TransformersSampler:
 
         outputs = self._model(**inputs, use_cache=True, logits_to_keep=1)
         cache = outputs.past_key_values
-        cache.batch_repeat_interleave(len(requests))
+        cache.reorder_cache(torch.zeros(len(requests), dtype=torch.long))  # which recurrent layers' have, too
         logits = outputs.logits[:, -1].float().expand(len(requests), -1)
         # Where positions have three dimensions, those of text continue after the prompt's last, the same in all.
         last = self._model.get_base_model() if hasattr(self._model, "get_base_model") else self._model

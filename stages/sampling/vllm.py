@@ -13,7 +13,7 @@ from stages.errors import EngineError, StageError, UsageError
 from stages.models.finding import Model
 from stages.models.fitting import GIB, check_build, check_fit, check_weights
 from stages.models.loading import prepare_transformers
-from stages.models.prompting import PromptBuilder, pixel_settings
+from stages.models.prompting import PromptBuilder
 from stages.models.threads import fit_threads
 from stages.parameters.sampling import Decoding, EngineOptions, Pixels
 from stages.policy import DEFAULT_LORA, adapter_rank
@@ -49,6 +49,7 @@ class VllmSampler:
         check_weights(model)
         free_cache()
         self._model = model
+        self._prompts = {wanted.pixels: PromptBuilder(model, wanted.pixels)}
         self._forbidden = model.forbidden_tokens
         self._tokenizer = model.tokenizer
         self._asleep = False
@@ -64,7 +65,6 @@ class VllmSampler:
         self._adapter: Path | None = None
         self._adapters_used = 0
         self._lora: Any = None
-        self._prompts: dict[Pixels, PromptBuilder] = {}
         self.use(wanted.adapter, wanted.pixels)
 
     def _start(self, wanted: Wanted, warm: bool, here: "Device") -> None:
@@ -205,7 +205,7 @@ class VllmSampler:
                 prompt: dict[str, Any] = {"prompt": prompts.chat_text(request.prompt, len(request.images))}
                 if request.images:
                     prompt["multi_modal_data"] = {"image": list(request.images)}
-                    prompt["mm_processor_kwargs"] = pixel_settings(self._pixels)
+                    prompt["mm_processor_kwargs"] = prompts.picture_settings
                 engine.add_request(request_id, prompt, params, lora_request=self._lora)
             except (VLLMClientError, *NOT_TAKEN) as error:
                 return refused(request, error, prompts, engine.model_config.max_model_len)
