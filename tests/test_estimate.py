@@ -1,15 +1,20 @@
 """Memory from a configuration alone: counted parameters, and a step at a 7B's shapes on a device that holds nothing."""
 
 import dataclasses
-from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ireasoner_cli.demo import architecture
 from stages.models import estimate
 from stages.models.estimate import GIB, Architecture, Group
 from stages.models.loading import prepare_transformers
 from stages.policy import Lora
+from tests.benchmarks.contenders import Ours
+from tests.benchmarks.measure import Figures, memory_meter
+from tests.benchmarks.shapes import Shape, build, example
 
 VISION = {
     "depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "in_chans": 3, "patch_size": 14,
@@ -66,6 +71,53 @@ def test_a_step_takes_more_with_everything_but_checkpointing(published: dict[str
     assert estimate.learning(sizes, base, Lora(rank=64)).total > total
     assert estimate.learning(sizes, base, checkpointing=True).total < total
     assert estimate.learning(sizes, Group(samples=20)).total == total  # completions run a few at a time
+
+
+# Of a step of Qwen2.5-VL as a tracker of every allocation counted them on tensors without memory, the learner's own
+# code over the published shapes: prompt, whether checkpointed, GiB in all.
+COUNTED = [
+    ("7B", 1300, False, 24.0), ("7B", 1300, True, 17.8), ("7B", 4300, False, 32.9), ("7B", 16660, False, 69.6),
+    ("7B", 16660, True, 26.8), ("3B", 1300, False, 13.5),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "prompt", "checkpointing", "counted"), COUNTED)
+def test_the_estimate_is_what_a_tracker_counted(
+    published: dict[str, Architecture], name: str, prompt: int, checkpointing: bool, counted: float
+) -> None:
+    found = estimate.learning(published[name], Group(prompt), checkpointing=checkpointing)
+    assert found.total / GIB == pytest.approx(counted, rel=0.1)
+
+
+def test_learning_stays_within_its_budget(published: dict[str, Architecture]) -> None:
+    """One card of 32 GB holds 7B's learning, one of 24 GB 3B's; of a 7B's step at most 9 GiB are not weights."""
+    seven, three = (estimate.learning(published[name], Group()) for name in ("7B", "3B"))
+    assert seven.total < 32e9 and three.total < 24e9
+    assert seven.total - seven.weights < 9 * GIB
+
+
+SHAPE = Shape(
+    architecture.Sizes(
+        hidden=256, layers=6, heads=4, kv_heads=2, intermediate=1024, vision_hidden=64, vision_layers=1,
+        vision_heads=2, vision_intermediate=128, pixels=448 * 448, init=0.02,
+    ),
+    448, 300, completion_tokens=64, vocabulary=4096,
+)  # fmt: skip
+
+
+def test_a_step_of_the_learner_takes_what_is_estimated(tmp_path: Path) -> None:
+    """Every allocation of a real step on this machine, counted by torch's own profiler: above weights and moments."""
+    model = build(SHAPE, tmp_path / "model")
+    group = example(SHAPE, model)
+    ours, figures = Ours(model, group), Figures()
+    ours.step(nullcontext())  # after which there are moments
+    ours.step(memory_meter(figures))
+    sizes = estimate.architecture(model.path)
+    asked = Group(ours.prompt_tokens, SHAPE.samples, SHAPE.completion_tokens)
+    told = estimate.learning(sizes, asked, device="cpu")
+    gradient = estimate.TRAINED * sizes.adapter()
+    expected = told.total - told.weights - told.adapters + gradient
+    assert figures.peak == pytest.approx(expected, rel=0.15), (figures.peak / 2**20, str(told))
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ireasoner_cli.doctor.finding import Finding, fail, ok, warn
@@ -16,6 +16,7 @@ from stages.models.finding import INDEX_FILE, Model
 from stages.models.fitting import GPU_MEMORY_UTILIZATION
 from stages.models.lengths import PictureLengths
 from stages.models.loading import prepare_transformers
+from stages.models.support import Support, support
 from stages.parameters.sampling import Pixels
 from stages.policy import DEFAULT_LORA, Lora
 
@@ -27,6 +28,7 @@ LARGEST = (8192, 8192)  # pixels of a picture that meets every processor's upper
 OTHERS = GIB // 2  # of a GPU: what the driver keeps, and the learner's context
 ASLEEP = 4 * GIB  # of the computer's memory, beside its weights: what an engine takes while it sleeps
 NO_BOUNDS = Pixels()
+WHAT = {"sampling": "sampling with vLLM", "adapters": "policies in vLLM", "learning": "learning"}
 
 
 @dataclass(frozen=True)
@@ -76,11 +78,21 @@ def findings(name: str, wishes: Wishes, machine: Machine, lora: Lora = DEFAULT_L
         yield fail("model", str(error), "another --model")
         return
     yield _model(model, sizes)
+    yield from works(support(model))
     gpu_bytes = min((gpu.total for gpu in machine.gpus), default=0)
     group = Group(prompt_tokens(model, wishes.pixels), wishes.samples, wishes.max_tokens)
     yield sampling(sizes, group, wishes, gpu_bytes, len(machine.gpus))
     yield learning(sizes, group, wishes, gpu_bytes, lora)
     yield beside(sizes, machine)
+
+
+def works(with_it: Support) -> Iterator[Finding]:
+    """What the family allows: what does not work with it is worth a look, and no failure of the machine."""
+    for about, reason in asdict(with_it).items():
+        if reason:
+            yield warn("family", f"no {WHAT[about]}: {reason}", "")
+    if not any(asdict(with_it).values()):
+        yield ok("family", f"{', '.join(WHAT.values())}: all work with it")
 
 
 def prompt_tokens(model: Model, pixels: Pixels) -> int:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from stages.errors import EngineError
-from stages.policy import DEFAULT_LORA, Lora
+from stages.models.language_model import has_experts, target_modules
+from stages.policy import ATTENTION, DEFAULT_LORA, PROJECTIONS, Lora
 
 GIB = 2**30
 WIDTH = {"cuda": 2, "cpu": 4}  # bytes of a number: bfloat16 and float32
@@ -27,7 +28,7 @@ GRAPHS = GIB  # what its captured graphs and its compiled kernels keep
 @dataclass(frozen=True)
 class Architecture:
     """A model's sizes. text, vision: parameters, tied ones counted once. linears: (outputs, inputs) of each linear
-    layer by its name in the model. Widths are the language model's; `experts`: how many of its feed-forward blocks of
+    layer that may have an adapter, by its name in the model. Widths are the language model's; `experts`: how many of its feed-forward blocks of
     width `intermediate` a token goes through. context: tokens at most, None where nothing says."""
 
     text: int
@@ -86,6 +87,7 @@ def architecture_of(config: Any) -> Architecture:
     decoder |= {id(parameter) for parameter in model.get_output_embeddings().parameters()}
     sizes = {id(parameter): parameter.numel() for parameter in model.parameters()}
     text = config.get_text_config()
+    every = Lora(targets=ATTENTION if has_experts(model) else tuple(PROJECTIONS))
     text_parameters = sum(size for one, size in sizes.items() if one in decoder)
     return Architecture(
         text=text_parameters,
@@ -98,13 +100,13 @@ def architecture_of(config: Any) -> Architecture:
         head_dim=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
         vocabulary=text.vocab_size,
         context=getattr(text, "max_position_embeddings", None),
-        linears={
-            name: (module.out_features, module.in_features)
-            for name, module in model.named_modules()
-            if isinstance(module, torch.nn.Linear)
-        },
+        linears={name: _sides(model.get_submodule(name)) for name in target_modules(every, model)},
         experts=getattr(text, "num_experts_per_tok", None) or 1,
     )
+
+
+def _sides(linear: Any) -> tuple[int, int]:
+    return linear.out_features, linear.in_features
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,8 @@ def learning(
     from stages.learning.passes import TOKENS_PER_PASS
 
     width = WIDTH[device]
-    at_once = max(1, min(group.samples, TOKENS_PER_PASS[device] // group.completion)) * group.completion
+    rows = max(1, min(group.samples, TOKENS_PER_PASS[device] // group.completion))
+    at_once = rows * group.completion
     tokens, longest = group.prompt + at_once, max(group.prompt, at_once)
     attention, feed_forward = sizes.heads * sizes.head_dim, sizes.experts * sizes.intermediate
     # Of a token in a layer: its states before both blocks, q, k and v, what was attended to, gate and up.
@@ -176,12 +179,15 @@ def learning(
     # And for the while of its backward: the product of gate and up, and the gradients of all three.
     passing = width * 4 * feed_forward
     chunk = min(POSITIONS_PER_CHUNK[device], at_once)
+    cache = sizes.cache * width // WIDTH["cuda"]
+    before = rows * group.prompt * cache  # each row has the prompt's keys and values before its own
     logits = 3 * TRAINED * chunk * sizes.vocabulary  # of π, of π_ref and the gradient, in float32
     return Learning(
         weights=width * (sizes.text + sizes.vision),
         adapters=TRAINED * sizes.adapter(lora) * (2 * 3 + 1),
-        activations=tokens * sizes.layers * (width * sizes.hidden if checkpointing else kept),
-        prompt_cache=(3 if checkpointing else 1) * group.prompt * sizes.cache * width // WIDTH["cuda"],
+        activations=tokens * sizes.layers * (width * sizes.hidden if checkpointing else kept)
+        + (0 if checkpointing else before),
+        prompt_cache=(3 if checkpointing else 1) * group.prompt * cache,
         logits=max(logits, longest * (passing + (kept if checkpointing else 0))),
     )
 

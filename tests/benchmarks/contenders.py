@@ -26,6 +26,12 @@ class Ours:
         with context:
             self._learner.step(SOLVER, [self._example.group(self._learner.model)])
 
+    @property
+    def prompt_tokens(self) -> int:
+        prompt = self._example.group(self._learner.model).prompt
+        assert prompt is not None
+        return len(prompt)
+
     def save(self, folder: Path) -> Path:
         """Its adapter, for the others to start from the same."""
         self._learner.model.save_adapter(SOLVER, folder)
