@@ -20,10 +20,8 @@ from ireasoner_cli.doctor.finding import Finding, ok
 from ireasoner_cli.doctor.fitting import Wishes
 from ireasoner_cli.doctor.machine import Gpu, Machine
 from stages.models.estimate import GIB, Architecture, Group
+from tests import published
 from tests.llava import build_tiny_llava
-from tests.test_estimate import published
-
-__all__ = ["published"]
 
 H100 = Gpu("NVIDIA H100 80GB HBM3", 80 * GIB, 79 * GIB)
 GOOD = Machine(
@@ -79,16 +77,18 @@ def test_a_cpu_is_well_too_and_needs_no_compiler() -> None:
 
 
 def test_nvidia_smi_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = "NVIDIA H100, 81559, 80000, 580.65.06, Default, 9.0\nNVIDIA T4, 15360, [N/A], 580.65.06, Exclusive_Process, 7.5"
+    told = (
+        "NVIDIA H100, 81559, 80000, 580.65.06, Default, 9.0\nNVIDIA T4, 15360, [N/A], 580.65.06, Exclusive_Process, 7.5"
+    )
     program = tmp_path / "nvidia-smi"
-    program.write_text(f"#!/bin/sh\ncat <<'E'\n{told}\nE\n")
+    program.write_text(f"#!/bin/sh\ncat <<'E'\n{chr(10).join(rows)}\nE\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     driver, gpus = machine._from_driver()
     assert driver == "580.65.06"
     assert gpus == (
-        Gpu("NVIDIA H100", 81559 << 20, 80000 << 20, (9, 0), False),
-        Gpu("NVIDIA T4", 15360 << 20, 0, (7, 5), True),
+        Gpu("H100", 81559 << 20, 80000 << 20, (9, 0), False),
+        Gpu("T4", 15360 << 20, 0, (7, 5), True),
     )
 
 
@@ -156,31 +156,29 @@ def told(sizes: Architecture, gib: int, prompt: int = 1300, **wishes: Any) -> di
     return {finding.about: finding for finding in found}
 
 
-def test_7b_fits_an_80_gb_card_and_the_parts_are_told(published: dict[str, Architecture]) -> None:  # noqa: F811
-    found = told(published["7B"], 80, prompt=16660)
+def test_7b_fits_an_80_gb_card_and_the_parts_are_told() -> None:
+    found = told(published.architecture("7B"), 80, prompt=16660)
     assert {finding.verdict for finding in found.values()} == {"ok"}
-    assert found["learning"].figures["weights"] == published["7B"].weights
+    assert found["learning"].figures["weights"] == published.architecture("7B").weights
     assert "weights 15.4" in found["learning"].text and "tokens at a time" in found["sampling"].text
 
 
-def test_what_does_not_fit_names_the_options_with_which_it_does(published: dict[str, Architecture]) -> None:  # noqa: F811
-    found = told(published["7B"], 24)
+def test_what_does_not_fit_names_the_options_with_which_it_does() -> None:
+    found = told(published.architecture("7B"), 24)
     assert "--max-model-len" in found["sampling"].advice
     assert found["learning"].verdict == "FAIL" and "--gradient-checkpointing (18" in found["learning"].advice
-    assert told(published["7B"], 24, gradient_checkpointing=True)["learning"].verdict == "ok"
-    assert told(published["7B"], 24, max_model_len=4096)["sampling"].verdict == "ok"
-    small = told(published["7B"], 16)
+    assert told(published.architecture("7B"), 24, gradient_checkpointing=True)["learning"].verdict == "ok"
+    assert told(published.architecture("7B"), 24, max_model_len=4096)["sampling"].verdict == "ok"
+    small = told(published.architecture("7B"), 16)
     assert "--tensor-parallel 2 (1 here)" in small["sampling"].advice
     assert "smaller --model" in small["learning"].advice
 
 
-def test_pictures_of_the_processors_upper_bound_are_worth_a_look_where_others_fit(
-    published: dict[str, Architecture],  # noqa: F811
-) -> None:
-    found = told(published["7B"], 40, prompt=16660)["learning"]
+def test_pictures_of_the_processors_upper_bound_are_worth_a_look_where_others_fit() -> None:
+    found = told(published.architecture("7B"), 40, prompt=16660)["learning"]
     assert found.verdict == "warn" and "--max-pixels" in found.advice
     bound = int(found.advice.split("--max-pixels ")[1].split()[0])
-    fits = told(published["7B"], 40, prompt=bound // 784 + fitting.HALF)["learning"]
+    fits = told(published.architecture("7B"), 40, prompt=bound // 784 + fitting.HALF)["learning"]
     assert fits.verdict == "ok"
 
 

@@ -28,8 +28,9 @@ GRAPHS = GIB  # what its captured graphs and its compiled kernels keep
 @dataclass(frozen=True)
 class Architecture:
     """A model's sizes. text, vision: parameters, tied ones counted once. linears: (outputs, inputs) of each linear
-    layer that may have an adapter, by its name in the model. Widths are the language model's; `experts`: how many of its feed-forward blocks of
-    width `intermediate` a token goes through. context: tokens at most, None where nothing says."""
+    layer that may have an adapter, by its name in the model. Widths are the language model's; `experts`: how many of
+    its feed-forward blocks of width `intermediate` a token goes through. context: tokens at most, None where nothing
+    says."""
 
     text: int
     vision: int
