@@ -33,6 +33,7 @@ from stages.sampling.rows import Asking
 from stages.scoring import block
 from tests import chain
 from tests.benchmarks.learner import say, show
+from tests.benchmarks.measure import Stopwatch
 from tests.benchmarks.plain_score import PlainScorer, questions
 from tests.benchmarks.rollouts import write_embeddings, write_rollouts
 from tests.conftest import build_tiny_model, draw
@@ -164,33 +165,6 @@ def grow_score(sizes: list[int]) -> list[dict[str, Any]]:
         )
         say(f"  {groups * SAMPLES} rollouts: {seconds:.1f} s, {peak:.0f} MiB")
     return rows
-
-
-class Stopwatch:
-    """Seconds spent in each of some functions, without those spent in another of them."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._inside: list[str] = []
-        self._since = time.perf_counter()
-
-    def timing(self, part: str, work: Callable[..., Any]) -> Callable[..., Any]:
-        def timed(*args: Any, **options: Any) -> Any:
-            self._change()
-            self._inside.append(part)
-            try:
-                return work(*args, **options)
-            finally:
-                self._change()
-                self._inside.pop()
-
-        return timed
-
-    def _change(self) -> None:
-        now = time.perf_counter()
-        if self._inside:
-            self.seconds[self._inside[-1]] = self.seconds.get(self._inside[-1], 0.0) + now - self._since
-        self._since = now
 
 
 def share_score(groups: int) -> list[dict[str, Any]]:
