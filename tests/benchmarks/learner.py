@@ -24,23 +24,21 @@ def say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-def compare(name: str, shape: Shape, repetitions: int) -> list[dict[str, Any]]:
-    """A row a contender: medians, counted FLOPs, and what our FLOPs allow of its time. Each has a process of its own:
+def compare(name: str, shape: Shape, repetitions: int, folder: Path) -> list[dict[str, Any]]:
+    """The shape's model is built as `folder`/model, and stays. A row a contender: medians, counted FLOPs, and what our FLOPs allow of its time. Each has a process of its own:
     three copies of a 7B are too much for a GPU. One that fails has a row that says so."""
-    rows = []
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        say(f"{name}: building the model")
-        build(shape, folder / "model")
-        for contender in contenders.MAKERS:
-            if contender == contenders.Trl.name and not find_spec("trl"):
-                continue
-            command = [sys.executable, "-m", "tests.benchmarks.contest", name, contender, scratch, str(repetitions)]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-            if done.returncode:
-                rows.append({"shape": name, "contender": contender, "failed": done.returncode})
-            else:
-                rows.append(_row(name, shape, contender, json.loads(done.stdout.splitlines()[-1]), rows))
+    rows: list[dict[str, Any]] = []
+    say(f"{name}: building the model")
+    build(shape, folder / "model")
+    for contender in contenders.MAKERS:
+        if contender == contenders.Trl.name and not find_spec("trl"):
+            continue
+        command = [sys.executable, "-m", "tests.benchmarks.contest", name, contender, str(folder), str(repetitions)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+        if done.returncode:
+            rows.append({"shape": name, "contender": contender, "failed": done.returncode})
+        else:
+            rows.append(_row(name, shape, contender, json.loads(done.stdout.splitlines()[-1]), rows))
     return rows
 
 
@@ -122,7 +120,10 @@ def main(
 ) -> None:
     rate = matrix_rate()
     say(f"{torch.get_num_threads()} threads, large matrix products at {rate / 1e9:.0f} GFLOP/s")
-    raced = [row for name in shapes for row in compare(name, SHAPES[name], repetitions)]
+    raced = []
+    for name in shapes:
+        with tempfile.TemporaryDirectory() as scratch:
+            raced += compare(name, SHAPES[name], repetitions, Path(scratch))
     show(raced, "an optimizer step on one group")
     grown = sweep(1) if sweeps else []
     if grown:

@@ -74,6 +74,9 @@ def build(shape: Shape, folder: Path) -> Model:
     finally:
         torch.set_default_dtype(torch.float32)
     architecture.save_folder(folder, model, architecture.build_processor(tokenizer, shape.sizes))
+    del model
+    if gpu:
+        torch.cuda.empty_cache()  # for the processes that race on it
     return find_model(str(folder))
 
 

@@ -52,11 +52,11 @@ def timed(work: Callable[[], Any]) -> float:
 # ------------------------------------------------------------------------------------------------ rollout
 
 
-def race_rollout(groups: int, repetitions: int) -> list[dict[str, Any]]:
+def race_rollout(groups: int, repetitions: int, checkpoint: Path = CHECKPOINT) -> list[dict[str, Any]]:
     """Tokens a second of the stage, files and all, and of bare `LLM.generate` on the same engine and requests."""
     folder = Path(tempfile.mkdtemp())
     os.chdir(folder)
-    shutil.copytree(CHECKPOINT, "model")
+    Path("model").symlink_to(checkpoint)
     for index in range(groups):
         draw(Path("pool") / f"{index}.png", index, (112, 112))
     written = [chain.group(index, f"pool/{index}.png", []) for index in range(groups)]
