@@ -26,6 +26,7 @@ from stages.learning import checkpoints
 from stages.learning.batches import Batch, GroupReader
 from stages.learning.learner import MAX_GRAD_NORM, WEIGHT_DECAY, Learner
 from stages.learning.ranks import Ranks
+from stages.models.device import this_device
 from stages.models.support import check_learning
 from stages.parameters import Call, recorded
 from stages.parameters.update import UpdateParams
@@ -89,11 +90,12 @@ def update(
             with progress.busy("loading the model"):
                 learner = Learner(start.model, params, job.metadata.seed, ranks, lora, temperatures)
                 step, metrics = checkpoints.resume(learner, start.policy, partial, job.metadata, call.force)
+            lineage = replace(job.metadata, device=this_device().recorded(ranks=ranks.size))
             if metrics:
                 progress.say(f"{job.output}: an interrupted update of the same inputs is taken up at step {step}")
 
             def state(step: int) -> PolicyState:
-                return PolicyState(step, learner.roles, job.metadata, lora)
+                return PolicyState(step, learner.roles, lineage, lora)
 
             reader = GroupReader(scored.metadata, start.model, start.policy.ref.step, learner)
             first_step: float | None = None

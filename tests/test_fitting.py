@@ -20,8 +20,9 @@ from stages.models.fitting import (
     weight_bytes,
 )
 from stages.models.loading import prepare_transformers
-from stages.parameters.sampling import EngineOptions, Pixels
-from stages.sampling import open_sampler
+from stages.parameters.sampling import EngineOptions
+from stages.sampling import Wanted, open_sampler
+from tests.conftest import needs_vllm
 from tests.llava import build_tiny_llava
 
 
@@ -74,13 +75,11 @@ def test_weights_that_are_not_there_are_missed(
     assert not caplog.records
 
 
-@pytest.mark.parametrize("sampler", ["transformers", "vllm"])
+@pytest.mark.parametrize("sampler", ["transformers", pytest.param("vllm", marks=needs_vllm)])
 def test_a_checkpoint_with_a_hole_is_sampled_from_by_nobody(model_dir: Path, tmp_path: Path, sampler: str) -> None:
-    if sampler == "vllm":
-        pytest.importorskip("vllm")
     holed = find_model(str(without(model_dir, tmp_path / "holed", "layers.1.mlp.", "visual.merger")))
     with pytest.raises(EngineError, match=r"holed: its files lack"):
-        open_sampler(sampler, holed, None, Pixels(), EngineOptions())  # type: ignore[arg-type]
+        open_sampler(Wanted(sampler, holed))  # type: ignore[arg-type]
 
 
 def test_weights_that_cannot_be_told_from_the_configuration_are_left_to_the_engine(

@@ -1,6 +1,5 @@
 """`ireasoner run`: the files of a shell loop, gone on with, pruned, and stopped when it has collapsed."""
 
-import importlib.util
 import io
 import json
 import math
@@ -27,10 +26,11 @@ from stages.models.finding import find_model
 from stages.parameters import Call
 from stages.parameters.rollout import RolloutParams
 from stages.policy import is_pruned
-from stages.sampling import fake, open_sampler
+from stages.sampling import Wanted, fake, open_sampler
 from stages.sampling.rows import Row
 from stages.sampling.warm import WarmEngine
 from tests import chain
+from tests.conftest import needs_vllm
 from tests.test_cli import fails
 
 SETTINGS = """
@@ -292,7 +292,7 @@ def test_a_collapsed_run_stops_and_goes_on_when_asked_again(world: Path, monkeyp
     assert run(iterations=4).exit_code == 0
 
 
-@pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
+@needs_vllm
 def test_a_warm_engine_samples_what_a_cold_one_does(workdir: Path) -> None:
     """From the base model and from two policies in turn, the first of them again at the end."""
     from stages.parameters.score import ScoreParams
@@ -316,12 +316,14 @@ def test_a_warm_engine_samples_what_a_cold_one_does(workdir: Path) -> None:
         rollout([Path("asked.parquet")], params, call, engines=engines)  # type: ignore[arg-type]
         return chain.rows(Path(out))
 
-    opened = warm("vllm", model, None, settings.pixels, settings.engine)
+    warm(Wanted("vllm", model, None, settings.pixels, settings.engine))
+    opened = warm._engine
     by_policy = []
     for turn, place in enumerate((0, 1, 2, 1)):
         by_policy.append(sampled(place, warm, f"warm-{turn}.parquet"))
         warm.sleep()
-    assert warm("vllm", model, None, settings.pixels, settings.engine) is opened
+    assert warm._engine is opened
+    warm.close()
     assert by_policy[1] == by_policy[3]
     for place in (0, 2):
         cold = sampled(place, open_sampler, f"cold-{place}.parquet")

@@ -1,9 +1,9 @@
 """The three samplers. vLLM is the real engine, on the CPU."""
 
-import importlib.util
 import math
 import shutil
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,15 +13,14 @@ from stages.contract import PROPOSER, SOLVER
 from stages.errors import EngineError, UsageError
 from stages.learning.model import PolicyModel
 from stages.models.finding import Model, find_model
-from stages.parameters.sampling import Decoding, EngineOptions, Pixels
-from stages.sampling import Request, Sampler, open_sampler, resolve_sampler
-from tests.conftest import build_tiny_model
+from stages.parameters.sampling import Decoding
+from stages.sampling import Request, Sampler, Wanted, open_sampler, resolve_sampler
+from tests.conftest import build_tiny_model, needs_vllm
 from tests.plain import Example, PlainLoop, stock_model
 from tests.test_learning import picture
 
 REAL = ["vllm", "transformers"]
 COLOURS = ("red", "blue", "green")
-needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +52,8 @@ def adapter(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=[pytest.param("vllm", marks=needs_vllm), "transformers"])
 def sampler(request: pytest.FixtureRequest, model: Model, adapter: Path) -> Iterator[Sampler]:
-    yield open_sampler(request.param, model, adapter, Pixels(), EngineOptions())
+    with closing(open_sampler(Wanted(request.param, model, adapter))) as sampler:
+        yield sampler
 
 
 def requests(count: int = 12) -> list[Request]:
@@ -148,7 +148,7 @@ def test_requests_are_drawn_as_they_are_needed(sampler: Sampler, monkeypatch: py
 
 
 def test_the_fake_is_deterministic_and_well_formed(model: Model) -> None:
-    fake = open_sampler("fake", model, None, Pixels(), EngineOptions())
+    fake = open_sampler(Wanted("fake", model))
     samples = list(fake.sample(requests(), Decoding(max_tokens=64)))
     assert samples == list(fake.sample(requests(), Decoding(max_tokens=64)))
     for sample in samples:
@@ -164,7 +164,7 @@ def test_a_model_that_cannot_be_loaded_is_an_engine_failure(tmp_path: Path, mode
         if file.is_file() and file.suffix != ".safetensors":
             (broken / file.name).write_bytes(file.read_bytes())
     with pytest.raises(EngineError, match="broken"):
-        open_sampler("transformers", find_model(str(broken)), None, Pixels(), EngineOptions())
+        open_sampler(Wanted("transformers", find_model(str(broken))))
 
 
 def test_asking_for_vllm_where_it_is_not_installed(monkeypatch: pytest.MonkeyPatch, model_dir: Path) -> None:
@@ -182,7 +182,7 @@ def test_the_fake_knows_what_asks_for_a_question(workdir: Path) -> None:
     prompts = workdir / "asks-shortly/prompts"
     shutil.copytree("model", prompts.parent)
     (prompts / "proposer.txt").write_text("Ask about it.")
-    fake = open_sampler("fake", find_model(str(prompts.parent)), None, Pixels(), EngineOptions())
+    fake = open_sampler(Wanted("fake", find_model(str(prompts.parent))))
     for prompt, asks in (("Ask about it.", True), ("Write a <question>.", True), ("How many? Think.", False)):
         requests = [Request((), prompt, seed) for seed in range(20)]
         texts = [sample.text for sample in fake.sample(requests, Decoding())]

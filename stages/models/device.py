@@ -83,7 +83,11 @@ def _say(line: str) -> None:
 
 def _gpu_name(number: int) -> str:
     """As the driver has it: torch would set up a context on the GPU to ask it."""
-    cuda, device, name = ctypes.CDLL("libcuda.so.1"), ctypes.c_int(), ctypes.create_string_buffer(256)
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return "GPU"
+    device, name = ctypes.c_int(), ctypes.create_string_buffer(256)
     failed = cuda.cuInit(0) or cuda.cuDeviceGet(ctypes.byref(device), number) or cuda.cuDeviceGetName(name, 256, device)
     return "GPU" if failed else name.value.decode(errors="replace")
 

@@ -4,6 +4,7 @@ transformers' own calls it once for each window, 64 times a layer for an image o
 has four lengths at most: of those inside, at its right and lower edges, and in its corner.
 """
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -45,8 +46,8 @@ def _attend(
         return _attend_alike(query, key, value, lengths[0][0], scaling).unsqueeze(0), None
     out = query.new_empty(query.shape[2], query.shape[1], query.shape[3])
     for length, places in lengths:
-        alike = (tensor.index_select(2, places) for tensor in (query, key, value))
-        out.index_copy_(0, places, _attend_alike(*alike, length, scaling))
+        q, k, v = (tensor.index_select(2, places) for tensor in (query, key, value))
+        out.index_copy_(0, places, _attend_alike(q, k, v, length, scaling))
     return out.unsqueeze(0), None
 
 
@@ -63,7 +64,7 @@ def _windows(boundaries: Tensor) -> Lengths:
     if boundaries not in _lengths:
         ends = boundaries.tolist()  # waits for the GPU: once a pass
         by_length: dict[int, list[int]] = {}
-        for start, end in zip(ends, ends[1:], strict=False):
+        for start, end in pairwise(ends):
             by_length.setdefault(end - start, []).extend(range(start, end))
         by_length.pop(0, None)
         _lengths[boundaries] = [

@@ -1,7 +1,7 @@
 """What a sampler is asked, and what it gives."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
@@ -20,8 +20,8 @@ class Wanted:
     name: SamplerName
     model: Model
     adapter: Path | None = None
-    pixels: Pixels = Pixels()
-    options: EngineOptions = EngineOptions()
+    pixels: Pixels = field(default_factory=Pixels)
+    options: EngineOptions = field(default_factory=EngineOptions)
     max_images: int = 1
 
 

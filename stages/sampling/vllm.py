@@ -17,6 +17,7 @@ from stages.models.prompting import PromptBuilder
 from stages.models.threads import fit_threads
 from stages.parameters.sampling import Decoding, EngineOptions, Pixels
 from stages.policy import DEFAULT_LORA, adapter_rank
+from stages.sampling.dying_with_parent import PARENT
 from stages.sampling.engine_log import EngineLog
 from stages.sampling.interface import Refused, Request, Sample, Wanted
 from stages.sampling.refusing import NOT_TAKEN, refused
@@ -43,9 +44,7 @@ class VllmSampler:
 
         model, options = wanted.model, wanted.options
         here = this_device()
-        self.device = here.recorded(
-            tensor_parallel=options.tensor_parallel, batch_invariant=options.batch_invariant or not here.gpu
-        )
+        self.device = here.recorded(tensor_parallel=options.tensor_parallel, batch_invariant=options.batch_invariant)
         check_weights(model)
         free_cache()
         self._model = model
@@ -71,7 +70,6 @@ class VllmSampler:
         import torch
 
         check_build(torch.__version__)
-        _import_vllm()
         from vllm import LLM
         from vllm.platforms import current_platform
 
@@ -128,9 +126,12 @@ class VllmSampler:
             self._lora = LoRARequest(f"policy-{self._adapters_used}", self._adapters_used, str(adapter.resolve()))
 
     def close(self) -> None:
-        """Ends the engine and its processes, which the garbage collector may never come to."""
+        """Ends the engine and its processes, which the garbage collector may never come to: where FFmpeg is missing,
+        vLLM keeps the exception that it met over that when it was imported, with the frames that led there, and so the
+        process's first sampler."""
         with suppress(Exception):  # one that has failed has ended already
             self._llm.llm_engine.engine_core.shutdown()
+        del self._llm
 
     def _wake(self) -> None:
         from stages.models.device import free_cache
@@ -231,12 +232,6 @@ class VllmSampler:
             return self._llm.llm_engine.step()
 
 
-def _import_vllm() -> None:
-    """A first import keeps for ever what its caller holds, where FFmpeg is missing: vLLM keeps the exception that it
-    meets over that, with the frames that led to it."""
-    import vllm  # noqa: F401
-
-
 def _prepare_environment(options: EngineOptions, debug: bool) -> None:
     """Settings that vLLM and torch read when they are imported; what the user has set stays."""
     quiet = {
@@ -263,6 +258,7 @@ def _prepare_environment(options: EngineOptions, debug: bool) -> None:
     else:
         # The engine in this process: its own would not have what prepare_transformers() repaired.
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    os.environ[PARENT] = str(os.getpid())
 
 
 def _register_model_class(model: Model) -> None:

@@ -1,4 +1,4 @@
-"""`make accept`: everything one wants to know of a machine with a GPU, on a page to send: python -m tests.benchmarks.accept
+"""`make accept`: what one wants to know of a machine with a GPU, on a page to send: python -m tests.benchmarks.accept
 
 `doctor --deep`, then the learner and its peers on Qwen2.5-VL-7B's shape, then `rollout` against bare vLLM on the same;
 each in processes of their own. Without vLLM the learner's half alone.

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,7 +29,7 @@ from stages.parameters.rollout import RolloutParams
 from stages.parameters.sampling import Decoding
 from stages.parameters.score import ScoreParams
 from stages.rollout import rollout
-from stages.sampling import open_sampler
+from stages.sampling import Wanted, open_sampler
 from stages.sampling.rows import Asking
 from stages.scoring import block
 from tests import chain
@@ -63,7 +64,7 @@ def race_rollout(groups: int, repetitions: int, checkpoint: Path = CHECKPOINT) -
     asked = chain.write_shard(Path("questions.parquet"), written, "propose")
     model = find_model("model")
     settings = chain.sampling("vllm", max_tokens=MAX_TOKENS)
-    sampler = open_sampler("vllm", model, None, settings.pixels, settings.engine)
+    sampler = open_sampler(Wanted("vllm", model, None, settings.pixels, settings.engine))
     requests: list[Any] = []
     real_sample = type(sampler).sample
 
@@ -71,7 +72,7 @@ def race_rollout(groups: int, repetitions: int, checkpoint: Path = CHECKPOINT) -
         requests.extend(source := list(source))
         return real_sample(self, source, decoding)
 
-    with mock.patch.object(Asking, "open", lambda *_: sampler):
+    with mock.patch.object(Asking, "open", lambda *_: nullcontext(sampler)):
         with mock.patch.object(type(sampler), "sample", keep):
             rollout([asked], RolloutParams(samples=SAMPLES, sampling=settings), Call(out=Path("first.parquet")))
         tokens = sum(len(row["token_ids"]) for row in chain.rows(Path("first.parquet")) if row["role"] == SOLVER)

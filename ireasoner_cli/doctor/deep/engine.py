@@ -17,8 +17,9 @@ from stages.contract import SOLVER
 from stages.learning.model import PolicyModel
 from stages.models.estimate import GIB
 from stages.models.finding import Model
-from stages.parameters.sampling import Decoding, Pixels
-from stages.sampling import Request, Sample, Sampler, Wanted, resolve_sampler
+from stages.models.support import adapters
+from stages.parameters.sampling import Decoding, Pixels, SamplerName
+from stages.sampling import Request, Sample, Sampler, Wanted
 from stages.sampling.warm import WarmEngine
 
 PICTURES, EACH = 4, 8  # requests: so many pictures, each asked so often
@@ -47,7 +48,7 @@ class Trial:
 
     def __init__(self, model: Model, folder: Path) -> None:
         self._model = model
-        self._name = resolve_sampler(None)
+        self._name: SamplerName = "transformers" if adapters(model) else "vllm"
         self._engines = WarmEngine()
         self._adapter = folder / "adapter"
         self._drawn: dict[Path | None, list[Sample]] = {}
