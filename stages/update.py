@@ -38,6 +38,7 @@ CHECKPOINT_SECONDS = 60.0
 # No options, and recorded beside them: how a policy was trained is to be read off it.
 FIXED = {"optimizer": "AdamW", "weight_decay": WEIGHT_DECAY, "max_grad_norm": MAX_GRAD_NORM}
 STILL, ENOUGH_STEPS = 1e-5, 20  # nats a token of KL, below which a policy after so many steps has hardly moved
+EXPERTS = "{name} has experts: its adapters are on {targets}, outside of them"
 HARDLY_MOVED = (
     f"the policy has hardly moved: after {ENOUGH_STEPS} optimizer steps its KL from the base model is below {STILL:g}. "
     "Raise --lr, now {lr:g}: the papers' 1e-6 is for full fine-tuning or many thousand steps, and LoRA on such models "
@@ -89,13 +90,15 @@ def update(
         with job.checkpoints(ranks) as partial:
             with progress.busy("loading the model"):
                 learner = Learner(start.model, params, job.metadata.seed, ranks, lora, temperatures)
+                if learner.model.has_experts:
+                    progress.say(EXPERTS.format(name=start.model.ref.name, targets=",".join(learner.lora.targets)))
                 step, metrics = checkpoints.resume(learner, start.policy, partial, job.metadata, call.force)
             lineage = replace(job.metadata, device=this_device().recorded(ranks=ranks.size))
             if metrics:
                 progress.say(f"{job.output}: an interrupted update of the same inputs is taken up at step {step}")
 
             def state(step: int) -> PolicyState:
-                return PolicyState(step, learner.roles, lineage, lora)
+                return PolicyState(step, learner.roles, lineage, learner.lora)
 
             reader = GroupReader(scored.metadata, start.model, start.policy.ref.step, learner)
             first_step: float | None = None
@@ -167,7 +170,8 @@ def _lora(params: UpdateParams, policy: Policy) -> Lora:
 
 
 def _recorded(lora: Lora) -> dict[str, Any]:
-    return {"lora_rank": lora.rank, "lora_alpha": lora.alpha, "lora_targets": ",".join(lora.targets)}
+    targets = "all" if lora.targets == DEFAULT_LORA.targets else ",".join(lora.targets)
+    return {"lora_rank": lora.rank, "lora_alpha": lora.alpha, "lora_targets": targets}
 
 
 def _temperatures(params: UpdateParams, scored: Metadata) -> dict[Role, float]:

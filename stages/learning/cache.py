@@ -44,10 +44,16 @@ def empty_cache(config: Any) -> "Cache":
     """An empty cache for a language model of `config`."""
     from transformers.cache_utils import DynamicCache, LinearAttentionCacheLayerMixin
 
+    def assigning(layer: Any) -> Any:
+        kind = type(layer)
+        own = object.__new__(type(f"Assigning{kind.__name__}", (_Assigning, kind), {}))
+        vars(own).update(vars(layer))
+        return own
+
     cache = DynamicCache(config=config)
-    for layer in cache.layers:
-        if isinstance(layer, LinearAttentionCacheLayerMixin):
-            layer.__class__ = type(f"Assigning{type(layer).__name__}", (_Assigning, type(layer)), {})
+    cache.layers = [
+        assigning(layer) if isinstance(layer, LinearAttentionCacheLayerMixin) else layer for layer in cache.layers
+    ]
     return cache
 
 

@@ -23,21 +23,21 @@ from torch.nn.utils.rnn import pad_sequence
 from stages.contract import PROPOSER, SOLVER, Role
 from stages.errors import DataError
 from stages.learning.attention import use_in
+from stages.learning.checking import Examination, compare, tried
 from stages.learning.cache import empty_cache, keeps_everything, mapped
 from stages.learning.checkpointing import checkpointed
 from stages.learning.lean import Running, make_lean
 from stages.learning.loss import Head
 from stages.learning.passes import TOKENS_PER_PASS, packed
 from stages.learning.prefix import Prefix, Prefixes
+from stages.models.device import repeatable
 from stages.models.finding import Model
-from stages.models.language_model import fitting, has_experts, language_model, target_modules
-from stages.models.loading import load_base
-from stages.models.prompting import PromptBuilder
+from stages.models.language_model import check_learnable, fitting, has_experts, language_model, target_modules
+from stages.models.loading import load_base, skeleton
+from stages.models.prompting import OF_TOKENS, PromptBuilder
 from stages.parameters.sampling import Pixels
 from stages.policy import ADAPTER_FILE, DEFAULT_LORA, Lora
 
-# What a processor gives of each token of a prompt, and what a token behind it has there.
-OF_TOKENS = ("mm_token_type_ids", "token_type_ids")
 # What a family's model remembers of the positions of a prompt for the tokens behind it, by its attributes.
 REMEMBERED = ("rope_deltas",)
 
@@ -76,8 +76,10 @@ class PolicyModel:
         """
         self._model = model
         self._builders: dict[Pixels, PromptBuilder] = {}
+        made_empty = skeleton(model)  # what will not do is known before minutes of loading
+        check_learnable(made_empty)
+        self.lora, self.has_experts = fitting(lora, made_empty), has_experts(made_empty)
         self._base = load_base(model)
-        self.lora = fitting(lora, self._base)
         from peft import LoraConfig, get_peft_model
 
         config = LoraConfig(
@@ -102,11 +104,22 @@ class PolicyModel:
         self._inner, self._text = self._base.model, language_model(self._base)
         self._forbidden = torch.tensor(model.forbidden_tokens, dtype=torch.long, device=self.device)
         self._running = Running()
-        use_in(self._text.config)
-        make_lean(self._text, self._running)
-        if gradient_checkpointing:
-            checkpointed(self._text.layers, self._running)
+        self.head = Head(self._base.get_output_embeddings().weight, self._forbidden)
         self._in_batches = False
+        with tried(model.ref.name):
+            self._open(gradient_checkpointing)
+
+    def _open(self, gradient_checkpointing: bool) -> None:
+        """Lets the layers run as learning needs them, and holds them to what they did before. Raises EngineError."""
+        examination = Examination(self)
+        with repeatable(self.device), examination.moved():
+            separate, self.head = examination.separately(self._base, self._peft)
+            use_in(self._text.config)
+            make_lean(self._text, self._running)
+            if gradient_checkpointing:
+                checkpointed(self._text.layers, self._running)
+            compare(self._model.ref.name, separate, examination.together(), self._base.dtype)
+            self._in_batches = keeps_everything(empty_cache(self._text.config)) and examination.runs_in_batches()
 
     @property
     def device(self) -> torch.device:
@@ -180,6 +193,11 @@ class PolicyModel:
             own += self._run_prompts(encoded, role)
         return Prefixes(reference), Prefixes(own)
 
+    @torch.no_grad()
+    def run_prompts(self, prompts: Sequence[PromptInputs]) -> Sequence[Prefix]:
+        """π_ref of several prompts together, what is given of which is of one shape but for lengths."""
+        return self._run_prompts(self._encoded(prompts), None)
+
     def states(
         self,
         prompts: Sequence[PromptInputs],
@@ -215,10 +233,6 @@ class PolicyModel:
                 states = self._run_behind(prefix, some, role).last_hidden_state
                 yield from (row[: len(tokens)] for row, tokens in zip(states, some, strict=True))
 
-    @property
-    def head(self) -> Head:
-        return Head(self._base.get_output_embeddings().weight, self._forbidden)
-
     # --------------------------------------------------------------------------- transformers' own forward
 
     @torch.no_grad()
@@ -237,7 +251,7 @@ class PolicyModel:
                 given[name] = pad_sequence([part[0] for part in parts], batch_first=True)
             else:
                 given[name] = torch.cat(parts) if len(parts) > 1 else parts[0]
-        given = {name: self._placed(value) for name, value in given.items()}
+        given = {name: self.placed(value) for name, value in given.items()}
         encode = self._inner.get_image_features
         own = {name: given[name] for name in inspect.signature(encode).parameters if name in given}
         features = encode(**own, return_dict=True) if "pixel_values" in own else None
@@ -245,7 +259,8 @@ class PolicyModel:
             {name: value for name, value in given.items() if name != "pixel_values"}, features, list(map(len, ids))
         )
 
-    def _placed(self, value: Any) -> Any:
+    def placed(self, value: Any) -> Any:
+        """What a processor gave, on the device, and of floats in the model's dtype."""
         if not isinstance(value, Tensor):
             return value
         return value.to(self.device, self._base.dtype if value.is_floating_point() else value.dtype)

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from inspect import signature
 from typing import Any
 
 from stages.errors import EngineError, UsageError
@@ -20,6 +21,16 @@ def language_model(base: Any) -> Any:
 def has_experts(base: Any) -> bool:
     """Whether its layers have experts in one tensor, where no adapter goes."""
     return any(parameter.dim() > 2 and "expert" in name for name, parameter in language_model(base).named_parameters())
+
+
+def check_learnable(base: Any) -> None:
+    """Raises EngineError for a model, or its skeleton, that cannot be learned from as it is made."""
+    name = type(base).__name__
+    if hasattr(base.config, "quantization_config"):
+        raise EngineError(f"{name}: quantised weights cannot be learned from; use the checkpoint that they are made of")
+    language_model(base)
+    if not hasattr(base.model, "get_image_features") or "mm_encoder_outputs" not in signature(base.model.forward).parameters:
+        raise EngineError(f"{name}: it cannot be given what its vision tower has made of an image, and not be learned")
 
 
 def fitting(lora: Lora, base: Any) -> Lora:

@@ -81,8 +81,9 @@ def page(content: dict[str, Any]) -> str:
     ]  # fmt: skip
     shares = next((row["shares"] for row in content["race"] if row.get("shares")), {})
     sampled = [
-        (row["contender"], f"{row['tokens/s']:,.0f}", f"{100 * row['of bare vLLM']:.1f} %") for row in content["rollout"]
-    ]  # fmt: skip
+        (row["contender"], f"{row['tokens/s']:,.0f}", f"{100 * row['of bare vLLM']:.1f} %")
+        for row in content["rollout"]
+    ]
     checks = [(each["verdict"], each["about"], each["text"]) for each in content["doctor"]["findings"]]
     parts = [
         f"# Acceptance, {content['when']}",

@@ -25,8 +25,11 @@ def say(message: str) -> None:
 
 
 def compare(name: str, shape: Shape, repetitions: int, folder: Path) -> list[dict[str, Any]]:
-    """The shape's model is built as `folder`/model, and stays. A row a contender: medians, counted FLOPs, and what our FLOPs allow of its time. Each has a process of its own:
-    three copies of a 7B are too much for a GPU. One that fails has a row that says so."""
+    """A row a contender: medians, counted FLOPs, and what our FLOPs allow of its time; one that fails says so.
+
+    Each has a process of its own, since three copies of a 7B are too much for a GPU; the shape's model is built as
+    `folder`/model, and stays.
+    """
     rows: list[dict[str, Any]] = []
     say(f"{name}: building the model")
     build(shape, folder / "model")

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -89,6 +88,7 @@ def race_rollout(groups: int, repetitions: int, checkpoint: Path = CHECKPOINT) -
                 )
             )
             say(f"  {repetition + 1}/{repetitions} " + ", ".join(f"{n}: {t[-1]:.2f} s" for n, t in times.items()))
+    sampler.close()
     bare = statistics.median(times["bare vLLM"])
     return [
         {
@@ -117,7 +117,8 @@ def _bare(sampler: Any, requests: list[Any]) -> None:
         )
         for request in requests
     ]
-    texts = {request.prompt: sampler._prompts.chat_text(request.prompt) for request in requests}
+    builder = sampler._prompts[sampler._pixels]
+    texts = {request.prompt: builder.chat_text(request.prompt) for request in requests}
     prompts = [
         {"prompt": texts[request.prompt], "multi_modal_data": {"image": list(request.images)}} for request in requests
     ]
