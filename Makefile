@@ -21,7 +21,7 @@ SECONDS ?= 600
 # Which seeds the evidence is run with.
 SEEDS ?= 1
 
-.PHONY: install test demo picture bench docs lint types clean \
+.PHONY: install test demo picture bench families docs lint types clean \
 	evidence evidence-sweep evidence-steps evidence-page campaign-kill campaign-soak campaign-fuzz campaign-fuzz-guided \
 	campaign-properties
 
@@ -60,6 +60,12 @@ bench: $(STAMP)
 	$(BIN)/pip install -q -e '.[bench]'
 	$(BIN)/python -m tests.benchmarks.learner --out build/bench/learner.json
 	$(BIN)/python -m tests.benchmarks.stages --out build/bench/stages.json
+
+# Twenty-one families of models as tiny checkpoints, each through everything, and the table of docs/models.md.
+families: $(STAMP)
+	$(BIN)/pip install -q num2words
+	$(BIN)/python -m tests.families_matrix
+	$(BIN)/python -m tests.families_page docs/models.md
 
 # Each row of the ablation with each of SEEDS, in the size for this machine. What is done is not done again, and other
 # seeds in the tables of docs/evidence/ stay.

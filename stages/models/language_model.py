@@ -56,7 +56,5 @@ def target_modules(lora: Lora, base: Any) -> list[str]:
 
     pattern = re.compile(lora.target_modules)
     return [
-        name
-        for name, module in base.named_modules()
-        if isinstance(module, torch.nn.Linear) and pattern.fullmatch(name)
+        name for name, module in base.named_modules() if isinstance(module, torch.nn.Linear) and pattern.fullmatch(name)
     ]

@@ -9,7 +9,8 @@ from stages.errors import EngineError
 from stages.models.finding import Model
 from stages.models.vllm_classes import class_and_bases, installed_vllm
 
-BOTH_WAYS = ("gemma3", "paligemma")  # families whose images always see both ways; in Gemma 4 it is a setting
+BOTH_WAYS = ("gemma3",)  # families whose images always see both ways; in Gemma 4 it is a setting
+PROMPT_BOTH_WAYS = ("paligemma",)  # the text of the prompt, too, which vLLM has for no model
 EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts")
 
 ELSEWHERE = "use --sampler transformers, or a GPU"
@@ -36,6 +37,10 @@ def sampling(model: Model) -> str | None:
     vllm = installed_vllm()
     if vllm is None:
         return "vLLM is not installed; use --sampler transformers"
+    if model.config.get("model_type") in PROMPT_BOTH_WAYS:
+        return (
+            f"{vllm} lets the text of a prompt see one way, where the model has it see both; use --sampler transformers"
+        )
     if vllm.cpu and "IsHybrid" in _classes(model):
         return f"{vllm} does not compute its layers with a recurrent state as transformers does; {ELSEWHERE}"
     if vllm.cpu and _sees_both_ways(model):
