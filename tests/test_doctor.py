@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from ireasoner_cli.app import app
 from ireasoner_cli.demo.layout import MODEL
 from ireasoner_cli.doctor import fitting, machine, packages, place
-from ireasoner_cli.doctor.deep import guarded
+from ireasoner_cli.doctor.deep.guard import guarded
 from ireasoner_cli.doctor.finding import Finding, ok
 from ireasoner_cli.doctor.fitting import Wishes
 from ireasoner_cli.doctor.machine import Gpu, Machine
@@ -77,9 +77,7 @@ def test_a_cpu_is_well_too_and_needs_no_compiler() -> None:
 
 
 def test_nvidia_smi_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = (
-        "NVIDIA H100, 81559, 80000, 580.65.06, Default, 9.0\nNVIDIA T4, 15360, [N/A], 580.65.06, Exclusive_Process, 7.5"
-    )
+    rows = "H100, 81559, 80000, 580.65.06, Default, 9.0", "T4, 15360, [N/A], 580.65.06, Exclusive_Process, 7.5"
     program = tmp_path / "nvidia-smi"
     program.write_text(f"#!/bin/sh\ncat <<'E'\n{chr(10).join(rows)}\nE\n")
     program.chmod(0o755)

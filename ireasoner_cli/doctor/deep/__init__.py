@@ -5,11 +5,11 @@ engine where no model is named, the demonstration's checkpoint is enough. Nothin
 """
 
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-from ireasoner_cli.doctor.finding import Finding, fail
+from ireasoner_cli.doctor.deep.guard import guarded
+from ireasoner_cli.doctor.finding import Finding
 from stages.models.finding import find_model
 from stages.models.loading import prepare_transformers
 
@@ -35,15 +35,3 @@ def steps(name: str | None) -> Iterator[Finding]:
         ):
             yield guarded(about, step)
         yield from engine.steps(model, folder)
-
-
-def guarded(about: str, step: Callable[[], Finding]) -> Finding:
-    """The step's finding, with its seconds; of one that raises, a failure with the reason."""
-    started = time.perf_counter()
-    try:
-        found = step()
-    except Exception as error:  # whatever it is, the next step says something else
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
-        return fail(about, f"{type(error).__name__}: {reason}", "please send this line, and what `doctor` says above")
-    found.figures["seconds"] = round(time.perf_counter() - started, 2)
-    return found

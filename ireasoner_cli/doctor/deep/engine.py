@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ireasoner_cli.doctor.deep.guard import guarded
 from ireasoner_cli.doctor.deep.learner import REPORT, a_picture
 from ireasoner_cli.doctor.finding import Finding, fail, ok
 from stages.contract import SOLVER
@@ -28,8 +29,6 @@ ASLEEP = 8 * GIB  # of a GPU in use while the engine sleeps, at most, the learne
 
 
 def steps(model: Model, folder: Path) -> Iterator[Finding]:
-    from ireasoner_cli.doctor.deep import guarded
-
     trial = Trial(model, folder)
     for about, step in (
         ("engine", trial.opens),
