@@ -82,29 +82,33 @@ def group(model: Model, policy: PolicyModel, lengths: tuple[int, ...]) -> Traini
 # ---------------------------------------------------------------------------------------------- attention
 
 
-@torch.no_grad()
 def attention(model: Model) -> Finding:
     """The hidden states of completions of many lengths behind one prompt, under π and π_ref, against the whole sequence
     through transformers, in float32 and with attention written out. Finds kernels that are wrong at some lengths."""
     policy = PolicyModel(model, 0)
-    prompt = policy.process((a_picture(),), TEXT, Pixels())
     completions = [torch.tensor(ids) for ids in drawn(model, LENGTHS).token_ids]
-    reference, prefix = policy.prompts([prompt], SOLVER)
-    worst: dict[int, float] = {}
-    right = list(_whole(model, completions, policy.device))
-    for role, cache in ((None, reference), (SOLVER, prefix)):
-        for ids, expected in zip(completions, right, strict=True):
-            own = policy.states([prompt], cache, [[ids]], role).float()
-            error = float(((own - expected).norm(dim=-1) / expected.norm(dim=-1)).max())
-            worst[len(ids)] = max(worst.get(len(ids), 0.0), error if math.isfinite(error) else math.inf)
-    bound = CLOSE[policy.device.type]
-    wrong = [length for length, error in worst.items() if error > bound]
+    worst = _worst_errors(model, policy, completions)
+    wrong = [length for length, error in worst.items() if error > CLOSE[policy.device.type]]
     text = f"{len(worst)} lengths of completion, worst state off by {max(worst.values()):.1e}"
     figures = {"worst": max(worst.values()), "wrong_lengths": wrong}
     if not wrong:
         return ok("attention", text, **figures)
     return fail("attention", f"{text}; wrong with {', '.join(map(str, wrong))} tokens",
                 f"a kernel of torch {torch.__version__} is wrong: do not train here; {REPORT}", **figures)  # fmt: skip
+
+
+@torch.no_grad()
+def _worst_errors(model: Model, policy: PolicyModel, completions: list[Tensor]) -> dict[int, float]:
+    """By the length of a completion: the largest relative error of one of its states, infinite of what is no number."""
+    prompt = policy.process((a_picture(),), TEXT, Pixels())
+    reference, prefix = policy.prompts([prompt], SOLVER)
+    worst: dict[int, float] = {}
+    for ids, expected in zip(completions, _whole(model, completions, policy.device), strict=True):
+        for role, cache in ((None, reference), (SOLVER, prefix)):
+            own = policy.states([prompt], cache, [[ids]], role).float()
+            error = float(((own - expected).norm(dim=-1) / expected.norm(dim=-1)).max())
+            worst[len(ids)] = max(worst.get(len(ids), 0.0), error if math.isfinite(error) else math.inf)
+    return worst
 
 
 def _whole(model: Model, completions: list[Tensor], device: torch.device) -> Iterator[Tensor]:
