@@ -112,18 +112,16 @@ class PlainLoop:
 
 @contextmanager
 def double_throughout() -> Iterator[None]:
-    """Within, floats are float64 unless said otherwise, and what is float64 stays so where a model takes its numbers to
-    float32, as norms and routers do."""
+    """Within, what would be float32 is float64, also where a model asks for it, as norms and routers do."""
     to, to_float, default = Tensor.to, Tensor.float, torch.get_default_dtype()
 
-    def kept(self: Tensor, *arguments: Any, **named: Any) -> Tensor:
-        if self.dtype == torch.float64:
-            arguments = tuple(torch.float64 if given is torch.float32 else given for given in arguments)
-            named = {name: torch.float64 if given is torch.float32 else given for name, given in named.items()}
+    def wider(self: Tensor, *arguments: Any, **named: Any) -> Tensor:
+        arguments = tuple(torch.float64 if given is torch.float32 else given for given in arguments)
+        named = {name: torch.float64 if given is torch.float32 else given for name, given in named.items()}
         return to(self, *arguments, **named)
 
     torch.set_default_dtype(torch.float64)
-    Tensor.to, Tensor.float = kept, lambda self: self if self.dtype == torch.float64 else to_float(self)
+    Tensor.to, Tensor.float = wider, Tensor.double
     try:
         yield
     finally:

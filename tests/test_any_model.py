@@ -61,9 +61,9 @@ def test_gradients_are_those_of_the_plain_loop(
     disturb(learner)
     learner.roles[SOLVER] = RoleState(Baseline(), 0.5)
     examples = [an_example(model, seed) for seed in range(2)]
-    groups = [example.group(learner.model) for example in examples]
     plain = a_plain_loop(model, learner)
     with double_throughout():
+        groups = [example.group(learner.model) for example in examples]
         own = gradient(learner, *groups)
         for example, advantages in zip(examples, learner.advantages(SOLVER, groups), strict=True):
             plain.backward(example, advantages, 0.5, 1 / 2)
@@ -85,7 +85,9 @@ def a_plain_loop(model: Model, learner: Learner) -> PlainLoop:
         if "lora_" in name:
             parameter.data = learner.model.parameters(SOLVER)[name.replace(".default.", ".")].detach().clone()
             parameter.requires_grad_()
-    return PlainLoop(model, stock)
+    loop = PlainLoop(model, stock)
+    loop._builders = learner.model._builders  # which remember in what dtype they process images
+    return loop
 
 
 def test_the_gradient_sees_the_picture(model: Model) -> None:

@@ -5,7 +5,7 @@ two dtypes that do not fit, are found here.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,6 +30,7 @@ from stages.parameters.sampling import EngineOptions
 from stages.policy import ADAPTER_FILE, OPTIMIZER_FILE, RoleState
 from stages.sampling import Wanted, open_sampler
 from stages.sampling.vllm import VllmSampler, _prepare_environment
+from tests.conftest import needs_vllm
 from tests.other_device import DEVICE, OtherDevice, move
 from tests.test_learning import TEXTS, an_example, gradient
 
@@ -236,18 +237,20 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def test_a_gpu_that_cannot_be_used_is_an_error_with_its_reason(
-    no_gpu: Path, model: Model, capsys: pytest.CaptureFixture[str]
+    no_gpu: Path, model: Model, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """For whatever loads a model: else it would compute for days on the CPU."""
     no_gpu.touch()
-    for load in (models.load_base, lambda model: open_sampler(Wanted("transformers", model)), lambda model: Ranks()):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    loads: list[Callable[[], Any]] = [
+        lambda: models.load_base(model),
+        lambda: open_sampler(Wanted("transformers", model)),
+        lambda: open_sampler(Wanted("vllm", model)),
+        lambda: Ranks().__enter__(),
+    ]
+    for load in loads:
         with pytest.raises(EngineError, match=r"too old \(found version 12020\)\.\).*driver 580 or later"):
-            entered = load(model)
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(entered, "size", 2)
-                entered.__enter__()
-    with pytest.raises(EngineError, match="12020"):
-        _prepare_environment(EngineOptions(), debug=False)
+            load()
     assert not capsys.readouterr().err
 
 
@@ -283,6 +286,7 @@ def test_the_gpu_is_said_with_its_number_and_its_name(capsys: pytest.CaptureFixt
 # ---------------------------------------------------------------------------------- processes and engines
 
 
+@needs_vllm
 @pytest.mark.parametrize("used", [True, False])
 def test_what_torch_keeps_of_a_gpu_is_given_back_before_an_engine_opens(
     used: bool, gpu: dict[str, Any], model: Model, monkeypatch: pytest.MonkeyPatch

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,6 @@ from stages.learning import again, attention
 from stages.learning import loss as losses
 from stages.learning.control import Baseline, next_kl_coef
 from stages.learning.learner import Learner, TrainingGroup, UpdateParams
-from stages.learning.lean import Running, make_lean
 from stages.learning.loss import Head, Terms, Tokens, loss_terms
 from stages.learning.model import PolicyModel
 from stages.learning.passes import TOKENS_PER_PASS

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,8 +14,10 @@ from stages.contract import PROPOSER, SOLVER
 from stages.errors import EngineError, UsageError
 from stages.learning.model import PolicyModel
 from stages.models.finding import Model, find_model
-from stages.parameters.sampling import Decoding
+from stages.models.prompting import PromptBuilder
+from stages.parameters.sampling import Decoding, Pixels
 from stages.sampling import Request, Sampler, Wanted, open_sampler, resolve_sampler
+from stages.sampling.vllm import VllmSampler
 from tests.conftest import build_tiny_model, needs_vllm
 from tests.plain import Example, PlainLoop, stock_model
 from tests.test_learning import picture
@@ -62,6 +65,47 @@ def requests(count: int = 12) -> list[Request]:
 
 
 DECODING = Decoding(temperature=1.0, top_p=1.0, max_tokens=12)
+GREEDY = Decoding(temperature=0.0, max_tokens=12)
+
+
+def test_bounds_on_pixels_go_with_the_request(sampler: Sampler, model: Model, adapter: Path) -> None:
+    """One engine of vLLM's has the prompts and log-probabilities of one opened for the bounds alone."""
+    if not isinstance(sampler, VllmSampler):
+        pytest.skip("is opened for its bounds")
+    asked = [Request((picture("red", (300, 200)),), "Which colour?", 1), Request((), "Which number?", 2)]
+    found: dict[int, list[Any]] = {}
+    try:
+        for most in (56 * 56, 112 * 112, 56 * 56):
+            pixels = Pixels(max_pixels=most)
+            sampler.use(adapter, pixels)
+            samples, lengths = with_lengths(sampler, asked)
+            prompts = PromptBuilder(model, pixels)
+            assert lengths == [prompts.inputs(each.images, each.prompt)["input_ids"].shape[1] for each in asked]
+            with closing(open_sampler(Wanted("transformers", model, adapter, pixels))) as alone:
+                for one, other in zip(samples, alone.sample(asked, GREEDY), strict=True):
+                    assert one.token_ids == other.token_ids
+                    assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
+            assert found.setdefault(most, samples) == samples
+    finally:
+        sampler.use(adapter, Pixels())
+    assert found[56 * 56][0].logprobs != found[112 * 112][0].logprobs
+    assert found[56 * 56][1] == found[112 * 112][1]
+
+
+def with_lengths(sampler: VllmSampler, asked: list[Request]) -> tuple[list[Any], list[int]]:
+    """Greedy samples, and how many tokens the engine's own prompts had."""
+    lengths: dict[int, int] = {}
+    step = sampler._step
+
+    def noted() -> list[Any]:
+        outputs = step()
+        lengths.update({int(output.request_id): len(output.prompt_token_ids) for output in outputs})
+        return outputs
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampler, "_step", noted)
+        samples = list(sampler.sample(asked, GREEDY))
+    return samples, [lengths[place] for place in range(len(asked))]
 
 
 def test_logprobs_are_those_of_the_learner(sampler: Sampler, model: Model, adapter: Path) -> None:

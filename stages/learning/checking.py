@@ -85,7 +85,6 @@ class Examination:
             wholes = [self._whole(completion, base.config.model_type) for completion in self._completions]
             with torch.no_grad(), peft.disable_adapter():
                 reference = [peft(**whole, use_cache=False).logits[0] for whole in wholes]
-            peft.set_adapter(SOLVER)
             policy = [peft(**whole, use_cache=False).logits[0] for whole in wholes]
         finally:
             hook.remove()

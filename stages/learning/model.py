@@ -95,7 +95,7 @@ class PolicyModel:
         self._peft.add_adapter(PROPOSER, copy.deepcopy(config))
         self._adapters: dict[Role, dict[str, Tensor]] = {
             role: {
-                name.replace(f".{role}.", "."): parameter.requires_grad_()
+                name.replace(f".{role}.", "."): parameter
                 for name, parameter in self._peft.named_parameters()
                 if f".{role}." in name
             }
@@ -114,6 +114,9 @@ class PolicyModel:
         examination = Examination(self)
         with repeatable(self.device), examination.moved():
             separate, self.head = examination.separately(self._base, self._peft)
+            for parameters in self._adapters.values():
+                for parameter in parameters.values():
+                    parameter.requires_grad_()  # PEFT freezes those of the other role
             use_in(self._text.config)
             make_lean(self._text, self._running)
             if gradient_checkpointing:

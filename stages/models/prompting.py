@@ -25,7 +25,7 @@ class PromptBuilder:
     """Turns an image and a user text into model inputs with the checkpoint's own processor and chat template."""
 
     def __init__(self, model: Model, pixels: Pixels) -> None:
-        """Raises EngineError when the checkpoint has no processor that loads or no chat template, UsageError when
+        """Raises EngineError when the checkpoint has no processor of images that loads or no chat template, UsageError when
         bounds are set that its image processor does not have."""
         prepare_transformers()
         from transformers import AutoProcessor
@@ -34,6 +34,8 @@ class PromptBuilder:
             self.processor = AutoProcessor.from_pretrained(model.path, trust_remote_code=False)
         except Exception as error:
             raise EngineError(f"{model.ref.name}: its processor cannot be loaded ({error})") from error
+        if not hasattr(self.processor, "image_processor"):
+            raise EngineError(f"{model.ref.name}: not a model of images and text, its folder has no image processor")
         # What is longer than the context is refused where it is sampled, rather than warned of here.
         self.processor.tokenizer.model_max_length = sys.maxsize
         self.picture_settings = picture_settings(self.processor.image_processor, pixels, model.ref.name)

@@ -61,12 +61,14 @@ class TransformersSampler:
         logprobs: list[list[float]] = [[] for _ in requests]
         open_rows = list(range(len(requests)))
 
+        last = self._model.get_base_model() if hasattr(self._model, "get_base_model") else self._model
+        if getattr(last.model, "rope_deltas", None) is not None:
+            last.model.rope_deltas = None  # a prompt without images leaves those of the one before
         outputs = self._model(**inputs, use_cache=True, logits_to_keep=1)
         cache = outputs.past_key_values
         cache.reorder_cache(torch.zeros(len(requests), dtype=torch.long))  # which recurrent layers' have, too
         logits = outputs.logits[:, -1].float().expand(len(requests), -1)
         # Where positions have three dimensions, those of text continue after the prompt's last, the same in all.
-        last = self._model.get_base_model() if hasattr(self._model, "get_base_model") else self._model
         deltas = getattr(last.model, "rope_deltas", None)
         next_position = length + (0 if deltas is None else int(deltas[0]))
         while open_rows:
