@@ -21,7 +21,7 @@ SECONDS ?= 600
 # Which seeds the evidence is run with.
 SEEDS ?= 1
 
-.PHONY: install test demo picture bench families docs lint types clean \
+.PHONY: install test demo picture bench accept families docs lint types clean \
 	evidence evidence-sweep evidence-steps evidence-page campaign-kill campaign-soak campaign-fuzz campaign-fuzz-guided \
 	campaign-properties
 
@@ -60,6 +60,11 @@ bench: $(STAMP)
 	$(BIN)/pip install -q -e '.[bench]'
 	$(BIN)/python -m tests.benchmarks.learner --out build/bench/learner.json
 	$(BIN)/python -m tests.benchmarks.stages --out build/bench/stages.json
+
+# What a machine with a GPU does with it: `ireasoner doctor --deep`, then the races of `make bench` in the shape of a 7B, each
+# contender in a process of its own. build/accept/accept.md is a page to send. MODEL: a checkpoint for the doctor.
+accept: $(STAMP)
+	$(BIN)/python -m tests.benchmarks.accept --out build/accept $(if $(MODEL),--model $(MODEL))
 
 # Twenty-one families of models as tiny checkpoints, each through everything, and the table of docs/models.md.
 families: $(STAMP)
