@@ -7,10 +7,12 @@ from itertools import groupby, islice
 from typing import Any
 
 from stages import images
-from stages.contract import PROPOSER, SOLVER, Metadata, Role
+from stages.contract import ANSWER, PROPOSER, SOLVER, Metadata, Role
 from stages.errors import DataError
+from stages.images.views import seen
 from stages.learning.advantages import COMPARING
 from stages.learning.learner import Learner, TrainingGroup, forbidden_in
+from stages.learning.model import PromptInputs
 from stages.models.finding import Model
 from stages.parameters.sampling import Pixels
 
@@ -65,7 +67,8 @@ class GroupReader:
         for group in groups:
             self._check_rewards(group)
         roles = self._learner.params.roles
-        solver = [rows for rows in (_learnable(group, SOLVER) for group in groups) if rows and roles != "proposer"]
+        learnable = _paired if self._learner.params.loss == "dpo" else _learnable
+        solver = [rows for rows in (learnable(group, SOLVER) for group in groups) if rows and roles != "proposer"]
         return Batch(
             step=self._step(groups[-1]),
             size=len(groups),
@@ -107,21 +110,38 @@ class GroupReader:
                 raise DataError(f"{_where(row)}: its reward is not a finite number")
 
     def _training_group(self, rows: Group, role: Role, place: int) -> TrainingGroup:
-        """`rows` of one group, which is the step's at `place`; its prompt only where this process computes it."""
+        """`rows` of one group, which is the step's at `place`; its prompts only where this process computes it."""
         for row in rows:
             self._check(row)
-        if len({row["prompt"] for row in rows}) > 1:
-            raise DataError(f"group {rows[0]['group_id']}: its {role} rows have different prompts")
-        prompt = None
+        learned = [_Context.of(row) for row in rows]
+        contexts = list(dict.fromkeys(learned))
+        prompts = []
         if self._learner.computes(place):
-            pictures = images.load_all(rows[0])
-            prompt = self._learner.model.process(pictures, rows[0]["prompt"] or "", self._pixels[role])
+            first = [rows[learned.index(context)] for context in contexts]
+            prompts = [self._prompt(row, context, role) for row, context in zip(first, contexts, strict=True)]
+        of_pairs = role == SOLVER and self._learner.params.loss == "dpo"
         return TrainingGroup(
-            prompt=prompt,
+            prompts=prompts,
             token_ids=[row["token_ids"] for row in rows],
             logprobs=[row["logprobs"] for row in rows],
-            rewards=[row["reward"] for row in rows],
+            rewards=[] if of_pairs else [row["reward"] for row in rows],
+            behind=[contexts.index(context) for context in learned],
+            passes=[row["pass"] or ANSWER for row in rows],
+            pairs=_pairs(rows) if of_pairs else (),
+            right=self._right(rows) if role == SOLVER and self._learner.params.loss_aux else (),
+            step=self._step(rows),
         )
+
+    def _prompt(self, row: dict[str, Any], context: "_Context", role: Role) -> PromptInputs:
+        pictures = images.load_all(row)
+        if context.view:
+            pictures = tuple(seen(picture, context.view, row["seed"]) for picture in pictures)
+        return self._learner.model.process(pictures, context.text, self._pixels[role])
+
+    def _right(self, rows: Group) -> list[bool | None]:
+        """Whether each has the dominant answer; None of one that was cut off, behind which nothing is read."""
+        ends = self._model.end_of_turn
+        return [bool(row["dominant"]) if row["token_ids"][-1] in ends else None for row in rows]
 
     def _check(self, row: dict[str, Any]) -> None:
         where = _where(row)
@@ -141,9 +161,57 @@ def _pictured(group: Group) -> tuple[str, ...]:
 
 
 def _learnable(group: Group, role: Role) -> Group:
-    """The role's rows that have tokens and a reward."""
-    return [row for row in group if row["role"] == role and row["token_ids"] and row["reward"] is not None]
+    """The role's rows that have tokens and a reward, and were not left out."""
+    return [
+        row
+        for row in group
+        if row["role"] == role and row["token_ids"] and row["reward"] is not None and row["selected"] is not False
+    ]
+
+
+def _paired(group: Group, role: Role) -> Group:
+    """The role's rows in pairs of which both have tokens. Raises DataError for what is no pair."""
+    by_pair: dict[int, Group] = {}
+    for row in group:
+        if row["role"] == role and row["pair"] is not None:
+            by_pair.setdefault(row["pair"], []).append(row)
+    for pair, rows in by_pair.items():
+        if sorted(bool(row["preferred"]) for row in rows) != [False, True]:
+            raise DataError(f"group {group[0]['group_id']}: pair {pair} is not of a preferred row and another")
+    whole = {pair for pair, rows in by_pair.items() if all(row["token_ids"] for row in rows)}
+    return [row for row in group if row["role"] == role and row["pair"] in whole]
+
+
+def _pairs(rows: Group) -> list[tuple[int, int]]:
+    """The places of the preferred row and of the other, of each pair, in the order in which pairs come."""
+    places = {(row["pair"], bool(row["preferred"])): place for place, row in enumerate(rows)}
+    return [(places[pair, True], places[pair, False]) for pair in dict.fromkeys(row["pair"] for row in rows)]
+
+
+@dataclass(frozen=True)
+class _Context:
+    """What a completion is learned behind: a text, the pictures, and how these are seen. Rows with the same share the
+    run of their prompt."""
+
+    text: str
+    pictures: tuple[tuple[bytes | None, str | None, str | None], ...]
+    view: str | None
+    seed: int | None
+
+    @staticmethod
+    def of(row: dict[str, Any]) -> "_Context":
+        """The row's prompt and its view, or the prompt that it is to be learned on, and then the pictures as they
+        are."""
+        pictures = [picture or {} for picture in row["images"] or ()]
+        hashes = row["images_sha256"] or [None] * len(pictures)
+        shown = tuple(
+            (picture.get("bytes"), picture.get("path"), digest)
+            for picture, digest in zip(pictures, hashes, strict=False)
+        )
+        if row["learn_prompt"] is not None:
+            return _Context(row["learn_prompt"], shown, None, None)
+        return _Context(row["prompt"] or "", shown, row["view"], row["seed"] if row["view"] else None)
 
 
 def _where(row: dict[str, Any]) -> str:
-    return f"group {row['group_id']}, {row['role']} {row['sample_index']}"
+    return f"group {row['group_id']}, {' '.join(filter(None, (row['role'], row['pass'])))} {row['sample_index']}"
