@@ -11,8 +11,9 @@ from stages.contract import ANSWER, PROPOSER, SOLVER, Metadata, Role
 from stages.errors import DataError
 from stages.images.views import seen
 from stages.learning.advantages import COMPARING
-from stages.learning.learner import Learner, TrainingGroup, forbidden_in
+from stages.learning.learner import Learner, forbidden_in
 from stages.learning.model import PromptInputs
+from stages.learning.rows import TrainingGroup
 from stages.models.finding import Model
 from stages.parameters.sampling import Pixels
 

@@ -16,12 +16,13 @@ from stages.errors import DataError
 from stages.learning.advantages import COMPARING
 from stages.learning.advantages import rule as advantage_rule
 from stages.learning.control import Baseline, next_kl_coef
-from stages.learning.last_token import LastToken, balanced, last_token_loss
-from stages.learning.loss import LossRule, Tokens, loss_terms, token_logprobs
+from stages.learning.last_token import LastToken, last_token_loss
+from stages.learning.loss import LossRule, loss_terms, token_logprobs
 from stages.learning.losses.dpo import pair_loss
-from stages.learning.model import PolicyModel, PromptInputs, write_tensors
+from stages.learning.model import PolicyModel, write_tensors
 from stages.learning.passes import TOKENS_PER_PASS, packed
 from stages.learning.ranks import Ranks
+from stages.learning.rows import Bundle, Row, TrainingGroup, bundles, completions_of, in_passes, tokens_of
 from stages.models.device import memory_bounded, repeatable
 from stages.models.finding import Model
 from stages.parameters.update import UpdateParams
@@ -41,72 +42,6 @@ ROLES: tuple[Role, ...] = (SOLVER, PROPOSER)
 WEIGHT_DECAY = 0.01
 MAX_GRAD_NORM = 1.0
 MOMENTS = ("exp_avg", "exp_avg_sq")
-
-
-@dataclass(frozen=True)
-class TrainingGroup:
-    """The trajectories of one role in one group: those with tokens and a reward, or those in pairs.
-
-    prompts: what they are behind, each once; none where another process computes the group's gradient. token_ids
-    [N][L_i] as sampled, logprobs [N][L_i] as stored, rewards [N], of pairs none. behind [N]: which of the prompts,
-    passes [N]: of which pass each is, where they are not all behind the first and of the Solver's own. pairs [P]: the
-    places of the preferred completion and of the other. right [N], where there is a last token to learn: whether the
-    answer is the dominant one, None of a completion that was cut off. step: the group's training step.
-    """
-
-    prompts: Sequence[PromptInputs]
-    token_ids: list[list[int]]
-    logprobs: list[list[float]]
-    rewards: list[float]
-    behind: Sequence[int] = ()
-    passes: Sequence[str] = ()
-    pairs: Sequence[tuple[int, int]] = ()
-    right: Sequence[bool | None] = ()
-    step: int = 0
-
-    def __len__(self) -> int:
-        return len(self.token_ids)
-
-    def by_pass(self) -> dict[str, list[int]]:
-        """The places of the rows with rewards, by pass, in order."""
-        found: dict[str, list[int]] = {}
-        for place in range(len(self.rewards)):
-            found.setdefault(self.passes[place] if self.passes else ANSWER, []).append(place)
-        return found
-
-    def mean_rewards(self) -> dict[str, float]:
-        """By pass."""
-        return {name: sum(self.rewards[i] for i in own) / len(own) for name, own in self.by_pass().items()}
-
-
-@dataclass(frozen=True)
-class Row:
-    """A trajectory on its way through the learner: the places of its group and of itself in it, its tokens, log μ,
-    advantage A, and what it counts in the mean over rows and groups. `last`: the token read behind it, and of that
-    r_v and what it counts."""
-
-    group: int
-    place: int
-    tokens: Tensor
-    sampled_logprobs: Tensor
-    advantage: float
-    share: float
-    last: int | None = None
-    right: bool = False
-    last_share: float = 0.0
-
-    @property
-    def read(self) -> Tensor:
-        """The tokens whose probabilities are asked for."""
-        return self.tokens if self.last is None else torch.cat([self.tokens, torch.tensor([self.last])])
-
-
-@dataclass(frozen=True)
-class Bundle:
-    """A prompt, and the rows behind it."""
-
-    prompt: PromptInputs
-    rows: list[Row]
 
 
 @dataclass(frozen=True)
@@ -267,13 +202,13 @@ class Learner:
         """log π of the groups' rows, or, without a role, log π_ref: each process its own groups, then shared."""
         device, head = self.model.device, self.model.head
         found = [torch.zeros(2, len(group), dtype=torch.float64, device=device) for group in groups]
-        bundles = self._bundles(groups, [[0.0] * len(group) for group in groups])
+        unweighed = [[0.0] * len(group) for group in groups]
         with memory_bounded(self._memory_advice), torch.no_grad():
-            for pack in self._packs(bundles):
+            for pack in self._packs(self._bundles(groups, unweighed)):
                 prompts = [bundle.prompt for bundle in pack]
                 reference, prefix = self.model.prompts(prompts, role or SOLVER)
-                for rows in _passes(pack, device):
-                    completions = _behind(pack, rows, last=True)
+                for rows in in_passes(pack, device):
+                    completions = completions_of(pack, rows, last=True)
                     states = self.model.states(prompts, prefix if role else reference, completions, role)
                     ids = torch.cat([row.read for row in rows]).to(device)
                     logprobs = token_logprobs(states, ids, head).double().split([len(row.read) for row in rows])
@@ -284,43 +219,26 @@ class Learner:
         return Readout([values[0].cpu() for values in found], [values[1].cpu() for values in found])
 
     def _bundles(self, groups: Sequence[TrainingGroup], advantages: Sequence[Sequence[float]]) -> list[Bundle]:
-        """The rows of the groups that this process computes, with the prompts that they are behind."""
-        classes = balanced([value for group in groups for value in group.right if value is not None])
-        bundles = []
-        for place, (group, own) in enumerate(zip(groups, advantages, strict=True)):
-            if not self.computes(place):
-                continue
-            if not group.prompts:
-                raise ValueError("the group's prompts were not processed in this process")
-            share = 1 / len(groups) / len(group)
-            rows = []
-            for i, (ids, logprobs, advantage) in enumerate(zip(group.token_ids, group.logprobs, own, strict=True)):
-                row = Row(place, i, torch.tensor(ids), torch.tensor(logprobs), advantage, share)
-                if self.last and group.right and (right := group.right[i]) is not None:
-                    last_share = self.params.aux_coef * share * classes[right]
-                    row = replace(row, last=self.last.token, right=right, last_share=last_share)
-                rows.append(row)
-            behind = group.behind or [0] * len(group)
-            for index, prompt in enumerate(group.prompts):
-                bundles.append(Bundle(prompt, [row for row, at in zip(rows, behind, strict=True) if at == index]))
-        return bundles
+        """Of the groups that this process computes."""
+        last = self.last.token if self.last else None
+        return bundles(groups, advantages, self.computes, last, self.params.aux_coef)
 
     def _packs(self, bundles: Sequence[Bundle]) -> Iterator[list[Bundle]]:
         """As many as run together."""
         return packed(bundles, lambda bundle: len(bundle.prompt), TOKENS_PER_PASS[self.model.device.type])
 
-    def _backward(self, role: Role, bundles: Sequence[Bundle], kl_coef: float) -> Tensor:
+    def _backward(self, role: Role, pack: Sequence[Bundle], kl_coef: float) -> Tensor:
         """Adds the gradient of the rows' part in the loss; returns the same sums [3] of the loss, of KL and of ŵ. Runs
         every prompt once and the completions behind them in passes."""
         device = self.model.device
-        prompts = [bundle.prompt for bundle in bundles]
+        prompts = [bundle.prompt for bundle in pack]
         reference, prefix = self.model.prompts(prompts, role)
         leaves = prefix.leaves()
         figures = torch.zeros(3, device=device)
-        for rows in _passes(bundles, device):
+        for rows in in_passes(pack, device):
             with torch.no_grad():
-                reference_states = self.model.states(prompts, reference, _behind(bundles, rows), None)
-            states = self.model.states(prompts, leaves, _behind(bundles, rows, last=True), role)
+                reference_states = self.model.states(prompts, reference, completions_of(pack, rows), None)
+            states = self.model.states(prompts, leaves, completions_of(pack, rows, last=True), role)
             own, gradient = self._gradient(role, rows, states, reference_states, kl_coef)
             states.backward(gradient)
             figures += own
@@ -333,7 +251,7 @@ class Learner:
         """The sums [3] of `_backward` of some rows, and the gradient [n, d] with respect to `states`; those of π_ref
         are of the rows' own tokens alone."""
         device, head = states.device, self.model.head
-        rule, tokens = self._rules[role], _tokens(rows, device)
+        rule, tokens = self._rules[role], tokens_of(rows, device)
         read = [row for row in rows if row.last is not None]
         if self.last is None or not read:
             terms = loss_terms(states, reference_states, tokens, kl_coef, head, rule)
@@ -416,29 +334,6 @@ class Learner:
             shutil.copyfile(folder / SOLVER / ADAPTER_CONFIG, folder / TEACHER / ADAPTER_CONFIG)
             tensors = {name: tensor.cpu().contiguous() for name, tensor in self.teacher.items()}
             write_tensors(tensors, folder / TEACHER / ADAPTER_FILE)
-
-
-def _passes(bundles: Sequence[Bundle], device: torch.device) -> Iterator[list[Row]]:
-    """The rows of all bundles in their order, as many as run together."""
-    return packed(
-        (row for bundle in bundles for row in bundle.rows), lambda row: len(row.tokens), TOKENS_PER_PASS[device.type]
-    )
-
-
-def _behind(bundles: Sequence[Bundle], rows: Sequence[Row], last: bool = False) -> list[list[Tensor]]:
-    """The completions of `rows` behind each bundle's prompt, with their `last` tokens or without."""
-    wanted = set(map(id, rows))
-    return [[row.read if last else row.tokens for row in bundle.rows if id(row) in wanted] for bundle in bundles]
-
-
-def _tokens(rows: Sequence[Row], device: torch.device) -> Tokens:
-    lengths = torch.tensor([len(row.tokens) for row in rows])
-    return Tokens(
-        torch.cat([row.tokens for row in rows]).to(device),
-        torch.cat([row.sampled_logprobs for row in rows]).to(device),
-        torch.tensor([row.advantage for row in rows]).repeat_interleave(lengths).to(device),
-        (torch.tensor([row.share for row in rows]) / lengths).repeat_interleave(lengths).to(device),
-    )
 
 
 def forbidden_in(model: Model, token_ids: Sequence[int], vocabulary: int) -> int | None:
