@@ -93,6 +93,7 @@ def _parameters(group: Any) -> Iterator[inspect.Parameter]:
 
 def _typed(name: str, option: Declared, default: Any) -> Any:
     flag = [f"--{name.replace('_', '-')}"] if default is False else []  # a switch that only turns on
+    flag = [f"--{option.name}"] if option.name else flag
     return Option(
         *flag,
         help=", ".join(filter(None, (option.symbol, option.help))),
