@@ -292,11 +292,8 @@ class Policy:
     state: PolicyState | None
     ref: PolicyRef
 
-    def adapter(self, name: AdapterName) -> Path | None:
-        """None of the base model, which at step 0 is its own teacher. Raises UsageError where a policy has none."""
-        if self.folder and name == TEACHER and not (self.folder / name).is_dir():
-            raise UsageError(f"{self.folder} has no teacher; `update --teacher-decay` keeps one")
-        return self.folder / name if self.folder else None
+    def adapter(self, role: Role) -> Path | None:
+        return self.folder / role if self.folder else None
 
 
 def adapter_rank(adapter: Path) -> int:

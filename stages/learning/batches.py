@@ -49,12 +49,9 @@ class GroupReader:
         self._vocabulary = len(model.embedding_table())
         self._policy_step = policy_step
         self._learner = learner
-        self._pixels: dict[Role, Pixels] = {
-            role: Pixels(params.get("min_pixels"), params.get("max_pixels"))
-            for role, params in (
-                (SOLVER, recorded.stage_params("rollout")),
-                (PROPOSER, recorded.stage_params("propose")),
-            )
+        sampling = {PROPOSER: recorded.stage_params("propose"), **recorded.passes}
+        self._pixels = {
+            name: Pixels(params.get("min_pixels"), params.get("max_pixels")) for name, params in sampling.items()
         }
 
     def batches(self, groups: Iterable[Group], after: int) -> Iterator[Batch]:
@@ -114,30 +111,44 @@ class GroupReader:
         """`rows` of one group, which is the step's at `place`; its prompts only where this process computes it."""
         for row in rows:
             self._check(row)
-        learned = [_Context.of(row) for row in rows]
-        contexts = list(dict.fromkeys(learned))
+        contexts = [self._context(row) for row in rows]
+        first: dict[_Context, dict[str, Any]] = {}
+        for context, row in zip(contexts, rows, strict=True):
+            first.setdefault(context, row)
+        order = list(first)
         prompts = []
         if self._learner.computes(place):
-            first = [rows[learned.index(context)] for context in contexts]
-            prompts = [self._prompt(row, context, role) for row, context in zip(first, contexts, strict=True)]
+            prompts = [self._prompt(context, row) for context, row in first.items()]
         of_pairs = role == SOLVER and self._learner.params.loss == "dpo"
         return TrainingGroup(
             prompts=prompts,
             token_ids=[row["token_ids"] for row in rows],
             logprobs=[row["logprobs"] for row in rows],
             rewards=[] if of_pairs else [row["reward"] for row in rows],
-            behind=[contexts.index(context) for context in learned],
+            behind=[order.index(context) for context in contexts],
             passes=[row["pass"] or ANSWER for row in rows],
             pairs=_pairs(rows) if of_pairs else (),
             right=self._right(rows) if role == SOLVER and self._learner.params.loss_aux else (),
             step=self._step(rows),
         )
 
-    def _prompt(self, row: dict[str, Any], context: "_Context", role: Role) -> PromptInputs:
+    def _context(self, row: dict[str, Any]) -> "_Context":
+        """The row's prompt and its view, or the prompt that it is to be learned on, and then the pictures as they
+        are."""
+        pictures = [picture or {} for picture in row["images"] or ()]
+        shown = tuple((picture.get("bytes"), picture.get("path")) for picture in pictures)
+        hashes = tuple(row["images_sha256"] or ())
+        pixels = self._pixels.get(PROPOSER if row["role"] == PROPOSER else row["pass"] or ANSWER, Pixels())
+        if row["learn_prompt"] is not None:
+            return _Context(row["learn_prompt"], shown, hashes, pixels)
+        seed = row["seed"] if row["view"] else None
+        return _Context(row["prompt"] or "", shown, hashes, pixels, row["view"], seed)
+
+    def _prompt(self, context: "_Context", row: dict[str, Any]) -> PromptInputs:
         pictures = images.load_all(row)
         if context.view:
             pictures = tuple(seen(picture, context.view, row["seed"]) for picture in pictures)
-        return self._learner.model.process(pictures, context.text, self._pixels[role])
+        return self._learner.model.process(pictures, context.text, context.pixels)
 
     def _right(self, rows: Group) -> list[bool | None]:
         """Whether each has the dominant answer; None of one that was cut off, behind which nothing is read."""
@@ -191,27 +202,15 @@ def _pairs(rows: Group) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class _Context:
-    """What a completion is learned behind: a text, the pictures, and how these are seen. Rows with the same share the
-    run of their prompt."""
+    """What a completion is learned behind: a text, the pictures (bytes and path, and hash of each), their bounds, and
+    how they are seen. Rows with the same share the run of their prompt."""
 
     text: str
-    pictures: tuple[tuple[bytes | None, str | None, str | None], ...]
-    view: str | None
-    seed: int | None
-
-    @staticmethod
-    def of(row: dict[str, Any]) -> "_Context":
-        """The row's prompt and its view, or the prompt that it is to be learned on, and then the pictures as they
-        are."""
-        pictures = [picture or {} for picture in row["images"] or ()]
-        hashes = row["images_sha256"] or [None] * len(pictures)
-        shown = tuple(
-            (picture.get("bytes"), picture.get("path"), digest)
-            for picture, digest in zip(pictures, hashes, strict=False)
-        )
-        if row["learn_prompt"] is not None:
-            return _Context(row["learn_prompt"], shown, None, None)
-        return _Context(row["prompt"] or "", shown, row["view"], row["seed"] if row["view"] else None)
+    pictures: tuple[tuple[bytes | None, str | None], ...]
+    hashes: tuple[str | None, ...]
+    pixels: Pixels
+    view: str | None = None
+    seed: int | None = None
 
 
 def _where(row: dict[str, Any]) -> str:
