@@ -59,6 +59,7 @@ def rollout(
         params={
             **recorded(params),
             **asking.recorded(),
+            "pass": own.name,
             "learn_prompt": learn_prompt,
             **({"passes": earlier} if earlier else {}),
             "propose": groups.metadata.stage_params("propose"),

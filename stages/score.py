@@ -41,10 +41,7 @@ def score(inputs: Sequence[Path], params: ScoreParams, call: Call = Call(), prog
     rollouts = shards.Shards(inputs, "rollout", TRAJECTORY)
     chosen = Chosen.of(params)
     chosen.check_sampling(rollouts.metadata)
-    if params.embedding == "hidden":
-        start = Start.recorded(call, rollouts)
-    else:
-        start = Start.unread(call, rollouts)
+    start = Start.recorded(call, rollouts) if params.embedding == "hidden" else Start.unread(call, rollouts)
     job = Job(
         "score",
         call,

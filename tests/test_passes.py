@@ -202,3 +202,88 @@ def test_the_content_of_tags() -> None:
     assert parse_tags(text) == {"description": "a {question}", "think": "b<answer>1</answer>", "answer": "2"}
     assert parse_tags("<a></a><a>x</a><a>y</a><b>open") == {"a": "x"}
     assert parse_tags("<think><answer>1</answer></think>") == {"think": "<answer>1</answer>"}
+
+
+# ------------------------------------------------------------------------------------- as settings, and in the loop
+
+SETTINGS = """
+sampler = "fake"
+model = "model"
+
+[propose]
+groups = 6
+
+[rollout]
+samples = 3
+prompt = '''
+Look.
+{question}
+<description>…</description> <think>…</think> <answer>…</answer>
+'''
+
+[[pass]]
+name = "reader"
+of = "answer"
+samples = 1
+no-image = true
+prompt = '''
+Read.
+{description}
+{question}
+'''
+"""
+
+
+def test_run_makes_the_passes_that_one_can_type(workdir: Path) -> None:
+    Path("ireasoner.toml").write_text(SETTINGS)
+    succeeds("run", "--images", "pool", "--out", "run", "--iterations", 2)
+    succeeds("propose", "--images", "pool")
+    succeeds("rollout", "questions.parquet")
+    succeeds("rollout", "rollouts.parquet", "--pass", "reader")
+    succeeds("score", "reader.parquet")
+    for name in ("rollouts", "reader", "scored"):
+        assert chain.rows(Path(f"run/it0001/{name}.parquet")) == chain.rows(Path(f"{name}.parquet"))
+    made = solver("scored.parquet", "reader")
+    assert made and all(row["prompt"].startswith("Read.") and row["images"] == [] for row in made)
+    assert all(row["reward"] is None and row["selected"] is False for row in made)
+    assert call("verify", "run", "pool").exit_code == 0
+    succeeds("run", "--images", "pool", "--out", "run", "--iterations", 2)
+
+
+def test_a_passs_settings_stand_above_the_commands_and_below_a_flag(workdir: Path) -> None:
+    Path("ireasoner.toml").write_text(SETTINGS)
+    Path("own.toml").write_text(
+        "[rollout]\ntemperature = 0.5\n[[pass]]\nname = 'reader'\nmax-tokens = 99\nsamples = 4\n[[pass]]\nname = 'last'\n"
+    )
+    succeeds("propose", "--images", "pool")
+    for name, more in (("answer", ()), ("reader", ()), ("last", ("--samples", 2))):
+        out = {"answer": "rollouts"}.get(name, name)
+        before = {"answer": "questions", "reader": "rollouts"}.get(name, "reader")
+        succeeds("rollout", f"{before}.parquet", "--pass", name, "--recipe", "own.toml", *more)
+        params = chain.metadata(Path(f"{out}.parquet"))["params"]
+        found = (params["samples"], params["temperature"], params["max_tokens"], params["of"])
+        assert (
+            found
+            == {
+                "answer": (3, 0.5, 256, None),
+                "reader": (1, 0.5, 99, "answer"),
+                "last": (2, 0.5, 256, None),
+            }[name]
+        )
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        ("[[pass]]\nof = 'answer'", "[[pass]] number 1 needs a `name` of its own"),
+        ("[[pass]]\nname = 'a'\n[[pass]]\nname = 'a'", "[[pass]] number 2 needs a `name`"),
+        ("[[pass]]\nname = 'a'\nsampels = 3", "pass a: unknown key 'sampels'; the nearest valid key is 'samples'"),
+        ("[[pass]]\nname = 'a'\nsamples = 0", "pass a: samples: Input should be greater than or equal to 1"),
+        ("[rollout]\npass = 'a'", "unknown key 'pass'"),
+        ("pass = 'a'", "[[pass]] number 1 needs"),
+    ],
+)
+def test_mistakes_in_settings(workdir: Path, table: str, says: str) -> None:
+    Path("ireasoner.toml").write_text(table)
+    message = refused(2, "propose", "--images", "pool", "--model", "model", *FAKE)
+    assert says in message, message

@@ -13,13 +13,12 @@ OPTION = "option"
 class Option:
     """What a field says beside its name, its type and its default.
 
-    name: the option's, where Python keeps the word for itself. symbol: the design's, such as δ. panel: of the help. minimum, maximum: both allowed. shown: what stands for the
+    symbol: the design's, such as δ. panel: of the help. minimum, maximum: both allowed. shown: what stands for the
     default in the help; False for nothing. metavar: what stands for the value there. completed: what a shell offers.
     recorded: whether a shard records it; what does not shape the rows is not.
     """
 
     help: str
-    name: str | None = None
     symbol: str | None = None
     panel: str | None = None
     minimum: float | None = None
@@ -48,7 +47,7 @@ def recorded(params: Any) -> dict[str, Any]:
         if is_dataclass(value):
             found |= recorded(value)
         elif own is not None and own.recorded:
-            found[own.name or declared.name] = value
+            found[declared.name] = value
     return found
 
 
@@ -59,6 +58,6 @@ def from_recorded(params: P, found: Mapping[str, Any]) -> P:
         value, own = getattr(params, declared.name), option_of(declared)
         if is_dataclass(value):
             values[declared.name] = from_recorded(value, found)
-        elif own is not None and own.recorded and (own.name or declared.name) in found:
-            values[declared.name] = found[own.name or declared.name]
+        elif own is not None and own.recorded and declared.name in found:
+            values[declared.name] = found[declared.name]
     return replace(params, **values)

@@ -16,13 +16,7 @@ class RolloutParams:
     """The options of `rollout`."""
 
     samples: int = option(5, "answers to each question, or of each row that they are made of.", symbol="N", minimum=1)
-    pass_name: str = option(
-        "answer",
-        "The name of these rows, which go beside those that are there.",
-        name="pass",
-        metavar="NAME",
-        panel=PASS,
-    )
+    pass_name: str = "answer"  # `--pass`, by which the command line also finds the pass's own settings
     of: str | None = option(
         None,
         "Ask once more of each row of this earlier pass: what it has in a tag <TAG> goes where the prompt holds {TAG}, "

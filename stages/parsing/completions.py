@@ -41,8 +41,8 @@ def parse_question(text: str) -> str | None:
 
 
 def parse_tags(text: str) -> dict[str, str]:
-    """What stands in each kind of tag, by its name in lower case: in the first one that is closed and filled, in that of
-    `answer` the answer as `parse_completion` finds it."""
+    """What stands in each kind of tag, by its name in lower case: the first that is closed and filled; of `answer` the
+    one that `parse_completion` finds."""
     found: dict[str, str] = {}
     opened: dict[str, int] = {}
     for tag in _ANY_TAG.finditer(text):

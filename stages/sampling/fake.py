@@ -14,7 +14,6 @@ from stages.prompts import load_prompt
 from stages.sampling.interface import Refused, Request, Sample
 from stages.sampling.refusing import too_long
 
-
 TAG = re.compile(r"<([a-z][a-z0-9_-]*)>")
 OWN = {"think", "answer"}  # what a solution has of itself
 

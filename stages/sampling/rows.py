@@ -37,7 +37,7 @@ class Asking:
     def settled(
         role: Role, start: Start, settings: Sampling, whose: AdapterName | None = None, asks: bool = True
     ) -> "Asking":
-        """`whose` adapter answers, the role's own by default; `asks`: whether the prompt needs a place for the question.
+        """`whose` adapter answers, the role's own by default; `asks`: the prompt needs a place for the question.
 
         Raises UsageError as `load_prompt` and `resolve_sampler` do, and for a teacher that the policy has not.
         """

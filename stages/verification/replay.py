@@ -92,10 +92,9 @@ def _stage(lineage: Lineage, scratch: Path) -> tuple[Callable[..., Result], Any]
     if lineage.metadata.stage == "rollout":
         from stages.rollout import rollout
 
-        asked = _sampled(RolloutParams(), params, scratch)
-        return partial(rollout, inputs), replace(
-            asked, learn_prompt=_file(params.get("learn_prompt"), scratch / "learn.txt")
-        )
+        asked = _sampled(RolloutParams(pass_name=params["pass"]), params, scratch)
+        learned = _file(params["learn_prompt"], scratch / "learn.txt")
+        return partial(rollout, inputs), replace(asked, learn_prompt=learned)
     from stages.evaluate import evaluate
 
     tasks = params.get("tasks", [])
