@@ -136,6 +136,10 @@ class PolicyState:
     def model(self) -> ModelRef:
         return self.lineage.model
 
+    @property
+    def has_teacher(self) -> bool:
+        return f"{TEACHER}/{ADAPTER_FILE}" in self.files
+
     def to_json(self, files: dict[str, str]) -> str:
         """`files` holds the SHA-256 of the policy's other files by name."""
         roles: dict[str, Any] = {role: asdict(state) for role, state in self.roles.items()}

@@ -105,16 +105,16 @@ def test_pairs_are_learned_and_nothing_else(scored: Path) -> None:
 @pytest.mark.parametrize("reference", ["base", "start"])
 def test_pairs_are_measured_from_the_reference_that_was_asked_for(scored: Path, reference: Any) -> None:
     start = update([scored], replace(PAIRED, loss="policy-gradient", lr=3e-2), Call(out=Path("it1/policy"))).path
-    shard = paired(iteration(Path("it2"), start, groups=3))
+    shard = paired(iteration(Path("it2"), start, groups=4))
     policy = update([shard], replace(PAIRED, sft_coef=0.0, reference=reference), Call(policy=start)).path
     first = chain.rows(policy / "metrics.parquet")[0]["loss"]
     assert (first == pytest.approx(0.693147, abs=1e-6)) == (reference == "start")
 
 
-@pytest.mark.parametrize("steps_before", [0, 2])
+@pytest.mark.parametrize("steps_before", [0, 1])
 def test_an_interrupted_update_measures_once(scored: Path, steps_before: int, monkeypatch: pytest.MonkeyPatch) -> None:
     start = update([scored], TAUGHT, Call(out=Path("it1/policy"))).path
-    shard = paired(iteration(Path("it2"), start, groups=3))
+    shard = paired(iteration(Path("it2"), start, groups=4))
     update([shard], EVERYTHING, Call(policy=start, out=Path("whole")))
     with dies_after(steps_before):
         update([shard], EVERYTHING, Call(policy=start, out=Path("again")), checkpoint_seconds=0)
@@ -131,7 +131,7 @@ def test_what_was_measured_may_be_lost(scored: Path) -> None:
     """It is taken again from where the update began, not from where it stands."""
     shard = paired(scored)
     update([shard], EVERYTHING, Call(out=Path("whole")))
-    with dies_after(2):
+    with dies_after(1):
         update([shard], EVERYTHING, Call(out=Path("again")), checkpoint_seconds=0)
     Path(".again.partial", beforehand.FILE).write_bytes(b"PAR1")
     update([shard], EVERYTHING, Call(out=Path("again")))

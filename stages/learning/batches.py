@@ -6,16 +6,13 @@ from dataclasses import dataclass
 from itertools import groupby, islice
 from typing import Any
 
-from stages import images
 from stages.contract import ANSWER, PROPOSER, SOLVER, Metadata, Role
 from stages.errors import DataError
-from stages.images.views import seen
 from stages.learning.advantages import COMPARING
+from stages.learning.contexts import Context, Contexts, processed
 from stages.learning.learner import Learner, forbidden_in
-from stages.learning.model import PromptInputs
 from stages.learning.rows import TrainingGroup
 from stages.models.finding import Model
-from stages.parameters.sampling import Pixels
 
 Group = list[dict[str, Any]]
 
@@ -49,10 +46,7 @@ class GroupReader:
         self._vocabulary = len(model.embedding_table())
         self._policy_step = policy_step
         self._learner = learner
-        sampling = {PROPOSER: recorded.stage_params("propose"), **recorded.passes}
-        self._pixels = {
-            name: Pixels(params.get("min_pixels"), params.get("max_pixels")) for name, params in sampling.items()
-        }
+        self._contexts = Contexts(recorded)
 
     def batches(self, groups: Iterable[Group], after: int) -> Iterator[Batch]:
         """The groups in the batches of an update; of those up to training step `after`, only step and size."""
@@ -111,14 +105,14 @@ class GroupReader:
         """`rows` of one group, which is the step's at `place`; its prompts only where this process computes it."""
         for row in rows:
             self._check(row)
-        contexts = [self._context(row) for row in rows]
-        first: dict[_Context, dict[str, Any]] = {}
+        contexts = [self._contexts.of(row) for row in rows]
+        first: dict[Context, dict[str, Any]] = {}
         for context, row in zip(contexts, rows, strict=True):
             first.setdefault(context, row)
         order = list(first)
         prompts = []
         if self._learner.computes(place):
-            prompts = [self._prompt(context, row) for context, row in first.items()]
+            prompts = [processed(self._learner.model, context, row) for context, row in first.items()]
         of_pairs = role == SOLVER and self._learner.params.loss == "dpo"
         return TrainingGroup(
             prompts=prompts,
@@ -131,24 +125,6 @@ class GroupReader:
             right=self._right(rows) if role == SOLVER and self._learner.params.loss_aux else (),
             step=self._step(rows),
         )
-
-    def _context(self, row: dict[str, Any]) -> "_Context":
-        """The row's prompt and its view, or the prompt that it is to be learned on, and then the pictures as they
-        are."""
-        pictures = [picture or {} for picture in row["images"] or ()]
-        shown = tuple((picture.get("bytes"), picture.get("path")) for picture in pictures)
-        hashes = tuple(row["images_sha256"] or ())
-        pixels = self._pixels.get(PROPOSER if row["role"] == PROPOSER else row["pass"] or ANSWER, Pixels())
-        if row["learn_prompt"] is not None:
-            return _Context(row["learn_prompt"], shown, hashes, pixels)
-        seed = row["seed"] if row["view"] else None
-        return _Context(row["prompt"] or "", shown, hashes, pixels, row["view"], seed)
-
-    def _prompt(self, context: "_Context", row: dict[str, Any]) -> PromptInputs:
-        pictures = images.load_all(row)
-        if context.view:
-            pictures = tuple(seen(picture, context.view, row["seed"]) for picture in pictures)
-        return self._learner.model.process(pictures, context.text, context.pixels)
 
     def _right(self, rows: Group) -> list[bool | None]:
         """Whether each has the dominant answer; None of one that was cut off, behind which nothing is read."""
@@ -198,19 +174,6 @@ def _pairs(rows: Group) -> list[tuple[int, int]]:
     """The places of the preferred row and of the other, of each pair, in the order in which pairs come."""
     places = {(row["pair"], bool(row["preferred"])): place for place, row in enumerate(rows)}
     return [(places[pair, True], places[pair, False]) for pair in dict.fromkeys(row["pair"] for row in rows)]
-
-
-@dataclass(frozen=True)
-class _Context:
-    """What a completion is learned behind: a text, the pictures (bytes and path, and hash of each), their bounds, and
-    how they are seen. Rows with the same share the run of their prompt."""
-
-    text: str
-    pictures: tuple[tuple[bytes | None, str | None], ...]
-    hashes: tuple[str | None, ...]
-    pixels: Pixels
-    view: str | None = None
-    seed: int | None = None
 
 
 def _where(row: dict[str, Any]) -> str:
