@@ -45,9 +45,23 @@ AdapterName = Literal["solver", "proposer", "teacher"]
 TEACHER: AdapterName = "teacher"
 ADAPTERS: tuple[AdapterName, ...] = (PROPOSER, SOLVER, TEACHER)
 
-PROJECTIONS = {name: f"self_attn.{name}_proj" for name in "qkvo"} | {
-    name: f"mlp.{name}_proj" for name in ("gate", "up", "down")
+# The linear layers of a decoder layer that may have an adapter: by the word that stands for them, what they are called in
+# one architecture or another. Routers and the like, and experts, which are no linear layers, are left out.
+PROJECTIONS = {
+    "q": ("self_attn.q_proj",),
+    "k": ("self_attn.k_proj",),
+    "v": ("self_attn.v_proj",),
+    "o": ("self_attn.o_proj", "self_attn.out_proj"),
+    "gate": ("mlp.gate_proj", "feed_forward.w1"),
+    "up": ("mlp.up_proj", "feed_forward.w3"),
+    "gate_up": ("mlp.gate_up_proj",),
+    "down": ("mlp.down_proj", "feed_forward.w2"),
+    "mixer": (
+        *("linear_attn.in_proj_qkv", "linear_attn.in_proj_z", "linear_attn.out_proj"),
+        *("conv.in_proj", "conv.out_proj"),
+    ),
 }
+ATTENTION = ("q", "k", "v", "o", "mixer")
 # Settings of PEFT's that would load or build something else.
 FOREIGN_SETTINGS = (
     *("auto_mapping", "modules_to_save", "layer_replication", "rank_pattern", "alpha_pattern"),
@@ -61,7 +75,8 @@ NO_SHA256 = "0" * 64
 
 @dataclass(frozen=True)
 class Lora:
-    """What a policy's adapters are, for good: the rank r, α, and the language model's projections that have one."""
+    """What a policy's adapters are, for good: the rank r, α, and the language model's projections that have one: those
+    of a policy are all in its model, and before there is one all of PROJECTIONS stand for those that the model has."""
 
     rank: int = 16
     alpha: int = 32
@@ -70,8 +85,8 @@ class Lora:
     @property
     def target_modules(self) -> str:
         """As PEFT reads it: the language model's projections only, for names alone would match the vision tower's."""
-        paths = "|".join(re.escape(PROJECTIONS[name]) for name in self.targets)
-        return rf".*language_model\.layers\.\d+\.({paths})"
+        paths = "|".join(re.escape(path) for name in self.targets for path in PROJECTIONS[name])
+        return rf".*\b(language_model|text_model)\.layers\.\d+\.({paths})"
 
     def settings(self) -> dict[str, Any]:
         """What every adapter of the policy has in its configuration."""

@@ -52,6 +52,7 @@ CHECKPOINT_SECONDS = 60.0
 # No options, and recorded beside them: how a policy was trained is to be read off it.
 FIXED = {"optimizer": "AdamW", "weight_decay": WEIGHT_DECAY, "max_grad_norm": MAX_GRAD_NORM}
 STILL, ENOUGH_STEPS = 1e-5, 20  # nats a token of KL, below which a policy after so many steps has hardly moved
+EXPERTS = "{name} has experts: its adapters are on {targets}, outside of them"
 HARDLY_MOVED = (
     f"the policy has hardly moved: after {ENOUGH_STEPS} optimizer steps its KL from the base model is below {STILL:g}. "
     "Raise --lr, now {lr:g}: the papers' 1e-6 is for full fine-tuning or many thousand steps, and LoRA on such models "
@@ -110,6 +111,8 @@ def update(
             with progress.busy("loading the model"):
                 learner = Learner(start.model, params, job.metadata.seed, ranks, lora, temperatures)
                 learner.last = _last_token(params, self_reward, start.model)
+            if learner.model.has_experts:
+                progress.say(EXPERTS.format(name=start.model.ref.name, targets=",".join(learner.lora.targets)))
             reader = GroupReader(scored.metadata, start.model, start.policy.ref.step, learner)
             measuring = partial(_reading, reader, scored, job, start.policy.ref.step, "measuring", progress)
             beforehand.settle(learner, start.policy, measuring, unfinished, job.metadata, call.force)
@@ -119,7 +122,8 @@ def update(
                 progress.say(f"{job.output}: an interrupted update of the same inputs is taken up at step {step}")
 
             def state(step: int) -> PolicyState:
-                return PolicyState(step, learner.roles, job.metadata, lora, _measured(self_reward, learner.last))
+                own = _measured(self_reward, learner.last)
+                return PolicyState(step, learner.roles, job.metadata, learner.lora, own)
 
             first_step: float | None = None
             with (
@@ -207,7 +211,8 @@ def _lora(params: UpdateParams, policy: Policy) -> Lora:
 
 
 def _recorded(lora: Lora) -> dict[str, Any]:
-    return {"lora_rank": lora.rank, "lora_alpha": lora.alpha, "lora_targets": ",".join(lora.targets)}
+    targets = "all" if lora.targets == DEFAULT_LORA.targets else ",".join(lora.targets)
+    return {"lora_rank": lora.rank, "lora_alpha": lora.alpha, "lora_targets": targets}
 
 
 def _columns(params: UpdateParams, inputs: Sequence[Path]) -> pa.Schema:

@@ -20,7 +20,7 @@ from stages.models.finding import Model, find_model
 from stages.models.prompting import PromptBuilder
 from stages.parameters.sampling import Pixels
 from stages.policy import RoleState
-from tests.plain import PlainLoop, exact_norms, stock_model
+from tests.plain import PlainLoop, double_throughout, stock_model
 from tests.test_learning import disturb, gradient, picture
 
 KL_COEF = 0.5
@@ -42,7 +42,7 @@ def model(model_dir: Path) -> Model:
 
 @pytest.fixture(autouse=True)
 def exact() -> Iterator[None]:
-    with exact_norms():
+    with double_throughout():
         yield
 
 

@@ -39,12 +39,14 @@ def last_token_loss(
 
     states [R, d]: hidden states at the end of turn; right [R]: r_v, 1 or 0; shares [R]: what each row counts.
     """
-    logp = head.logits(states.detach()).log_softmax(-1)
+    logits = head.logits(states.detach())
+    slope = head.slope(logits)
+    logp = logits.log_softmax(-1)
     gap = last.self_reward(logp[:, last.token]) - right
     pull = 2 * last.scale * shares * gap
     d_logits = -pull[:, None] * logp.exp_()
     d_logits[:, last.token] += pull
-    return (shares * gap.square()).sum(), d_logits.to(states.dtype) @ head.weight
+    return (shares * gap.square()).sum(), head.gradient(d_logits, slope, states.dtype)
 
 
 def balanced(right: Sequence[bool]) -> dict[bool, float]:

@@ -73,8 +73,8 @@ class Learner:
         given."""
         self.params = params
         self.ranks = ranks or Ranks()
-        self.lora = lora
         self.model = PolicyModel(model, seed, params.gradient_checkpointing, lora)
+        self.lora = self.model.lora
         self._rules = {
             role: LossRule(
                 params.loss,

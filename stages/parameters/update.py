@@ -102,9 +102,10 @@ class UpdateParams:
     )
     lora_targets: str | None = option(
         None,
-        "Linear layers of the language model, of the first update, kept after.",
+        "Linear layers of the language model, of the first update, kept after: of q,k,v,o,gate,up,down, or what else "
+        "the architecture has.",
         metavar="NAMES",
-        shown="the policy's, or q,k,v,o,gate,up,down",
+        shown="the policy's, or all there are",
         panel=LORA,
     )
     gradient_checkpointing: bool = option(
