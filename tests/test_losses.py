@@ -496,8 +496,10 @@ def test_the_gradient_of_preferences_is_autograds(sft: float, positions: int, mo
     assert (terms.gradient - gradient).abs().max() <= 1e-10
 
 
-def test_the_gradient_of_the_last_token_is_autograds() -> None:
+@pytest.mark.parametrize("more", [{}, {"scale": 0.5, "cap": 2.0}], ids=["plain", "capped"])
+def test_the_gradient_of_the_last_token_is_autograds(more: dict[str, float]) -> None:
     states, _, tokens, head = a_step()
+    head = Head(head.weight, head.forbidden, **more)
     last, right = LastToken(5, 0.3, -2.5), (tokens.advantages > 0).double()
     loss, gradient = last_token_loss(states, right, tokens.shares, head, last)
     logprob = torch.log_softmax(head.logits(states), -1)[:, 5]

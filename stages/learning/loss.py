@@ -114,11 +114,11 @@ class Terms:
 
 
 @torch.no_grad()
-def token_logprobs(states: Tensor, ids: Tensor, head: Head, temperature: float = 1.0) -> Tensor:
-    """log π(y) [T] at the temperature; states [T, d] predict the tokens `ids` [T]."""
+def token_logprobs(states: Tensor, ids: Tensor, head: Head) -> Tensor:
+    """log π(y) [T]; states [T, d] predict the tokens `ids` [T]."""
     positions = POSITIONS_PER_CHUNK[states.device.type]
     found = [
-        torch.log_softmax(head.logits(some) / temperature, -1).gather(-1, own[:, None])[:, 0]
+        torch.log_softmax(head.logits(some), -1).gather(-1, own[:, None])[:, 0]
         for some, own in zip(states.split(positions), ids.split(positions), strict=True)
     ]
     return torch.cat(found)

@@ -1,4 +1,4 @@
-"""What a policy thinks of its own answers: the last-token self-reward of a shard's rollouts, read off the model again."""
+"""What a policy thinks of its own answers: the last-token self-reward of rollouts, read off the model once more."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -34,8 +34,8 @@ class SelfRewards:
         own = policy.state.self_reward if policy.state else None
         if own is None or policy.state is None or policy.folder is None:
             raise UsageError(
-                "--vote self-reward asks the policy what it thinks of its answers, and this one has not learned to say: "
-                "update with --loss-aux last-token first"
+                "--vote self-reward asks the policy what it thinks of its answers, and this one has not learned to "
+                "say: update with --loss-aux last-token first"
             )
         self.last = LastToken(unused_id(model, own.token), own.scale, own.reference)
         self._ends = set(model.end_of_turn)
