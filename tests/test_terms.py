@@ -55,7 +55,7 @@ def six(*values: float) -> object:
 def test_there_are_these_choices() -> None:
     assert terms.names() == ["answer", "brevity", "confidence", "format", "majority", "process", "step"]
     assert proposer.names() == ["entropy", "tent"]
-    assert votes.names() == ["count", "likelihood"]
+    assert votes.names() == ["count", "likelihood", "self-reward"]
 
 
 def test_a_new_file_is_a_new_term(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
