@@ -34,7 +34,7 @@ WHAT = {
     "rollout": "rollouts: the Solver's answers to each question",
     "score": "scored trajectories: what `update` learns from",
     "eval": "answers to a benchmark",
-    "policy": "policy: two LoRA adapters and all that resuming needs",
+    "policy": "policy: its LoRA adapters and all that resuming needs",
     "metrics": "metrics: a row an optimizer step",
     "benchmark": "benchmark: questions with their answers",
 }
