@@ -23,6 +23,18 @@ EmbeddingName = Literal["static", "hidden"]
 class ScoreParams:
     """The options of `score`; the symbols are the design's."""
 
+    rewarded: str = option(
+        "answer",
+        "Whose rows are rewarded, with commas between several; those of other passes are not learned from.",
+        metavar="PASS",
+    )
+    target: str | None = option(
+        None,
+        "Right is the dominant answer of this pass, or the answer that is known; PASS=TARGET, with commas, where the "
+        "passes that are rewarded have not the same.",
+        metavar="PASS|known",
+        shown="each pass's own",
+    )
     reward: Literal["mixed", "answer", "step"] = option(
         "mixed", "The Solver's reward: both parts by schedule, or one alone."
     )
@@ -31,6 +43,19 @@ class ScoreParams:
         f'A sum of terms in place of it, such as "0.9*majority + 0.1*format"; there are {", ".join(SOLVER_TERMS)}.',
         shown=False,
     )
+    factor: str | None = option(
+        None,
+        "Multiply the Solver's reward by LO + (HI − LO)·r, r such a term; by 1 where it says nothing.",
+        metavar="TERM:LO:HI",
+        shown=False,
+    )
+    form: str = option("think,answer", "The tags that make up a row in form, for the term format.", metavar="TAGS")
+    verdict: str = option(
+        "score:0:1",
+        "The tag in which rows give a number, and its bounds, for the terms verdict, calibration and valid; what is "
+        "outside them is dropped.",
+        metavar="TAG:LO:HI",
+    )
     proposer_reward: str = option("entropy", f"A sum of terms: {', '.join(PROPOSER_TERMS)}.")
     question_share: float = option(
         0.0,
@@ -38,6 +63,12 @@ class ScoreParams:
         "0 at least is left.",
         symbol="W",
         minimum=0.0,
+    )
+    kinds: str | None = option(
+        None,
+        "The kinds of question, with commas, of which proposals name one in a tag <kind>, for the term balance.",
+        metavar="KINDS",
+        shown=False,
     )
     vote: Literal["count", "likelihood"] = option(
         "count",
@@ -54,6 +85,13 @@ class ScoreParams:
         "The Solver learns only from the K best rows of each dominant group.",
         minimum=1,
         metavar="K",
+        shown=False,
+    )
+    pairs: str | None = option(
+        None,
+        "Which rows are better than which, for update --loss dpo: better:GOOD:BAD[:BAD…] by their passes, or "
+        "anchored:PASS:EARLIER by the vote.",
+        metavar="RULE:PASS:PASS",
         shown=False,
     )
     term: list[str] | None = option(
