@@ -8,14 +8,13 @@ from hypothesis import strategies as st
 
 from stages.rewards import proposer, terms, votes
 from stages.rewards.consensus import NO_ANSWER, consensus
-from stages.rewards.groups import Groups
 from stages.rewards.schedule import step_weight
 from stages.rewards.selection.keep import keep
 from stages.rewards.selection.top import top
 from stages.rewards.step import density
 from stages.score import ScoreParams
 from tests import oracle
-from tests.rollouts import agreeing, answers, rollouts
+from tests.rollouts import agreeing, answers, questions, rollouts
 
 DEFAULTS = ScoreParams()
 KEYS = st.lists(st.integers(NO_ANSWER, 3), min_size=1, max_size=8)
@@ -49,7 +48,7 @@ def test_all_rewards_equal_a_plain_reading_of_the_formulas(
     rho = density(seen.size, seen.dominant_size, 0.0 if no_density else 0.7)
     keys = [ord(rollout.key) if rollout.key else NO_ANSWER for group in batch for rollout in group]
     agreement = consensus(seen.group, np.array(keys), len(batch))
-    asked = Groups(agreement.entropy, agreement.vote, agreement.dominant_size > 0)
+    asked = questions(agreement.entropy, agreement.vote, agreement.dominant_size > 0)
     proposers = proposer.load("entropy")(asked, constants)
 
     flags = oracle.Flags(no_decay=no_decay, no_density=no_density)
@@ -87,8 +86,8 @@ def test_five_unparsed_answers_earn_nothing() -> None:
     agreement = consensus(*of_one_group([NO_ANSWER] * 5), 1)
     assert not agreement.prob.any() and not agreement.dominant.any()
     assert (agreement.entropy.tolist(), agreement.vote.tolist()) == ([0.0], [0.0])
-    assert not any(terms.load(name)(seen, DEFAULTS).any() for name in terms.names())
-    asked = Groups(agreement.entropy, agreement.vote, agreement.dominant_size > 0)
+    assert not any(np.nan_to_num(terms.load(name)(seen, DEFAULTS)).any() for name in terms.names())
+    asked = questions(agreement.entropy, agreement.vote, agreement.dominant_size > 0)
     assert not any(proposer.load(name)(asked, DEFAULTS).any() for name in proposer.names())
 
 
