@@ -31,8 +31,8 @@ TENSOR_FILES = (*(f"{role}/{ADAPTER_FILE}" for role in (PROPOSER, SOLVER)), OPTI
 CONFIG_FILES = tuple(f"{role}/{ADAPTER_CONFIG}" for role in (PROPOSER, SOLVER))
 REMOVABLE = (*TENSOR_FILES, *CONFIG_FILES)
 
-# The linear layers of a decoder layer that may have an adapter: by the word that stands for them, what they are called in
-# one architecture or another. Routers and the like, and experts, which are no linear layers, are left out.
+# The linear layers of a decoder layer that may have an adapter: by the word that stands for them, what they are called
+# in one architecture or another. Routers and the like, and experts, which are no linear layers, are left out.
 PROJECTIONS = {
     "q": ("self_attn.q_proj",),
     "k": ("self_attn.k_proj",),

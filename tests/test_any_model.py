@@ -1,7 +1,6 @@
-"""Every family is learned from as the plain loop learns from it: a stock pass of the whole, picture and all, a rollout."""
+"""Every family is learned from as the plain loop learns: a rollout by itself, a stock pass of it, picture and all."""
 
 import random
-from pathlib import Path
 from typing import Any
 
 import pytest

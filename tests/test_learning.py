@@ -273,7 +273,7 @@ def test_what_is_made_again_is_not_kept() -> None:
     made = again.remade(torch.tanh, x)
     recipe, inputs = again.kept(made.reshape(2, 2, 8))
     assert recipe is not None and inputs == (x,)
-    assert again.kept(made[:2]) [0] is None and again.kept(made.T)[0] is None
+    assert again.kept(made[:2])[0] is None and again.kept(made.T)[0] is None
     assert torch.equal(recipe.again(inputs), made)
     [found] = torch.autograd.grad((made**2).sum(), x)
     assert found == pytest.approx(2 * torch.tanh(x).detach() * (1 - torch.tanh(x).detach() ** 2), abs=1e-12)
