@@ -19,11 +19,9 @@ from stages.embedding import StepEmbedder
 from stages.embedding.static import StaticEmbedder
 from stages.errors import UsageError
 from stages.job import Job, Start
-from stages.models.finding import locate_model
 from stages.parameters import Call, recorded
 from stages.parameters.sampling import Pixels
 from stages.parameters.score import ScoreParams
-from stages.policy import Policy
 from stages.progress import SILENT, Progress
 from stages.result import Result
 from stages.rewards.question_share import question_shares
@@ -43,11 +41,7 @@ def score(inputs: Sequence[Path], params: ScoreParams, call: Call = Call(), prog
     rollouts = shards.Shards(inputs, "rollout", TRAJECTORY)
     chosen = Chosen.of(params)
     chosen.check_sampling(rollouts.metadata)
-    if params.embedding == "hidden":
-        start = Start.recorded(call, rollouts)
-    else:
-        unread = Policy(None, None, rollouts.metadata.policy)
-        start = Start(locate_model(call.model, rollouts.metadata.model), unread)
+    start = Start.recorded(call, rollouts) if params.embedding == "hidden" else Start.unread(call, rollouts)
     job = Job(
         "score",
         call,

@@ -92,7 +92,7 @@ def test_score_needs_neither_torch_nor_transformers(workdir: Path) -> None:
         (2, ["rollout", "nowhere.parquet"], "nowhere.parquet: no such file or directory"),
         (3, ["rollout", "empty"], "empty: the directory holds no Parquet file"),
         (3, ["rollout", "text.parquet"], "text.parquet: not a Parquet file"),
-        (3, ["rollout", "rollouts.parquet"], "written by `rollout`; this reads what `propose` writes"),
+        (2, ["rollout", "rollouts.parquet"], "there are rows of pass answer already; name another --pass"),
         (2, ["score", "rollouts.parquet", "--out", "scored.csv"], "--out scored.csv: what is written is Parquet"),
         (3, ["update", "rollouts.parquet"], "written by `rollout`; this reads what `score` writes"),
         (3, ["score", "future.parquet"], "is of format 3, written by another tool"),

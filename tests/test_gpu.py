@@ -164,8 +164,7 @@ def test_hidden_states_of_the_policy_and_of_the_base_model(
 ) -> None:
     policy = PolicyModel(model, seed=0)
     completions = [torch.tensor(ids) for ids in groups[0].token_ids]
-    assert groups[0].prompt is not None
-    states = list(policy.token_states(groups[0].prompt, completions, role, policy.depth // 2))
+    states = list(policy.token_states(groups[0].prompts[0], completions, role, policy.depth // 2))
     assert [len(own) for own in states] == [len(ids) for ids in completions]
     assert {(own.device, own.dtype) for own in states} == {(DEVICE, torch.bfloat16)}
 

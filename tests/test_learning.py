@@ -93,11 +93,10 @@ def set_kl_coef(learner: Learner, kl_coef: float, baseline: Baseline = Baseline(
 
 def own_terms(learner: Learner, group: TrainingGroup, role: Role = SOLVER) -> Terms:
     tokens = [torch.tensor(ids) for ids in group.token_ids]
-    assert group.prompt is not None
     with torch.no_grad():
-        reference, prefix = learner.model.prompts([group.prompt], role)
+        reference, prefix = learner.model.prompts(group.prompts, role)
         states, reference_states = (
-            learner.model.states([group.prompt], part, [tokens], of) for part, of in ((prefix, role), (reference, None))
+            learner.model.states(group.prompts, part, [tokens], of) for part, of in ((prefix, role), (reference, None))
         )
     ones = torch.ones(len(states))
     return loss_terms(states, reference_states, Tokens(torch.cat(tokens), ones, ones, ones), 0.1, learner.model.head)
@@ -324,10 +323,9 @@ def test_the_reference_is_the_base_model_whatever_the_adapters_hold(learner: Lea
     with torch.no_grad():
         base = torch.cat(PlainLoop(model, stock_model(model)).group_logprobs(example))
     for role in (SOLVER, PROPOSER):
-        assert group.prompt is not None
-        reference, _ = learner.model.prompts([group.prompt], role)
+        reference, _ = learner.model.prompts(group.prompts, role)
         with torch.no_grad():
-            logits = learner.model.head.logits(learner.model.states([group.prompt], reference, [tokens], None))
+            logits = learner.model.head.logits(learner.model.states(group.prompts, reference, [tokens], None))
         assert torch.log_softmax(logits, -1).exp() == pytest.approx(base.exp(), abs=1e-5)
 
 
@@ -467,7 +465,7 @@ def test_on_policy_at_default_sampling_the_weight_is_one(learner: Learner, model
     group = a_group(learner)
     lengths = [len(ids) for ids in group.token_ids]
     logprobs = [row.tolist() for row in own_terms(learner, group).logprob.split(lengths)]
-    on_policy = TrainingGroup(group.prompt, group.token_ids, logprobs, group.rewards)
+    on_policy = TrainingGroup(group.prompts, group.token_ids, logprobs, group.rewards)
     assert learner.step(SOLVER, [on_policy])["importance_weight"] == pytest.approx(1.0, abs=1e-6)
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import typer
 
 from ireasoner_cli import console, options
-from ireasoner_cli.config import is_own
+from ireasoner_cli.config import is_own, passes
 from ireasoner_cli.recipes import phases
 from stages.errors import MadeDifferently, UsageError
 
@@ -70,6 +70,7 @@ def command(
     from ireasoner_cli.running.tracking import tracking
     from stages import shards
 
+    named = passes(context)  # the answers come first, unless they have a place among them
     # A key at the top of ireasoner.toml reaches the stages by itself, where a stage's table may override it.
     plan = Plan(
         images,
@@ -85,6 +86,7 @@ def command(
         debug=debug,
         recipe=recipe,
         phases=phases(recipe) if recipe else (),
+        passes=named if "answer" in named else ["answer", *named],
     )
     # Alone in the folder: of two runs one would take a stage from the other, which then fails.
     with shards.writing(out, force=True), Display(iterations) as view, tracking(track, out, view.say) as tracked:

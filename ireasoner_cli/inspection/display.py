@@ -108,6 +108,10 @@ def _policy(summary: Summary) -> Table:
         average = own.baseline.average
         baseline = "none yet" if average is None else f"{average:.3f}"
         table.add_row(role, Text(f"{own.updates} updates, baseline {baseline}, KL coefficient {own.kl_coef:.3g}"))
+    if state.has_teacher:
+        table.add_row("teacher", Text("the moving average of the solver's adapter"))
+    if last := state.self_reward:
+        table.add_row("self-reward", plain(f"{last.scale:g} · (log π({last.token}) − ({last.reference:.3f}))"))
     return table
 
 

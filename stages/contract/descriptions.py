@@ -47,10 +47,10 @@ SCORE_COLUMNS = {
 METRICS = {
     "step": "training step of the last group in the optimizer step",
     "role": "whose adapter moved",
-    "loss": "policy gradient and KL term together",
+    "loss": "the rule's loss, the KL term and what is learned beside them, together",
     "kl": "KL(π‖π_ref), nats a token, exact over the vocabulary that can be sampled",
     "kl_coef": "β with which this step was taken",
-    "advantages": "reward − baseline of each trajectory",
+    "advantages": "reward − baseline of each trajectory, or of one in a pair what its log-probability is worth",
     "grad_norm": "before clipping; a step whose gradient is not finite is skipped",
     "importance_weight": "mean of ŵ = min(π/μ, 2)",
     "tokens": "tokens learned from",

@@ -63,6 +63,8 @@ SCORE_COLUMNS = pa.schema(
 )
 
 SCORED = pa.schema([*TRAJECTORY, *SCORE_COLUMNS])
+# Of a shard whose rows are compared: which pair a row is in, and whether it is the better of the two.
+PAIRS = pa.schema([("pair", pa.int32()), ("preferred", pa.bool_())])
 
 BENCHMARK = pa.schema(
     [

@@ -113,6 +113,17 @@ class Terms:
     gradient: Tensor
 
 
+@torch.no_grad()
+def token_logprobs(states: Tensor, ids: Tensor, head: Head) -> Tensor:
+    """log π(y) [T]; states [T, d] predict the tokens `ids` [T]."""
+    positions = POSITIONS_PER_CHUNK[states.device.type]
+    found = [
+        torch.log_softmax(head.logits(some), -1).gather(-1, own[:, None])[:, 0]
+        for some, own in zip(states.split(positions), ids.split(positions), strict=True)
+    ]
+    return torch.cat(found)
+
+
 def loss_terms(
     states: Tensor,
     reference_states: Tensor,
