@@ -40,7 +40,6 @@ class Plan:
     benchmark: Path | None = None
     eval_every: int = 5
     keep: int = 3
-    debug: bool = False
     recipe: str | None = None
     phases: Sequence[Phase] = ()
 
@@ -79,7 +78,9 @@ class View(Progress, Protocol):
         ...
 
 
-def run_loop(plan: Plan, prepare: Prepare, view: View, track: Track = no_tracker) -> dict[str, Any]:
+def run_loop(
+    plan: Plan, prepare: Prepare, view: View, engines: WarmEngine, track: Track = no_tracker
+) -> dict[str, Any]:
     """Runs what is missing of the plan's iterations; returns the figures of the last, and which policy is best.
     `track` is told the figures of each.
 
@@ -88,7 +89,7 @@ def run_loop(plan: Plan, prepare: Prepare, view: View, track: Track = no_tracker
     for stage in ("rollout", "score", "update", *(["eval"] if plan.benchmark else [])):
         for recipe in plan.recipes:  # settings that are wrong: said now, rather than hours later
             prepare(stage, {"recipe": recipe}, plan.benchmark or plan.out)
-    loop = _Loop(plan, prepare, view, track)
+    loop = _Loop(plan, prepare, view, engines, track)
     first = loop.resume()
     if plan.benchmark is not None:
         loop.evaluate(0)
@@ -105,12 +106,12 @@ def run_loop(plan: Plan, prepare: Prepare, view: View, track: Track = no_tracker
 
 
 class _Loop:
-    def __init__(self, plan: Plan, prepare: Prepare, view: View, track: Track) -> None:
+    def __init__(self, plan: Plan, prepare: Prepare, view: View, engines: WarmEngine, track: Track) -> None:
         self._plan = plan
         self._prepare = prepare
         self._view = view
         self._track = track
-        self._engines = WarmEngine(plan.debug)
+        self._engines = engines
         self.history: dict[int, Figures] = {}
         self.base_accuracy: float | None = None
 
