@@ -44,7 +44,6 @@ class Plan:
     benchmark: Path | None = None
     eval_every: int = 5
     keep: int = 3
-    debug: bool = False
     recipe: str | None = None
     phases: Sequence[Phase] = ()
     passes: Sequence[str] = (ANSWER,)
@@ -89,7 +88,9 @@ class View(Progress, Protocol):
         ...
 
 
-def run_loop(plan: Plan, prepare: Prepare, view: View, track: Track = no_tracker) -> dict[str, Any]:
+def run_loop(
+    plan: Plan, prepare: Prepare, view: View, engines: WarmEngine, track: Track = no_tracker
+) -> dict[str, Any]:
     """Runs what is missing of the plan's iterations; returns the figures of the last, and which policy is best.
     `track` is told the figures of each.
 
@@ -100,25 +101,24 @@ def run_loop(plan: Plan, prepare: Prepare, view: View, track: Track = no_tracker
             prepare("rollout", {"recipe": recipe, "pass": name}, plan.out)
         for stage in ("score", "update", *(["eval"] if plan.benchmark else [])):
             prepare(stage, {"recipe": recipe}, plan.benchmark or plan.out)
-    with closing(WarmEngine(plan.debug)) as engines:
-        loop = _Loop(plan, prepare, view, track, engines)
-        first = loop.resume()
-        if plan.benchmark is not None:
-            loop.evaluate(0)
-        made: list[Figures] = []  # by this process: who goes on after a collapse means it
-        for number in range(first, max(first, plan.iterations) + 1):
-            new = loop.iterate(number)
-            loop.clear()
-            made += [loop.history[number]] if new else []
-            if reason := collapse(made):
-                raise EngineError(
-                    f"stopped after {plan.folder(number)}: {reason}. To go on regardless, run the same command again"
-                )
-        return loop.summary()
+    loop = _Loop(plan, prepare, view, engines, track)
+    first = loop.resume()
+    if plan.benchmark is not None:
+        loop.evaluate(0)
+    made: list[Figures] = []  # by this process: who goes on after a collapse means it
+    for number in range(first, max(first, plan.iterations) + 1):
+        new = loop.iterate(number)
+        loop.clear()
+        made += [loop.history[number]] if new else []
+        if reason := collapse(made):
+            raise EngineError(
+                f"stopped after {plan.folder(number)}: {reason}. To go on regardless, run the same command again"
+            )
+    return loop.summary()
 
 
 class _Loop:
-    def __init__(self, plan: Plan, prepare: Prepare, view: View, track: Track, engines: WarmEngine) -> None:
+    def __init__(self, plan: Plan, prepare: Prepare, view: View, engines: WarmEngine, track: Track) -> None:
         self._plan = plan
         self._prepare = prepare
         self._view = view
