@@ -24,8 +24,8 @@ class PromptBuilder:
     """Turns an image and a user text into model inputs with the checkpoint's own processor and chat template."""
 
     def __init__(self, model: Model, pixels: Pixels) -> None:
-        """Raises EngineError when the checkpoint has no processor of images that loads or no chat template, UsageError when
-        bounds are set that its image processor does not have."""
+        """Raises EngineError when the checkpoint has no processor of images that loads or no chat template, UsageError
+        when bounds are set that its image processor does not have."""
         prepare_transformers()
         from transformers import AutoProcessor
 

@@ -76,7 +76,7 @@ def drawn(model: Model, lengths: tuple[int, ...]) -> Drawn:
 def group(model: Model, policy: PolicyModel, lengths: tuple[int, ...]) -> TrainingGroup:
     of = drawn(model, lengths)
     prompt = policy.process((a_picture(),), TEXT, Pixels())
-    return TrainingGroup(prompt, of.token_ids, [[-5.0] * length for length in lengths], of.rewards)
+    return TrainingGroup([prompt], of.token_ids, [[-5.0] * length for length in lengths], of.rewards)
 
 
 # ---------------------------------------------------------------------------------------------- attention
@@ -197,8 +197,7 @@ def timed_step(model: Model) -> Finding:
     started = time.perf_counter()
     row = learner.step(SOLVER, [own])
     seconds = time.perf_counter() - started
-    assert own.prompt is not None
-    asked = replace(Group(), prompt=len(own.prompt))
+    asked = replace(Group(), prompt=len(own.prompts[0]))
     text, figures = f"{asked}: {seconds:.2f} s, {row['tokens'] / seconds:,.0f} tokens/s", {"step_seconds": seconds}
     if not cuda:
         return ok("a step", text, **figures)
