@@ -99,7 +99,7 @@ def test_a_step_in_bfloat16_is_that_in_float32(demo: Model, adapter: Path, examp
     figures, in_bf16 = (
         learner.step(SOLVER, [example.group(learner.model) for example in examples]) for learner in (exact, rounded)
     )
-    assert in_bf16["kl"] == pytest.approx(figures["kl"], rel=0.02, abs=1e-4) and figures["kl"] > 1e-3
+    assert in_bf16["kl"] == pytest.approx(figures["kl"], rel=0.1) and figures["kl"] > 1e-4
 
 
 def test_the_importance_weight_is_one_where_sampler_and_learner_round_alike(
