@@ -87,7 +87,11 @@ def command(
         phases=phases(recipe) if recipe else (),
     )
     # Alone in the folder: of two runs one would take a stage from the other, which then fails.
-    with shards.writing(out.absolute(), force=True), Display(iterations) as view, tracking(track, out, view.say) as tracked:
+    with (
+        shards.writing(out.absolute(), force=True),
+        Display(iterations) as view,
+        tracking(track, out, view.say) as tracked,
+    ):
         try:
             summary = run_loop(plan, preparing(context, config, debug), view, tracked)
         except MadeDifferently as error:

@@ -20,7 +20,9 @@ from stages.learning.model import PolicyModel, PromptInputs, write_tensors
 from stages.learning.passes import TOKENS_PER_PASS, packed
 from stages.learning.ranks import Ranks
 from stages.models.device import memory_bounded, repeatable
+from stages.models.estimate import Group
 from stages.models.finding import Model
+from stages.models.fitting import step_advice
 from stages.parameters.update import UpdateParams
 from stages.policy import DEFAULT_LORA, OPTIMIZER_FILE, Lora, PolicyState, RoleState, read_state
 
@@ -89,8 +91,7 @@ class Learner:
             )
             for role in ROLES
         }
-        saving = "" if params.gradient_checkpointing else "use --gradient-checkpointing, or "
-        self._memory_advice = f"{saving}sample with a smaller --max-pixels"
+        self._model, self._asked = model, Group()
         kl_coef = params.kl_start if params.kl_fixed is None else params.kl_fixed
         self.roles: dict[Role, RoleState] = dict.fromkeys(ROLES, RoleState(Baseline(), kl_coef))
         self._optimizers = {
@@ -134,6 +135,7 @@ class Learner:
         kl_fixed = self.params.kl_fixed
         state = state if kl_fixed is None else replace(state, kl_coef=kl_fixed)
         advantages = self.advantages(role, groups)
+        self._asked = _longest(groups)
         with memory_bounded(self._memory_advice):
             parameters = list(self.model.parameters(role).values())
             for parameter in parameters:
@@ -161,6 +163,10 @@ class Learner:
             "importance_weight": weight,
             "tokens": sum(len(tokens) for group in groups for tokens in group.token_ids),
         }
+
+    def _memory_advice(self) -> str:
+        """What helps where the step that was asked for has filled the GPU."""
+        return step_advice(self._model, self._asked, self.lora, self.params.gradient_checkpointing)
 
     def _next_kl_coef(self, kl_coef: float, kl: float) -> float:
         if self.params.kl_fixed is not None:
@@ -229,6 +235,15 @@ class Learner:
                 if stored:
                     moments |= {f"{role}.{name}.{moment}": stored[moment].cpu().contiguous() for moment in MOMENTS}
         write_tensors(moments, folder / OPTIMIZER_FILE)
+
+
+def _longest(groups: Sequence[TrainingGroup]) -> Group:
+    """What memory is needed for: the longest prompt, the most trajectories, the longest of them."""
+    return Group(
+        max((len(group.prompt) for group in groups if group.prompt is not None), default=0),
+        max(len(group.token_ids) for group in groups),
+        max(len(tokens) for group in groups for tokens in group.token_ids),
+    )
 
 
 def _prompt(group: TrainingGroup) -> PromptInputs:
