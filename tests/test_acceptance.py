@@ -12,6 +12,7 @@ from ireasoner_cli.doctor.deep import engine, learner
 from ireasoner_cli.doctor.finding import Finding
 from stages.learning.model import PolicyModel
 from stages.models.finding import Model, find_model
+from stages.parameters.sampling import Decoding
 from tests.benchmarks import accept, contenders
 from tests.benchmarks.shapes import SHAPES
 
@@ -52,6 +53,8 @@ def test_a_kernel_that_is_wrong_at_some_lengths_is_found(model: Model, monkeypat
 def trial(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> engine.Trial:
     """On a bare machine, where transformers samples."""
     monkeypatch.setattr(engine, "adapters", lambda model: "vLLM is not installed")
+    monkeypatch.setattr(engine, "EACH", 2)
+    monkeypatch.setattr(engine, "ANSWER", Decoding(max_tokens=12))
     return engine.Trial(model, tmp_path)
 
 
