@@ -107,7 +107,7 @@ def command(
         for one in runs:
             # Alone in the folder: of two runs one would take a stage from the other, which then fails.
             with (
-                shards.writing(one.out, force=True),
+                shards.writing(one.out.absolute(), force=True),
                 Display(iterations) as view,
                 tracking(track, one.out, view.say) as tracked,
             ):

@@ -5,7 +5,7 @@ import gc
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -126,11 +126,13 @@ def repeatable(device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def memory_bounded(advice: str) -> Iterator[None]:
-    """Within, running out of a GPU's memory is an EngineError that ends with `advice`, what helps."""
+def memory_bounded(advice: str | Callable[[], str]) -> Iterator[None]:
+    """Within, running out of a GPU's memory is an EngineError that ends with `advice`, what helps; a function of it is
+    called only then."""
     try:
         yield
     except torch.OutOfMemoryError as error:
         tried = re.search(r"allocate ([\d.]+ [KMG]iB)", str(error))
         needed = f" ({tried[1]} more were asked for)" if tried else ""
-        raise EngineError(f"the GPU's memory is full{needed}; {advice}") from error
+        helps = advice if isinstance(advice, str) else advice()
+        raise EngineError(f"the GPU's memory is full{needed}; {helps}") from error
