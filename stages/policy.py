@@ -45,8 +45,8 @@ AdapterName = Literal["solver", "proposer", "teacher"]
 TEACHER: AdapterName = "teacher"
 ADAPTERS: tuple[AdapterName, ...] = (PROPOSER, SOLVER, TEACHER)
 
-# The linear layers of a decoder layer that may have an adapter: by the word that stands for them, what they are called in
-# one architecture or another. Routers and the like, and experts, which are no linear layers, are left out.
+# The linear layers of a decoder layer that may have an adapter: by the word that stands for them, what they are called
+# in one architecture or another. Routers and the like, and experts, which are no linear layers, are left out.
 PROJECTIONS = {
     "q": ("self_attn.q_proj",),
     "k": ("self_attn.k_proj",),
@@ -280,13 +280,13 @@ def check_whole(folder: Path, state: PolicyState) -> None:
             if checked_sha256(folder / name) != state.files.get(name):
                 raise DataError(f"{folder / name}: damaged, its contents do not match what {STATE_FILE} records")
         for name in names:
-            check = _check_adapter_config if name.endswith(ADAPTER_CONFIG) else _check_tensors
+            check = check_adapter_config if name.endswith(ADAPTER_CONFIG) else _check_tensors
             check(folder / name, state.lora)
     except Refused as error:
         raise DataError(str(error)) from error
 
 
-def _check_adapter_config(file: Path, lora: Lora) -> None:
+def check_adapter_config(file: Path, lora: Lora) -> None:
     """PEFT would load other models, and other modules, at the word of this file."""
     config = read_json(file)
     for name, value in lora.settings().items():

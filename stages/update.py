@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import torch
 
 from stages import interrupts, shards
 from stages.ahead import ahead
@@ -53,6 +54,14 @@ CHECKPOINT_SECONDS = 60.0
 FIXED = {"optimizer": "AdamW", "weight_decay": WEIGHT_DECAY, "max_grad_norm": MAX_GRAD_NORM}
 STILL, ENOUGH_STEPS = 1e-5, 20  # nats a token of KL, below which a policy after so many steps has hardly moved
 EXPERTS = "{name} has experts: its adapters are on {targets}, outside of them"
+# Nats a token of |log π − log μ| that two programs' rounding explains.
+EXPLAINED, EXPLAINED_OF_NARROW = {torch.float32: 1e-3}, 0.05
+UNLIKE_SAMPLED = (
+    "the {role}'s tokens have other probabilities now than when they were sampled: |log π − log μ| is {mean:.2g} on "
+    "average and up to {largest:.2g}, where {dtype} explains {bound:g}. The pictures may be others now or of another "
+    "size, or the model may have been sampled in another dtype, or be computed otherwise by the sampler: vLLM on a CPU "
+    "leaves out what image tokens see of later ones, as Gemma's do (--sampler transformers does not)"
+)
 HARDLY_MOVED = (
     f"the policy has hardly moved: after {ENOUGH_STEPS} optimizer steps its KL from the base model is below {STILL:g}. "
     "Raise --lr, now {lr:g}: the papers' 1e-6 is for full fine-tuning or many thousand steps, and LoRA on such models "
@@ -133,7 +142,10 @@ def update(
                 saved_at = time.monotonic()
                 for batch in batches:
                     if batch.step > step:  # else learned from before an interruption
-                        metrics += _learn(learner, batch, progress)
+                        learned = _learn(learner, batch, progress)
+                        if not metrics and (warning := unlike_sampled(learned, learner, scored.metadata)):
+                            progress.say(warning)
+                        metrics += learned
                         first_step = first_step or time.monotonic() - started
                         step = batch.step
                         stop = ranks.any(interrupted())
@@ -273,6 +285,28 @@ def _temperatures(params: UpdateParams, scored: Metadata) -> dict[Role, float]:
             )
         found[role] = float(temperature)
     return found
+
+
+def unlike_sampled(rows: Sequence[dict[str, Any]], learner: Learner, scored: Metadata) -> str | None:
+    """What to say where an update's first steps, whose policy is the one that was sampled from, find that what was
+    sampled has other probabilities now than rounding explains. Nothing where μ is of another distribution: at another
+    temperature, of the likeliest tokens alone, or a stand-in's."""
+    for role, stage in ((SOLVER, "rollout"), (PROPOSER, "propose")):
+        first = next((row for row in rows if row["role"] == role), None)
+        params = scored.stage_params(stage)
+        alike = params.get("temperature") == learner.temperature(role) and params.get("top_p") == 1
+        if first is None or not alike or params.get("sampler") == "fake":
+            continue
+        bound = EXPLAINED.get(dtype := learner.model.head.weight.dtype, EXPLAINED_OF_NARROW)
+        if first["logprob_gap"] > bound:
+            return UNLIKE_SAMPLED.format(
+                role=role,
+                mean=first["logprob_gap"],
+                largest=first["logprob_gap_max"],
+                dtype=str(dtype).removeprefix("torch."),
+                bound=bound,
+            )
+    return None
 
 
 def hardly_moved(learner: Learner, metrics: list[dict[str, Any]]) -> bool:

@@ -3,18 +3,19 @@
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from stages.contract import PROPOSER, SOLVER, Role
 from stages.learning import again, attention
 from stages.learning import loss as losses
 from stages.learning.control import Baseline, next_kl_coef
 from stages.learning.learner import Learner, TrainingGroup, UpdateParams
-from stages.learning.lean import Running, make_lean
 from stages.learning.loss import Head, Terms, Tokens, loss_terms
 from stages.learning.model import PolicyModel
 from stages.learning.passes import TOKENS_PER_PASS
@@ -22,6 +23,7 @@ from stages.models.finding import Model, find_model
 from stages.models.prompting import PromptBuilder
 from stages.parameters.sampling import Pixels
 from stages.policy import RoleState
+from tests.conftest import build_tiny_model
 from tests.plain import Example, PlainLoop, double_throughout, stock_model
 
 TEXTS = ("<answer>4</answer>", "Step 1: The red bar is 7.", "1")
@@ -272,10 +274,41 @@ def test_what_is_made_again_is_not_kept() -> None:
     made = again.remade(torch.tanh, x)
     recipe, inputs = again.kept(made.reshape(2, 2, 8))
     assert recipe is not None and inputs == (x,)
-    assert again.kept(made[:2]) [0] is None and again.kept(made.T)[0] is None
+    assert again.kept(made[:2])[0] is None and again.kept(made.T)[0] is None
     assert torch.equal(recipe.again(inputs), made)
     [found] = torch.autograd.grad((made**2).sum(), x)
     assert found == pytest.approx(2 * torch.tanh(x).detach() * (1 - torch.tanh(x).detach() ** 2), abs=1e-12)
+
+
+class Counting(TorchDispatchMode):
+    """How many operations are started that compute or copy; views are free."""
+
+    VIEWS = (
+        *("view", "transpose", "t", "expand", "unsqueeze", "squeeze", "slice", "select", "detach", "alias", "permute"),
+        *("split", "split_with_sizes", "_unsafe_view", "as_strided", "unbind", "lift_fresh"),
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), named: Any = None) -> Any:
+        self.count += function.overloadpacket.__name__ not in self.VIEWS
+        return function(*arguments, **(named or {}))
+
+
+def test_a_layer_starts_few_operations(tmp_path: Path) -> None:
+    """A GPU takes as long to start what a step is made of as to compute it: a budget, of a prompt and one pass of
+    completions behind it, of π_ref and π, forward and backward."""
+    counts = []
+    for layers in (2, 3):
+        model = find_model(str(build_tiny_model(tmp_path / str(layers), layers=layers)))
+        learner = Learner(model, UpdateParams(), seed=0)
+        group = a_group(learner)
+        with Counting() as operations:
+            gradient(learner, group)
+        counts.append(operations.count)
+    assert counts[1] - counts[0] <= 460
 
 
 def test_the_gradient_changes_when_the_image_changes(learner: Learner) -> None:

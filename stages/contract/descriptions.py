@@ -53,6 +53,8 @@ METRICS = {
     "advantages": "reward − baseline of each trajectory, or of one in a pair what its log-probability is worth",
     "grad_norm": "before clipping; a step whose gradient is not finite is skipped",
     "importance_weight": "mean of ŵ = min(π/μ, 2)",
+    "logprob_gap": "mean of |log π − log μ| of the tokens: rounding, in an update's first step of a role",
+    "logprob_gap_max": "the largest |log π − log μ| of a token",
     "tokens": "tokens learned from",
 }
 

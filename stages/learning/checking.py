@@ -3,7 +3,8 @@
 The learner takes for granted that what stands behind a prompt sees of it what a cache keeps, that what is padded behind
 is seen by nothing, that autograd can follow all of it, and that logits are a product of the last states. A family for
 which one of these does not hold would be learned from wrongly, without an error. So a small prompt with a picture and
-two completions are run both ways: as transformers runs the whole of each, its layers untouched, and as the learner does.
+two completions are run both ways: as transformers runs the whole of each, its layers untouched, and as the learner
+does.
 """
 
 from collections.abc import Iterator, Sequence
@@ -85,7 +86,6 @@ class Examination:
             wholes = [self._whole(completion, base.config.model_type) for completion in self._completions]
             with torch.no_grad(), peft.disable_adapter():
                 reference = [peft(**whole, use_cache=False).logits[0] for whole in wholes]
-            peft.set_adapter(SOLVER)
             policy = [peft(**whole, use_cache=False).logits[0] for whole in wholes]
         finally:
             hook.remove()

@@ -17,7 +17,7 @@ from stages.learning.advantages import COMPARING
 from stages.learning.advantages import rule as advantage_rule
 from stages.learning.control import Baseline, next_kl_coef
 from stages.learning.last_token import LastToken, last_token_loss
-from stages.learning.loss import LossRule, loss_terms, token_logprobs
+from stages.learning.loss import LossRule, Terms, loss_terms, token_logprobs
 from stages.learning.losses.dpo import pair_loss
 from stages.learning.model import PolicyModel, write_tensors
 from stages.learning.passes import TOKENS_PER_PASS, packed
@@ -98,6 +98,7 @@ class Learner:
         }
         self.references: Mapping[int, Sequence[float]] = {}
         self.last: LastToken | None = None
+        self._largest_gap = torch.zeros(self.ranks.size)
         self.teacher = self._as_teacher(self.model.parameters(SOLVER))
 
     # ----------------------------------------------------------------------------------------- learning
@@ -128,6 +129,10 @@ class Learner:
         """Lets the baseline of a role and pass see a group's mean reward."""
         self.roles[role] = self.roles[role].observing(of_pass, mean_reward)
 
+    def temperature(self, role: Role) -> float:
+        """At which log π enters the role's loss."""
+        return self._rules[role].temperature
+
     def computes(self, place: int) -> bool:
         """Whether this process computes the gradient of the step's group at `place`."""
         return place % self.ranks.size == self.ranks.rank
@@ -145,7 +150,8 @@ class Learner:
             parameters = list(self.model.parameters(role).values())
             for parameter in parameters:
                 parameter.grad = torch.zeros_like(parameter)
-            figures = torch.zeros(3, device=self.model.device)
+            figures = torch.zeros(4, device=self.model.device)
+            self._largest_gap = torch.zeros(self.ranks.size, device=self.model.device)  # each process's own
             pairs = 0.0
             with repeatable(self.model.device):
                 if self.params.loss == "dpo":
@@ -154,8 +160,9 @@ class Learner:
                     slopes = advantages = self.advantages(role, groups)
                 for pack in self._packs(self._bundles(groups, slopes)):
                     figures += self._backward(role, pack, state.kl_coef)
-            self.ranks.sum([*(parameter.grad for parameter in parameters if parameter.grad is not None), figures])
-            loss, kl, weight = figures.tolist()
+            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+            self.ranks.sum([*gradients, figures, self._largest_gap])
+            loss, kl, weight, gap = figures.tolist()
             loss += pairs
             grad_norm = float(torch.nn.utils.clip_grad_norm_(parameters, MAX_GRAD_NORM))
             if all(map(math.isfinite, (grad_norm, loss, kl))):
@@ -173,6 +180,8 @@ class Learner:
             "advantages": [advantage for group_advantages in advantages for advantage in group_advantages],
             "grad_norm": grad_norm,
             "importance_weight": weight,
+            "logprob_gap": gap,
+            "logprob_gap_max": float(self._largest_gap.max()),
             "tokens": sum(len(tokens) for group in groups for tokens in group.token_ids),
         }
 
@@ -228,13 +237,14 @@ class Learner:
         return packed(bundles, lambda bundle: len(bundle.prompt), TOKENS_PER_PASS[self.model.device.type])
 
     def _backward(self, role: Role, pack: Sequence[Bundle], kl_coef: float) -> Tensor:
-        """Adds the gradient of the rows' part in the loss; returns the same sums [3] of the loss, of KL and of ŵ. Runs
+        """Adds the gradient of the rows' part in the loss; returns the same sums [4] of the loss, of KL, of ŵ and of
+        |log π − log μ|. Runs
         every prompt once and the completions behind them in passes."""
         device = self.model.device
         prompts = [bundle.prompt for bundle in pack]
         reference, prefix = self.model.prompts(prompts, role)
         leaves = prefix.leaves()
-        figures = torch.zeros(3, device=device)
+        figures = torch.zeros(4, device=device)
         for rows in in_passes(pack, device):
             with torch.no_grad():
                 reference_states = self.model.states(prompts, reference, completions_of(pack, rows), None)
@@ -248,14 +258,14 @@ class Learner:
     def _gradient(
         self, role: Role, rows: Sequence[Row], states: Tensor, reference_states: Tensor, kl_coef: float
     ) -> tuple[Tensor, Tensor]:
-        """The sums [3] of `_backward` of some rows, and the gradient [n, d] with respect to `states`; those of π_ref
+        """The sums [4] of `_backward` of some rows, and the gradient [n, d] with respect to `states`; those of π_ref
         are of the rows' own tokens alone."""
         device, head = states.device, self.model.head
         rule, tokens = self._rules[role], tokens_of(rows, device)
         read = [row for row in rows if row.last is not None]
         if self.last is None or not read:
             terms = loss_terms(states, reference_states, tokens, kl_coef, head, rule)
-            return torch.stack([terms.loss, terms.kl_mean, terms.weight_mean]), terms.gradient
+            return self._figures(terms), terms.gradient
         ends = torch.tensor([len(row.read) for row in rows]).cumsum(0) - 1
         at = ends[[row.last is not None for row in rows]].to(device)
         is_own = torch.ones(len(states), dtype=torch.bool, device=device).index_fill_(0, at, False)
@@ -267,7 +277,14 @@ class Learner:
         loss, last_gradient = last_token_loss(states[at], right, shares, head, self.last)
         gradient = torch.empty_like(states)
         gradient[is_own], gradient[at] = terms.gradient, last_gradient
-        return torch.stack([terms.loss + loss, terms.kl_mean, terms.weight_mean]), gradient
+        figures = self._figures(terms)
+        figures[0] += loss
+        return figures, gradient
+
+    def _figures(self, terms: Terms) -> Tensor:
+        mine = self._largest_gap[self.ranks.rank]
+        torch.maximum(mine, terms.gap.max(), out=mine)
+        return torch.stack([terms.loss, terms.kl_mean, terms.weight_mean, terms.gap_mean])
 
     # ------------------------------------------------------------------------------------------ the teacher
 
