@@ -4,12 +4,13 @@
 
 Reads the trajectories in blocks of whole groups, parses the Solver's completions, embeds their reasoning steps
 (`embedding`), and adds the columns that `update` learns from. Loads the tokenizer and the embedding table; the model,
-with the policy on it, for hidden states only.
+with the policy on it, for hidden states and votes by self-reward only.
 """
 
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -33,19 +34,22 @@ from stages.scoring.block import Questions, score_block
 from stages.scoring.chosen import Chosen
 from stages.scoring.tally import Tally
 
+if TYPE_CHECKING:
+    from stages.scoring.self_reward import SelfRewards
+
 GROUPS_PER_BLOCK = 256
 
 
 def score(inputs: Sequence[Path], params: ScoreParams, call: Call = Call(), progress: Progress = SILENT) -> Result:
     """Writes the scored shard. The model may lie elsewhere now than the rollouts record, and of the policy they were
-    sampled from only hidden states have need.
+    sampled from only hidden states and votes by self-reward have need.
 
     Raises UsageError, DataError and EngineError as `shards`, `Start` and `HiddenEmbedder` do.
     """
     rollouts = shards.Shards(inputs, "rollout", TRAJECTORY)
     chosen = Chosen.of(params, rollouts.passes(), rollouts.metadata.passes)
     chosen.check_sampling(rollouts.metadata)
-    start = Start.recorded(call, rollouts) if params.embedding == "hidden" else Start.unread(call, rollouts)
+    start = Start.recorded(call, rollouts) if chosen.reads_policy else Start.unread(call, rollouts)
     job = Job(
         "score",
         call,
@@ -62,12 +66,14 @@ def score(inputs: Sequence[Path], params: ScoreParams, call: Call = Call(), prog
     tally = Tally(chosen)
     schema = pa.schema([*SCORED, *chosen.columns])
     questions = _questions(rollouts, chosen)
-    load = partial(_embedder, params, start, rollouts.metadata)
-    with job.writing(schema, progress) as scored, scored.using(load) as (embedder, groups_per_block):
+    load = partial(_models, params, start, rollouts.metadata)
+    groups_per_block = 1 if chosen.reads_policy else GROUPS_PER_BLOCK  # each takes a while, and none must be lost
+    with job.writing(schema, progress) as scored, scored.using(load) as (embedder, self_rewards):
         for table in scored.taken_up(*SCORE_COLUMNS.names, "pass", "completion"):
             tally.add(table)
         for block in rollouts.tables(groups_per_block, scored.left):
-            columns = score_block(block, chosen, embedder, rollouts.metadata.policy.step, questions)
+            trust = self_rewards.of(block) if self_rewards else None
+            columns = score_block(block, chosen, embedder, rollouts.metadata.policy.step, questions, trust)
             table = pa.table([*block.columns, *columns.columns], schema=schema)
             tally.add(table)
             rows = table if groups_per_block > 1 else table.to_pylist()
@@ -75,15 +81,20 @@ def score(inputs: Sequence[Path], params: ScoreParams, call: Call = Call(), prog
     return Result(job.output, summary=tally.summary())
 
 
-def _embedder(params: ScoreParams, start: Start, rollouts: Metadata) -> tuple[StepEmbedder, int]:
-    """The embedder, and for how many groups at a time: one, where each takes a while and none must be lost."""
+def _models(params: ScoreParams, start: Start, rollouts: Metadata) -> tuple[StepEmbedder, "SelfRewards | None"]:
+    """What embeds steps, and what reads off the policy how it trusts its answers, where that is asked for."""
+    self_rewards = None
+    if params.vote == "self-reward":
+        from stages.scoring.self_reward import SelfRewards
+
+        self_rewards = SelfRewards(start.model, start.policy, rollouts)
     if params.embedding == "static":
-        return StaticEmbedder(start.model), GROUPS_PER_BLOCK
+        return StaticEmbedder(start.model), self_rewards
     from stages.embedding.hidden import HiddenEmbedder
 
     sampled = rollouts.stage_params("rollout")
     pixels = Pixels(sampled.get("min_pixels"), sampled.get("max_pixels"))
-    return HiddenEmbedder(start.model, start.policy, pixels), 1
+    return HiddenEmbedder(start.model, start.policy, pixels), self_rewards
 
 
 def _questions(rollouts: shards.Shards, chosen: Chosen) -> Questions:

@@ -34,7 +34,7 @@ WHAT = {
     "rollout": "rollouts: the Solver's answers to each question",
     "score": "scored trajectories: what `update` learns from",
     "eval": "answers to a benchmark",
-    "policy": "policy: two LoRA adapters and all that resuming needs",
+    "policy": "policy: its LoRA adapters and all that resuming needs",
     "metrics": "metrics: a row an optimizer step",
     "benchmark": "benchmark: questions with their answers",
 }
@@ -108,6 +108,10 @@ def _policy(summary: Summary) -> Table:
         average = own.baseline.average
         baseline = "none yet" if average is None else f"{average:.3f}"
         table.add_row(role, Text(f"{own.updates} updates, baseline {baseline}, KL coefficient {own.kl_coef:.3g}"))
+    if state.has_teacher:
+        table.add_row("teacher", Text("the moving average of the solver's adapter"))
+    if last := state.self_reward:
+        table.add_row("self-reward", plain(f"{last.scale:g} · (log π({last.token}) − ({last.reference:.3f}))"))
     return table
 
 

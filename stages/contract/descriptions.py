@@ -47,12 +47,14 @@ SCORE_COLUMNS = {
 METRICS = {
     "step": "training step of the last group in the optimizer step",
     "role": "whose adapter moved",
-    "loss": "policy gradient and KL term together",
+    "loss": "the rule's loss, the KL term and what is learned beside them, together",
     "kl": "KL(π‖π_ref), nats a token, exact over the vocabulary that can be sampled",
     "kl_coef": "β with which this step was taken",
-    "advantages": "reward − baseline of each trajectory",
+    "advantages": "reward − baseline of each trajectory, or of one in a pair what its log-probability is worth",
     "grad_norm": "before clipping; a step whose gradient is not finite is skipped",
     "importance_weight": "mean of ŵ = min(π/μ, 2)",
+    "logprob_gap": "mean of |log π − log μ| of the tokens: rounding, in an update's first step of a role",
+    "logprob_gap_max": "the largest |log π − log μ| of a token",
     "tokens": "tokens learned from",
 }
 

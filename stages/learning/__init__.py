@@ -2,5 +2,7 @@
 
 `loss` takes plain tensors and needs no model; the rules that it and the learner go by are in `advantages`, `losses`
 and `kl`. `model` runs the model; `control` is plain numbers; `learner` puts them together and holds what is carried
-from step to step. `batches` makes what it learns from of a shard's rows, `checkpoints` keeps it on disk.
+from step to step, `rows` is what it takes. `batches` makes that of a shard's rows, `contexts` being what these stand
+behind; `beforehand` is what is measured before the first step, `last_token` what is learned beside the loss, and
+`checkpoints` keeps all of it on disk.
 """

@@ -11,8 +11,13 @@ from stages.errors import EngineError
 
 
 def allow_repeatable() -> None:
-    """To be called before a GPU is first used: what `repeatable` needs is read only then, by cuBLAS."""
+    """To be called before a GPU is first used: what `repeatable` needs is read only then, by cuBLAS.
+
+    Attention is never cuDNN's, which torch 2.13 would choose outside of `repeatable`: its backward is not repeatable,
+    and with few heads of keys it has been seen to be wrong (pytorch/pytorch#193893, #196678).
+    """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 @contextmanager

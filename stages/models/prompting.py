@@ -13,6 +13,11 @@ from stages.models.finding import Model
 from stages.models.loading import prepare_transformers
 from stages.parameters.sampling import Pixels
 
+# What a processor may give of each token of a prompt, and by family what it is of a token of a completion: 0 but where
+# what is written under 0 is seen both ways.
+OF_TOKENS = ("mm_token_type_ids", "token_type_ids")
+COMPLETION_TYPES = {"paligemma": {"token_type_ids": 1}}
+
 
 def pixel_settings(pixels: Pixels) -> dict[str, int]:
     """The image processor's own names for the bounds that are set."""

@@ -70,9 +70,10 @@ class ScoreParams:
         metavar="KINDS",
         shown=False,
     )
-    vote: Literal["count", "likelihood"] = option(
+    vote: Literal["count", "likelihood", "self-reward"] = option(
         "count",
-        "How rollouts count when the dominant answer is chosen: each the same, or by the probability that it had.",
+        "How rollouts count when the dominant answer is chosen: each the same, by the probability that it had, or by "
+        "how the policy trusts it, for which the model is loaded, and which `update --loss-aux last-token` teaches.",
     )
     keep: str | None = option(
         None,
@@ -131,6 +132,6 @@ class ScoreCall(Call):
 
     policy: Path | None = option(
         None,
-        "The policy that the rollouts were sampled from; only --embedding hidden looks at it.",
+        "The policy that the rollouts were sampled from; only --embedding hidden and --vote self-reward look at it.",
         shown="the base model, at step 0",
     )

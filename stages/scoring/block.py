@@ -43,8 +43,9 @@ def score_block(
     embedder: StepEmbedder,
     policy_step: int,
     questions: Questions = Questions(),
+    trust: np.ndarray | None = None,
 ) -> pa.Table:
-    """The score columns of a table of whole groups, row for row.
+    """The score columns of a table of whole groups, row for row; `trust`, r_s of each row, NaN where there is none.
 
     Rows are the block's, rollouts its solver rows (R of them), groups M. Rollouts agree within a cell, which is one
     pass of one group.
@@ -58,7 +59,8 @@ def score_block(
     tokens, logprob = (values[row] for values in _sampled(block))
     keys: dict[str, int] = {}
     key = _number_keys([completion.answer_key for completion in parsed], keys)
-    agreement = consensus(cells.cell, key, len(cells), chosen.vote(cells.cell, logprob))
+    trust = np.full(len(block), np.nan) if trust is None else trust
+    agreement = consensus(cells.cell, key, len(cells), chosen.vote(cells.cell, logprob, trust[row]))
     right, judged_by = _targets(block, cells, chosen, agreement, key, keys)
 
     step_counts = np.array([len(completion.steps) for completion in parsed], dtype=np.int64)
@@ -152,6 +154,7 @@ def score_block(
     reward = spread(row, of_solver)
     reward[first] = of_proposer
     columns |= {"selected": pa.array(~np.isnan(reward)), "reward": pa.array(reward, from_pandas=True)}
+    columns["self_reward"] = pa.array(trust, from_pandas=True)
     columns |= _pairs(block, cells, chosen, key, tokens)
     for name in chosen.columns.names:
         if name not in columns:

@@ -110,7 +110,13 @@ class Chosen:
         names = [name for name in asked if name not in WITH_COLUMNS]
         names += [name for name in self.proposer if self.proposer != {"entropy": 1.0} and name not in names]
         names += ["question_share"] if self.params.question_share else []
-        return pa.schema([*((f"r_{name}", pa.float64()) for name in names), *(PAIRS if self.pairs else ())])
+        names = [f"r_{name}" for name in names] + (["self_reward"] if self.params.vote == "self-reward" else [])
+        return pa.schema([*((name, pa.float64()) for name in names), *(PAIRS if self.pairs else ())])
+
+    @property
+    def reads_policy(self) -> bool:
+        """Whether the policy that the rollouts were sampled from is loaded, and asked."""
+        return self.params.embedding == "hidden" or self.params.vote == "self-reward"
 
     def recorded(self) -> dict[str, Any]:
         """What a shard records of the user's own terms."""
