@@ -1,7 +1,6 @@
 """Recipes: settings files with names, whose rewards and advantages are the published ones."""
 
 import json
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +133,54 @@ def test_m_star_learns_the_two_that_agree_best_in_their_weakest_step(workdir: Pa
     assert solver[0]["r_process"] < solver[1]["r_process"] and solver[3]["r_process"] == 0
 
 
+def beside(rows: list[dict[str, Any]], name: str, answers: list[Any], **more: Any) -> list[dict[str, Any]]:
+    """Those of a group, and answers of another pass."""
+    others = group(rows[0]["group_index"], answers)[1:]
+    return [*rows, *({**row, "pass": name, **more} for row in others)]
+
+
+def test_temporal_prefers_the_majority_to_the_base_models_worst(workdir: Path) -> None:
+    rows = scored("temporal", beside(group(0, [*"AABACAB"]), "base", [*"DABCDDA"]))
+    paired = [(row["pass"], row["sample_index"], row["preferred"]) for row in rows if row["pair"] is not None]
+    assert paired == [("answer", 0, True), ("base", 0, False)]
+    assert advantages("temporal") == [[pytest.approx(0.05), pytest.approx(-0.05)]]  # at the reference, half of β
+    [row] = chain.rows(Path("policy/metrics.parquet"))
+    assert row["loss"] == pytest.approx(0.693147, abs=SIX_DECIMALS)
+
+
+@pytest.mark.parametrize(("own", "base"), [([*"AAB"], [*"AAA"]), ([*"AABB"], [*"AABB"])])
+def test_temporal_falls_back_on_its_own_worst(workdir: Path, own: list[str], base: list[str]) -> None:
+    rows = scored("temporal", beside(group(0, own), "base", base))
+    paired = [(row["pass"], row["sample_index"], row["preferred"]) for row in rows if row["pair"] is not None]
+    assert paired == ([("answer", 0, True), ("answer", 2, False)] if len(own) == 3 else [])
+
+
+def test_stic_prefers_what_was_described_well(workdir: Path) -> None:
+    """At the reference: −log σ(0), and 1/1024 of the likelihood of the better description."""
+    learned = {"learn_prompt": "Describe the picture."}
+    rows = group(0, [4])
+    for name, text in (("good", "a red bar"), ("bad", "a cat"), ("spoilt", "a blur")):
+        rows = beside(rows, name, [text], prompt=name, view="resize:20" if name == "spoilt" else None, **learned)
+    paired = [row for row in scored("stic", rows) if row["pair"] is not None]
+    assert [(row["pass"], row["preferred"]) for row in paired] in (
+        [("good", True), (other, False)] for other in ("bad", "spoilt")
+    )
+    assert advantages("stic") == [[pytest.approx(0.05 + 1 / 1024), pytest.approx(-0.05)]]
+    [row] = chain.rows(Path("policy/metrics.parquet"))
+    assert row["loss"] > 0.693147 and row["kl_coef"] == 0
+
+
+def test_laser_learns_to_foretell_the_majority(workdir: Path) -> None:
+    answers = ["12"] * 6 + ["15"] * 2
+    scored("laser:1", group(0, answers), group(1, answers))
+    first = advantages("laser:1", "--groups-per-step", 2)
+    assert first == advantages("laser:1", "--groups-per-step", 2, "--aux-coef", 0, "--force")
+    succeeds("update", "scored.parquet", "--recipe", "laser:1", "--out", "learned", "--groups-per-step", 1)
+    own = json.loads(Path("learned/state.json").read_text())["self_reward"]
+    assert own["token"] == "<|endoftext|>" and own["scale"] == 0.1
+    fails(2, "score", "rollouts.parquet", "--recipe", "laser:2", "--out", "other.parquet")
+
+
 # ----------------------------------------------------------------------------------------- as settings files
 
 
@@ -141,9 +188,14 @@ def test_m_star_learns_the_two_that_agree_best_in_their_weakest_step(workdir: Pa
 def test_each_says_what_it_is_and_has_only_options_that_there_are(name: str, workdir: Path) -> None:
     assert "arXiv" in recipes.title(name)
     assert succeeds("recipes", name).strip() == recipes.text(name).strip()
-    chain.write_shard(Path("rollouts.parquet"), [group(0, [1, 2])], params=SAMPLED)
+    rows = group(0, [1, 2])
+    for made in recipes.load(name)[0].get("pass", []):
+        if made["name"] != "answer":
+            rows = beside(rows, made["name"], [1, 2])
+    chain.write_shard(Path("rollouts.parquet"), [rows], params=SAMPLED)
     for phase in [f"{name}:{i}" for i in range(1, len(recipes.phases(name)) + 1)] or [name]:
-        succeeds("score", "rollouts.parquet", "--recipe", phase, "--out", f"{phase}.parquet", "--question-share", "0")
+        of_policies = ("--question-share", "0", "--vote", "count")
+        succeeds("score", "rollouts.parquet", "--recipe", phase, "--out", f"{phase}.parquet", *of_policies)
 
 
 @pytest.fixture
@@ -169,13 +221,13 @@ def test_two_iterations_of_each_in_the_demonstration_world(name: str, charts: Pa
     lineage = json.loads(Path("run/it0002/policy/state.json").read_text())["lineage"]["params"]
     phased = bool(recipes.phases("own.toml"))
     assert lineage["recipe"] == lineage["score"]["recipe"] == ("own.toml:2" if phased else "own.toml")
-    settings = tomllib.loads(own)["update"]
+    settings = recipes.load("own.toml:2" if phased else "own.toml")[0]["update"]
     for key, value in settings.items():
         if key not in ("lr", "groups-per-step"):
             assert lineage[key.replace("-", "_")] == value, key
     if phased:
         roles = [{row["role"] for row in chain.rows(Path(f"run/it000{i}/policy/metrics.parquet"))} for i in (1, 2)]
-        assert roles == [{"proposer"}, {"solver"}]
+        assert roles == [{recipes.load(f"own.toml:{i}")[0]["update"]["roles"]} for i in (1, 2)]
     again = call("run", "--images", "pool", "--out", "run", "--iterations", "2", "--recipe", "own.toml")
     assert again.exit_code == 0, again.output
     succeeds("verify", "run", "pool")
@@ -217,6 +269,8 @@ def test_a_recipe_is_a_settings_file() -> None:
     group_: Any = typer.main.get_command(app)
     for name in recipes.names():
         for phase in [f"{name}:{i}" for i in range(1, len(recipes.phases(name)) + 1)] or [name]:
-            for command, settings in recipes.load(phase)[0].items():
+            content = recipes.load(phase)[0]
+            tables = [("rollout", {k: v for k, v in made.items() if k != "name"}) for made in content.pop("pass", [])]
+            for command, settings in [*content.items(), *tables]:
                 known = {parameter.name for parameter in group_.commands[command].params}
                 assert {key.replace("-", "_") for key in settings} <= known, (phase, command)

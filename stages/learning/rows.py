@@ -110,10 +110,9 @@ def bundles(
 
 
 def in_passes(bundles: Sequence[Bundle], device: torch.device) -> Iterator[list[Row]]:
-    """The rows of all bundles in their order, as many as run together."""
-    return packed(
-        (row for bundle in bundles for row in bundle.rows), lambda row: len(row.tokens), TOKENS_PER_PASS[device.type]
-    )
+    """The rows of all bundles in their order, as many as run together: those behind one prompt."""
+    for bundle in bundles:
+        yield from packed(bundle.rows, lambda row: len(row.tokens), TOKENS_PER_PASS[device.type])
 
 
 def completions_of(bundles: Sequence[Bundle], rows: Sequence[Row], last: bool = False) -> list[list[Tensor]]:
