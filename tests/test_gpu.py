@@ -64,13 +64,17 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         move(base)
         width = base.config.get_text_config().hidden_size
 
-        def image_features(pixel_values: Tensor, image_grid_thw: Tensor, return_dict: bool) -> Any:
+        def image_features(pixel_values: Tensor, image_grid_thw: Tensor, **others: Any) -> Any:
             assert pixel_values.device == image_grid_thw.device == DEVICE
             tokens = [int(grid.prod()) // 4 for grid in image_grid_thw.cpu()]
             features = [torch.zeros(count, width, dtype=base.dtype, device=DEVICE) for count in tokens]
             return SimpleNamespace(pooler_output=features)
 
-        base.model.get_image_features = image_features
+        def rope_index(input_ids: Tensor, **others: Any) -> tuple[Tensor, Tensor]:  # what it computes is read off
+            batch, length = input_ids.shape
+            return input_ids.new_zeros(3, batch, length), input_ids.new_zeros(batch, 1)
+
+        base.model.get_image_features, base.model.get_rope_index = image_features, rope_index
         return base
 
     def add_adapter_there(peft_model: Any, *settings: Any) -> None:

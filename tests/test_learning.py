@@ -299,7 +299,7 @@ class Counting(TorchDispatchMode):
 
 def test_a_layer_starts_few_operations(tmp_path: Path) -> None:
     """A GPU takes as long to start what a step is made of as to compute it: a budget, of a prompt and one pass of
-    completions behind it, of π_ref and π, forward and backward."""
+    completions behind it, of π_ref and π, forward and backward, and the step's own."""
     counts = []
     for layers in (2, 3):
         model = find_model(str(build_tiny_model(tmp_path / str(layers), layers=layers)))
@@ -308,7 +308,7 @@ def test_a_layer_starts_few_operations(tmp_path: Path) -> None:
         with Counting() as operations:
             gradient(learner, group)
         counts.append(operations.count)
-    assert counts[1] - counts[0] <= 460
+    assert counts[1] - counts[0] <= 490
 
 
 def test_the_gradient_changes_when_the_image_changes(learner: Learner) -> None:

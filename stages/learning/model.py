@@ -111,7 +111,7 @@ class PolicyModel:
 
     def _open(self, gradient_checkpointing: bool) -> None:
         """Lets the layers run as learning needs them, and holds them to what they did before. Raises EngineError."""
-        examination = Examination(self)
+        examination = Examination(self, self._model.forbidden_tokens)
         with repeatable(self.device), examination.moved():
             separate, self.head = examination.separately(self._base, self._peft)
             for parameters in self._adapters.values():
