@@ -293,13 +293,13 @@ def _temperatures(params: UpdateParams, scored: Metadata) -> dict[Role, float]:
 
 def unlike_sampled(rows: Sequence[dict[str, Any]], learner: Learner, scored: Metadata) -> str | None:
     """What to say where an update's first steps, whose policy is the one that was sampled from, find that what was
-    sampled has other probabilities now than rounding explains. Nothing where μ is of another distribution: at another
-    temperature, of the likeliest tokens alone, or a stand-in's."""
-    for role, stage in ((SOLVER, "rollout"), (PROPOSER, "propose")):
+    sampled has other probabilities now than rounding explains. Nothing where the μ of any pass is of another
+    distribution: at another temperature, of the likeliest tokens alone, on another prompt, another adapter's, or a
+    stand-in's."""
+    for role, passes in ((SOLVER, [*scored.passes.values()]), (PROPOSER, [scored.stage_params("propose")])):
         first = next((row for row in rows if row["role"] == role), None)
-        params = scored.stage_params(stage)
-        alike = params.get("temperature") == learner.temperature(role) and params.get("top_p") == 1
-        if first is None or not alike or params.get("sampler") == "fake":
+        alike = all(_is_of_policy(params, learner.temperature(role)) for params in passes)
+        if first is None or not passes or not alike:
             continue
         bound = EXPLAINED.get(dtype := learner.model.head.weight.dtype, EXPLAINED_OF_NARROW)
         if first["logprob_gap"] > bound:
@@ -311,6 +311,17 @@ def unlike_sampled(rows: Sequence[dict[str, Any]], learner: Learner, scored: Met
                 bound=bound,
             )
     return None
+
+
+def _is_of_policy(params: dict[str, Any], temperature: float) -> bool:
+    """Whether rows sampled with these parameters have the log μ of what is learned, at this temperature."""
+    return (
+        params.get("temperature") == temperature
+        and params.get("top_p") == 1
+        and params.get("sampler") != "fake"
+        and params.get("adapter", SOLVER) == SOLVER
+        and not params.get("learn_prompt")
+    )
 
 
 def hardly_moved(learner: Learner, metrics: list[dict[str, Any]]) -> bool:

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from stages.contract import PAIRS, SCORED, SOLVER
+from stages.contract import PAIRS, SCORED, SOLVER, Metadata, ModelRef, PolicyRef
 from stages.errors import DataError, MadeDifferently, UsageError
 from stages.images import load_all
 from stages.images.views import seen
@@ -30,7 +30,7 @@ from stages.parameters.sampling import Pixels
 from stages.parameters.score import ScoreParams
 from stages.policy import TEACHER, is_pruned, open_policy, prune
 from stages.score import score
-from stages.update import update
+from stages.update import unlike_sampled, update
 from stages.verification.verify import verify
 from tests import chain
 from tests.plain import PlainLoop, stock_model
@@ -413,3 +413,24 @@ def test_a_policy_that_has_not_learned_it_has_no_vote_by_self_reward(scored: Pat
     rollouts = Path("rollouts.parquet")
     with pytest.raises(UsageError, match="update with --loss-aux last-token first"):
         score([rollouts], ScoreParams(vote="self-reward"), Call(out=Path("trusted.parquet")))
+
+
+@pytest.mark.parametrize(
+    ("other", "warned"),
+    [
+        ({}, True),
+        ({"adapter": "base"}, False),
+        ({"learn_prompt": "Describe it."}, False),
+        ({"temperature": 0.2}, False),
+        ({"top_p": 0.9}, False),
+        ({"sampler": "fake"}, False),
+    ],
+)
+def test_rows_are_not_held_to_a_policy_that_did_not_sample_them(other: Row, warned: bool, workdir: Path) -> None:
+    """A warning of other probabilities is of rows that were sampled as they are learned, in every pass."""
+    plain = {"temperature": 1.0, "top_p": 1.0, "sampler": "vllm"}
+    passes = {"passes": {"answer": plain}, "pass": "other", **plain, **other}
+    recorded = Metadata("score", {"rollout": passes}, 0, (), ModelRef("model"), PolicyRef())
+    row = {"role": SOLVER, "logprob_gap": 0.5, "logprob_gap_max": 1.0}
+    learner = Learner(find_model("model"), FORETOLD, seed=0)
+    assert (unlike_sampled([row], learner, recorded) is not None) == warned
