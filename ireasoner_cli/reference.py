@@ -96,6 +96,8 @@ schema's metadata (a policy has the same in `state.json`, an exported checkpoint
 | inputs | name and SHA-256 of each file that was read |
 | model | name as given, revision (the commit, for a model of the hub), sha256 (the fingerprint) |
 | policy | step, and sha256 of the policy directory; null at step 0, the base model |
+| device | what a model computed the rows on: name and dtype; of vLLM `tensor_parallel` and `batch_invariant`, of an \
+update `ranks`, the number of its processes. Empty where none did. It does not decide whether a file is reused |
 
 A shard written by another tool is welcome when it has the columns and, of the metadata, `format`, `stage`,
 `model.name` and `policy.step`.

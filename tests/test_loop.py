@@ -63,6 +63,8 @@ def test_two_iterations(demo: Path) -> None:
     assert state["solver"]["updates"] >= 10 and state["proposer"]["updates"] == 2  # at steps 5 and 10
     metadata = chain.metadata(Path("it0002/scored.parquet"))
     assert metadata["policy"]["step"] == 6 and metadata["params"]["rollout"]["propose"]["sampler"] == "vllm"
+    made_on = {"name": "cpu", "dtype": "float32", "tensor_parallel": 1, "batch_invariant": False}
+    assert chain.metadata(Path("it0002/rollouts.parquet"))["device"] == made_on
 
     outputs = [
         file for file in demo.rglob("*") if file.is_file() and file.parent.name in ("it0001", "it0002", "policy")
