@@ -32,7 +32,7 @@ from tests.conftest import draw
 from tests.families import FAMILIES, build
 
 SETTINGS = """
-sampler = "transformers"
+sampler = "{sampler}"
 model = "{model}"
 
 [propose]
@@ -139,7 +139,7 @@ def apart(samples: Sequence[Sample], asked: Sequence[Request], logprobs: Logprob
     )
 
 
-def two_iterations(model: Path, folder: Path) -> str:
+def two_iterations(model: Path, folder: Path, sampler: SamplerName) -> str:
     """Two turns of the loop, in `folder`: all five commands, and the second turn with the policy of the first. What it
     says where it fails, else nothing."""
     from typer.testing import CliRunner
@@ -148,7 +148,7 @@ def two_iterations(model: Path, folder: Path) -> str:
 
     for seed in range(3):
         draw(folder / "pool" / f"{seed}.png", seed)
-    (folder / "ireasoner.toml").write_text(SETTINGS.format(model=model.resolve()))
+    (folder / "ireasoner.toml").write_text(SETTINGS.format(model=model.resolve(), sampler=sampler))
     with chdir(folder):
         done = CliRunner().invoke(app, ["run", "--images", "pool", "--out", "run", "--iterations", "2"])
     return "" if done.exit_code == 0 else done.output.strip().splitlines()[-1]
@@ -189,7 +189,7 @@ def look_at(name: str, folder: Path) -> None:
         for by in (by_the_learner, by_transformers):
             value = attempt(lambda by=by, samples=samples: apart(samples, asked, by(model, adapter, pixels)))
             print(f"  {sampler + ', ' + by.__name__:28} {value}", flush=True)
-    print(f"  {'two iterations':28} {attempt(lambda: two_iterations(model.path, folder))}", flush=True)
+    print(f"  {'two iterations':28} {attempt(lambda: two_iterations(model.path, folder, 'transformers'))}", flush=True)
 
     def again(sampler: SamplerName) -> float:
         """What is sampled from the merged checkpoint, by the policy."""

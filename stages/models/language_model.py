@@ -29,7 +29,10 @@ def check_learnable(base: Any) -> None:
     if hasattr(base.config, "quantization_config"):
         raise EngineError(f"{name}: quantised weights cannot be learned from; use the checkpoint that they are made of")
     language_model(base)
-    if not hasattr(base.model, "get_image_features") or "mm_encoder_outputs" not in signature(base.model.forward).parameters:
+    if (
+        not hasattr(base.model, "get_image_features")
+        or "mm_encoder_outputs" not in signature(base.model.forward).parameters
+    ):
         raise EngineError(f"{name}: it cannot be given what its vision tower has made of an image, and not be learned")
 
 

@@ -14,7 +14,6 @@ from stages.models.finding import Model
 from stages.models.loading import prepare_transformers
 from stages.parameters.sampling import Pixels
 
-
 # What a processor may give of each token of a prompt, and by family what it is of a token of a completion: 0 but where
 # what is written under 0 is seen both ways.
 OF_TOKENS = ("mm_token_type_ids", "token_type_ids")
@@ -25,8 +24,8 @@ class PromptBuilder:
     """Turns an image and a user text into model inputs with the checkpoint's own processor and chat template."""
 
     def __init__(self, model: Model, pixels: Pixels) -> None:
-        """Raises EngineError when the checkpoint has no processor of images that loads or no chat template, UsageError when
-        bounds are set that its image processor does not have."""
+        """Raises EngineError when the checkpoint has no processor of images that loads or no chat template, UsageError
+        when bounds are set that its image processor does not have."""
         prepare_transformers()
         from transformers import AutoProcessor
 
