@@ -303,6 +303,25 @@ def test_two_iterations_of_each_in_the_demonstration_world(name: str, charts: Pa
     succeeds("verify", "run", "pool")
 
 
+def test_a_method_of_ones_own_from_the_page(charts: Path) -> None:
+    """The file that docs/recipes.md gives, run and typed."""
+    page = (Path(__file__).parent.parent / "docs/recipes.md").read_text()
+    Path("robust.toml").write_text(page.split("```toml\n# robust.toml")[1].split("```")[0].partition("\n")[2])
+    Path("ireasoner.toml").write_text('model = "model"\nsampler = "fake"\n[propose]\ngroups = 8\n[update]\nlr = 1e-3\n')
+    succeeds("run", "--images", "pool", "--out", "run", "--iterations", "2", "--recipe", "robust.toml")
+    seen = chain.rows(Path("run/it0001/scored.parquet"))
+    assert {row["pass"] for row in seen} == {None, "answer", "masked", "check"}
+    assert {row["view"] for row in seen if row["pass"] == "masked"} == {"mask:0.6"}
+    assert any(row["reward"] for row in seen if row["pass"] == "answer")
+    source = "run/it0001/questions.parquet"
+    for name in ("answer", "masked", "check"):
+        succeeds("rollout", source, "--pass", name, "--recipe", "robust.toml", "--out", f"{name}.parquet")
+        source = f"{name}.parquet"
+    succeeds("score", source, "--recipe", "robust.toml")
+    assert chain.rows(Path("scored.parquet")) == seen
+    succeeds("verify", "run", "pool")
+
+
 def test_the_users_own_settings_stand_above_a_recipe(workdir: Path) -> None:
     chain.write_shard(Path("rollouts.parquet"), [group(0, [1, 2])])
     Path("ireasoner.toml").write_text("[score]\nlength-limit = 9\n")
