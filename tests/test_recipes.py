@@ -133,6 +133,72 @@ def test_m_star_learns_the_two_that_agree_best_in_their_weakest_step(workdir: Pa
     assert solver[0]["r_process"] < solver[1]["r_process"] and solver[3]["r_process"] == 0
 
 
+def passing(rows: list[dict[str, Any]], name: str, texts: list[str], parents: list[int] | None = None) -> Any:
+    """Those of a group, and completions of another pass, made of these of another."""
+    made = chain.group(rows[0]["group_index"], "pool/0.png", texts)[1:]
+    of = parents or [None] * len(texts)
+    return [*rows, *({**row, "pass": name, "parent_index": at} for row, at in zip(made, of, strict=True))]
+
+
+def test_vision_sr1_pays_for_what_a_blind_reader_can_use(workdir: Path) -> None:
+    described = [f"<description>bars</description><think>Step 1: a</think>{answered(key)}" for key in (12, 12, 12, 15)]
+    rows = passing(group(0, []), "answer", [*described, "<description>bars</description>"])
+    rows = passing(rows, "reader", [answered(key) for key in (12, 9, 12, 15, 12)], [0, 1, 2, 3, 4])
+    assert tuple(rewards(scored("vision-sr1", rows))[:5]) == six(2.0, 1.0, 2.0, 0.1, 1.0)
+    [found] = advantages("vision-sr1")
+    assert tuple(found) == six(0.973479, -0.274571, 0.973479, -1.397816, -0.274571)
+
+
+def test_co_rewarding_labels_each_wording_by_the_other(workdir: Path) -> None:
+    rows = group(0, ["a", "a", "b", None])
+    rows = passing(rows, "reword", ["<reworded>What?</reworded>"])
+    rows = passing(rows, "reworded", [answered(key) for key in "bbbba"], [0] * 5)
+    seen = scored("co-rewarding", rows)
+    assert rewards(seen) == [0.0, 0.0, 1.0, 0.0, None, *[0.0] * 4, 1.0]
+    [found] = advantages("co-rewarding")
+    assert tuple(found) == six(-0.499999, -0.499999, 1.499997, -0.499999, *[-0.447213] * 4, 1.788850)
+
+
+def test_self_judge_scales_agreement_by_a_verdict(workdir: Path) -> None:
+    """p·(0.8 + 0.4·v), and p where nothing can be read."""
+    rows = group(0, ["a", "a", "a", "b"])
+    verdicts = ["<score>1</score>", "<score>0.5</score>", "<score>7</score>", "<score>0</score>"]
+    seen = scored("self-judge", passing(rows, "judge", verdicts, [0, 1, 2, 3]))
+    assert tuple(rewards(seen)[:4]) == six(0.9, 0.75, 0.75, 0.2)
+    [found] = advantages("self-judge")
+    assert tuple(found) == six(0.25, 0.1, 0.1, -0.45)
+
+
+def test_doge_pays_an_analysis_by_the_answers_of_the_whole_group(workdir: Path) -> None:
+    rows = passing(group(0, []), "think", [f"<analysis>{name}</analysis>" for name in "abc"])
+    keys = [7, 7, 7, 8, 7, 7, 9, 9, 8, 8, 8, 8]
+    rows = passing(rows, "answer", [answered(key) for key in keys], [place // 4 for place in range(12)])
+    seen = scored("doge", rows)
+    assert tuple(rewards(seen)[:3]) == six(0.775, 0.55, 0.1) and rewards(seen)[3:] == [None] * 12
+    [found] = advantages("doge")
+    assert tuple(found) == six(0.872869, 0.218217, -1.091086)
+
+
+def test_rise_rewards_questions_that_are_valid_and_of_a_rare_kind(workdir: Path) -> None:
+    kinds = ["logical reasoning"] * 9 + ["Instance Reasoning", "logical reasoning", "rhymes"]
+    groups = []
+    for index, kind in enumerate(kinds):
+        question = f"Question number {index} about {index * 7} and {index * 13}, in words of its own {index}?"
+        asked = {"question": question, "completion": f"<kind>{kind}</kind><question>{question}</question>"}
+        valid = f"<score>{int(index != 10)}</score>"
+        groups.append(passing(group(index, ["a"] * 4 + ["b"] * 4, **asked), "valid", [valid]))
+    seen = scored("rise", *groups)
+    balance = [row["r_balance"] for row in seen if row["role"] == "proposer"]
+    even = 11 / 6
+    assert tuple(balance) == six(*[0.0] * 9, (even - 1) / even, 0.0, 0.0)
+    assert [row["r_valid"] for row in seen if row["role"] == "proposer"] == [1.0] * 10 + [0.0, 1.0]
+    share = [row["r_question_share"] for row in seen if row["role"] == "proposer"]
+    expected = [
+        max(0.0, 0.5 + 0.1 * (place != 10) + 0.2 * balance[place] - share[place]) for place in range(len(kinds))
+    ]
+    assert tuple(rewards(seen, "proposer")) == six(*expected)
+
+
 def beside(rows: list[dict[str, Any]], name: str, answers: list[Any], **more: Any) -> list[dict[str, Any]]:
     """Those of a group, and answers of another pass."""
     others = group(rows[0]["group_index"], answers)[1:]
@@ -188,11 +254,15 @@ def test_laser_learns_to_foretell_the_majority(workdir: Path) -> None:
 def test_each_says_what_it_is_and_has_only_options_that_there_are(name: str, workdir: Path) -> None:
     assert "arXiv" in recipes.title(name)
     assert succeeds("recipes", name).strip() == recipes.text(name).strip()
-    rows = group(0, [1, 2])
-    for made in recipes.load(name)[0].get("pass", []):
-        if made["name"] != "answer":
-            rows = beside(rows, made["name"], [1, 2])
-    chain.write_shard(Path("rollouts.parquet"), [rows], params=SAMPLED)
+    made = {table["name"]: table for table in recipes.load(name)[0].get("pass", [])}
+    made = made if "answer" in made else {"answer": {}, **made}
+    passes = {each: {"prompt": "", **SAMPLED, **table, "of": table.get("of")} for each, table in made.items()}
+    rows = group(0, [])
+    for each, table in passes.items():
+        parents = [0, 1] if table["of"] else None
+        rows = passing(rows, each, [answered(1), answered(2)], parents)
+    last = {**passes.popitem()[1], "pass": [*made][-1], "passes": passes}
+    chain.write_shard(Path("rollouts.parquet"), [rows], params=last)
     for phase in [f"{name}:{i}" for i in range(1, len(recipes.phases(name)) + 1)] or [name]:
         of_policies = ("--question-share", "0", "--vote", "count")
         succeeds("score", "rollouts.parquet", "--recipe", phase, "--out", f"{phase}.parquet", *of_policies)
@@ -230,6 +300,25 @@ def test_two_iterations_of_each_in_the_demonstration_world(name: str, charts: Pa
         assert roles == [{recipes.load(f"own.toml:{i}")[0]["update"]["roles"]} for i in (1, 2)]
     again = call("run", "--images", "pool", "--out", "run", "--iterations", "2", "--recipe", "own.toml")
     assert again.exit_code == 0, again.output
+    succeeds("verify", "run", "pool")
+
+
+def test_a_method_of_ones_own_from_the_page(charts: Path) -> None:
+    """The file that docs/recipes.md gives, run and typed."""
+    page = (Path(__file__).parent.parent / "docs/recipes.md").read_text()
+    Path("robust.toml").write_text(page.split("```toml\n# robust.toml")[1].split("```")[0].partition("\n")[2])
+    Path("ireasoner.toml").write_text('model = "model"\nsampler = "fake"\n[propose]\ngroups = 8\n[update]\nlr = 1e-3\n')
+    succeeds("run", "--images", "pool", "--out", "run", "--iterations", "2", "--recipe", "robust.toml")
+    seen = chain.rows(Path("run/it0001/scored.parquet"))
+    assert {row["pass"] for row in seen} == {None, "answer", "masked", "check"}
+    assert {row["view"] for row in seen if row["pass"] == "masked"} == {"mask:0.6"}
+    assert any(row["reward"] for row in seen if row["pass"] == "answer")
+    source = "run/it0001/questions.parquet"
+    for name in ("answer", "masked", "check"):
+        succeeds("rollout", source, "--pass", name, "--recipe", "robust.toml", "--out", f"{name}.parquet")
+        source = f"{name}.parquet"
+    succeeds("score", source, "--recipe", "robust.toml")
+    assert chain.rows(Path("scored.parquet")) == seen
     succeeds("verify", "run", "pool")
 
 

@@ -297,3 +297,17 @@ def test_mistakes(workdir: Path, options: tuple[str, ...], message: str) -> None
     chain.write_shard(Path("rollouts.parquet"), [group(0, ("answer", [says(1)], None))])
     done = call("score", "rollouts.parquet", *options)
     assert done.exit_code == 2 and message in " ".join(done.stderr.split()), done.stderr
+
+
+def test_what_inspect_says_of_passes(workdir: Path) -> None:
+    """The answers are those of their pass, and a factored reward is what its terms make."""
+    judges = ("judge", [says(score=1), says(score=0)], [0, 1])
+    options = ("--solver-reward", "majority + 0.5*verdict", "--factor", "verdict:0.8:1.2")
+    scored(group(0, ("answer", [says(1), says(2)], None), judges), options=options)
+    [found] = json.loads(call("inspect", "scored.parquet", "--best", "--json").stdout)
+    assert [answer["text"] for answer in found["answers"]] == ["1", "2"]
+    rewards = [row["reward"] for row in found["rollouts"]]
+    assert rewards[:2] == [pytest.approx(1.8), 0.0] and rewards[2:] == [None, None]
+    assert not any(row["reward_changed"] for row in found["rollouts"])
+    text = call("inspect", "scored.parquet", "--best").output
+    assert "judge #0" in text

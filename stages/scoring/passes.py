@@ -37,11 +37,11 @@ class Passes:
         """
         parent, told = {}, {}
         for name in there:
-            made = recorded.get(name)
-            of = there[0] if made is None and name != there[0] else (made or {}).get("of")
-            if of is not None:
+            made = recorded.get(name, {})
+            of = made["of"] if "of" in made else there[0]  # a tool that does not say which has begun with the parents
+            if of is not None and of != name:
                 parent[name] = of
-                told[name] = placeholders(made["prompt"]) - {QUESTION} if made else DESCRIPTION
+                told[name] = placeholders(made["prompt"]) - {QUESTION} if "prompt" in made else DESCRIPTION
         rewarded = tuple(name.strip() for name in params.rewarded.split(","))
         target = _targets(params.target, rewarded)
         wanted = [name for name in (*rewarded, *target.values()) if name != KNOWN]
