@@ -66,15 +66,20 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
         def image_features(pixel_values: Tensor, image_grid_thw: Tensor, **others: Any) -> Any:
             assert pixel_values.device == image_grid_thw.device == DEVICE
-            tokens = [int(grid.prod()) // 4 for grid in image_grid_thw.cpu()]
-            features = [torch.zeros(count, width, dtype=base.dtype, device=DEVICE) for count in tokens]
+            features = [torch.zeros(4, width, dtype=base.dtype, device=DEVICE)] * len(image_grid_thw)
             return SimpleNamespace(pooler_output=features)
 
-        def rope_index(input_ids: Tensor, **others: Any) -> tuple[Tensor, Tensor]:  # what it computes is read off
+        # What they compute depends on numbers.
+        def rope_index(input_ids: Tensor, **others: Any) -> tuple[Tensor, Tensor]:
             batch, length = input_ids.shape
             return input_ids.new_zeros(3, batch, length), input_ids.new_zeros(batch, 1)
 
+        def placeholder_mask(input_ids: Tensor, inputs_embeds: Tensor, **others: Any) -> tuple[Tensor, Tensor]:
+            nowhere = torch.zeros_like(inputs_embeds, dtype=torch.bool)
+            return nowhere, nowhere
+
         base.model.get_image_features, base.model.get_rope_index = image_features, rope_index
+        base.model.get_placeholder_mask = placeholder_mask
         return base
 
     def add_adapter_there(peft_model: Any, *settings: Any) -> None:
