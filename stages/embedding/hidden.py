@@ -79,11 +79,11 @@ class HiddenEmbedder:
 
     def _embed_group(self, steps: list[Step], rows: Mapping[int, Row]) -> np.ndarray:
         embeddings = np.zeros((len(steps), self._width), np.float32)
-        alike: dict[Any, list[int]] = {}  # rows by what the model was alike
+        by_sight: dict[Any, list[int]] = {}  # rows by what the model was shown
         for number in dict.fromkeys(step.row for step in steps):
             if self._has_tokens(row := rows[number]):
-                alike.setdefault((row["prompt"], row["view"] and (row["view"], row["seed"])), []).append(number)
-        for alike in alike.values():
+                by_sight.setdefault((row["prompt"], row["view"] and (row["view"], row["seed"])), []).append(number)
+        for alike in by_sight.values():
             states = self.states([rows[number] for number in alike], self.depth // 2)
             for number, of_row in zip(alike, states, strict=True):
                 starts, ends = token_spans(self._model.tokenizer, rows[number])
