@@ -11,7 +11,7 @@ A stage names its inputs, its parameters and its rows:
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -165,13 +165,18 @@ class Writing:
         self._advance: Callable[[int], None] = lambda done: None
 
     @contextmanager
-    def using(self, load: Callable[[], T]) -> Iterator[T]:
-        """Loads the model that the rows come from; within, progress is shown."""
+    def using(self, load: Callable[[], AbstractContextManager[T]]) -> Iterator[T]:
+        """Loads the model that the rows come from, and lets go of it where the block ends; within, progress is
+        shown."""
         with self._progress.busy("loading the model"):
             loaded = load()
-        with self._progress.track(self._stage, self._total, self._unit) as self._advance:
+        with loaded as model, self._progress.track(self._stage, self._total, self._unit) as self._advance:
             self._advance(self._total - len(self.left))
-            yield loaded
+            yield model
+
+    def made_on(self, device: dict[str, Any]) -> None:
+        """Records what the rows are computed on. Before the first `write`."""
+        self._output.made_on(device)
 
     def taken_up(self, *columns: str) -> Iterator[pa.Table]:
         """Some columns of what an interrupted run has left, for the closing summary. Before the first `write`."""

@@ -167,7 +167,7 @@ class PolicyState:
             "lora": asdict(self.lora),
             "self_reward": asdict(self.self_reward) if self.self_reward else None,
             "model": lineage.pop("model"),
-            "lineage": {key: lineage[key] for key in ("params", "seed", "inputs", "policy")},
+            "lineage": {key: lineage[key] for key in ("params", "seed", "inputs", "policy", "device")},
             "files": files,
             "sha256": NO_SHA256,
         }
@@ -214,6 +214,7 @@ def read_state(folder: Path) -> PolicyState:
             inputs=tuple(InputRef(**entry) for entry in raw["lineage"]["inputs"]),
             model=ModelRef(**raw["model"]),
             policy=PolicyRef(**raw["lineage"]["policy"]),
+            device=dict(raw["lineage"].get("device", {})),
             version=str(raw["version"]),
         )
         roles: dict[Role, RoleState] = {

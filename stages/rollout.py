@@ -82,6 +82,7 @@ def rollout(
     counts |= {"parents_left_out": 0} if own.of else {}
     load = partial(asking.open, engines, groups.most_images())
     with job.writing(TRAJECTORY, progress) as rollouts, rollouts.using(load) as sampler:
+        rollouts.made_on(sampler.device)
         for table in rollouts.taken_up("role", "pass", "sample_index", "question", "finish_reason", "reject_reason"):
             _count(counts, table.to_pylist(), own)
         trajectories = _trajectories(groups.groups(rollouts.left), own)

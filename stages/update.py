@@ -31,7 +31,9 @@ from stages.learning.batches import Batch, GroupReader
 from stages.learning.last_token import LastToken
 from stages.learning.learner import MAX_GRAD_NORM, WEIGHT_DECAY, Learner
 from stages.learning.ranks import Ranks
+from stages.models.device import this_device
 from stages.models.finding import Model
+from stages.models.support import check_learning
 from stages.models.unused import unused_id, unused_token
 from stages.parameters import Call, recorded
 from stages.parameters.update import UpdateParams
@@ -80,7 +82,7 @@ def update(
 
     Under torchrun all its processes call this, and spread the groups of each step over themselves.
     Raises UsageError when the policy is missing or would be written over, DataError for shards, images or a
-    policy that do not fit, EngineError when the model cannot be loaded.
+    policy that do not fit, EngineError when the model cannot be learned from or loaded.
     """
     started = time.monotonic()
     ranks = Ranks()
@@ -116,6 +118,7 @@ def update(
         if not ranks.first:
             progress = SILENT
 
+        check_learning(start.model)
         with job.checkpoints(ranks) as unfinished:
             with progress.busy("loading the model"):
                 learner = Learner(start.model, params, job.metadata.seed, ranks, lora, temperatures)
@@ -127,12 +130,13 @@ def update(
             beforehand.settle(learner, start.policy, measuring, unfinished, job.metadata, call.force)
             with progress.busy("loading the policy"):
                 step, metrics = checkpoints.resume(learner, start.policy, unfinished, job.metadata, call.force)
+            lineage = replace(job.metadata, device=this_device().recorded(ranks=ranks.size))
             if metrics:
                 progress.say(f"{job.output}: an interrupted update of the same inputs is taken up at step {step}")
 
             def state(step: int) -> PolicyState:
                 own = _measured(self_reward, learner.last)
-                return PolicyState(step, learner.roles, job.metadata, learner.lora, own)
+                return PolicyState(step, learner.roles, lineage, learner.lora, own)
 
             first_step: float | None = None
             with (
@@ -289,13 +293,13 @@ def _temperatures(params: UpdateParams, scored: Metadata) -> dict[Role, float]:
 
 def unlike_sampled(rows: Sequence[dict[str, Any]], learner: Learner, scored: Metadata) -> str | None:
     """What to say where an update's first steps, whose policy is the one that was sampled from, find that what was
-    sampled has other probabilities now than rounding explains. Nothing where μ is of another distribution: at another
-    temperature, of the likeliest tokens alone, or a stand-in's."""
-    for role, stage in ((SOLVER, "rollout"), (PROPOSER, "propose")):
+    sampled has other probabilities now than rounding explains. Nothing where the μ of any pass is of another
+    distribution: at another temperature, of the likeliest tokens alone, on another prompt, another adapter's, or a
+    stand-in's."""
+    for role, passes in ((SOLVER, [*scored.passes.values()]), (PROPOSER, [scored.stage_params("propose")])):
         first = next((row for row in rows if row["role"] == role), None)
-        params = scored.stage_params(stage)
-        alike = params.get("temperature") == learner.temperature(role) and params.get("top_p") == 1
-        if first is None or not alike or params.get("sampler") == "fake":
+        alike = all(_is_of_policy(params, learner.temperature(role)) for params in passes)
+        if first is None or not passes or not alike:
             continue
         bound = EXPLAINED.get(dtype := learner.model.head.weight.dtype, EXPLAINED_OF_NARROW)
         if first["logprob_gap"] > bound:
@@ -307,6 +311,17 @@ def unlike_sampled(rows: Sequence[dict[str, Any]], learner: Learner, scored: Met
                 bound=bound,
             )
     return None
+
+
+def _is_of_policy(params: dict[str, Any], temperature: float) -> bool:
+    """Whether rows sampled with these parameters have the log μ of what is learned, at this temperature."""
+    return (
+        params.get("temperature") == temperature
+        and params.get("top_p") == 1
+        and params.get("sampler") != "fake"
+        and params.get("adapter", SOLVER) == SOLVER
+        and not params.get("learn_prompt")
+    )
 
 
 def hardly_moved(learner: Learner, metrics: list[dict[str, Any]]) -> bool:

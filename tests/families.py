@@ -1,8 +1,8 @@
 """Tiny random checkpoints of 21 families of vision-language models: `build("qwen3_vl", folder)`.
 
-Tokenizer, processor, configuration and weights are made on the spot, in the layout of the published checkpoints, which
-transformers, vLLM and the commands read. None has more than 1.5 million parameters. Weights are large enough for outputs
-far from uniform, and nothing is left at exactly one or zero, where leaving it out would go unnoticed.
+Tokenizer, processor, configuration and weights are made on the spot, in the layout of published checkpoints, as
+transformers, vLLM and the commands read it. None has more than 1.5 million parameters. Weights are large enough for
+outputs far from uniform, and nothing is left at exactly one or zero, where leaving it out would go unnoticed.
 
     python -m tests.families FOLDER [FAMILY…]
 """
@@ -112,7 +112,8 @@ def chat_template(image: str, start: str = "") -> str:
         start
         + "{% for message in messages %}<|im_start|>{{ message.role }}\n"
         + "{% if message.content is string %}{{ message.content }}{% else %}{% for part in message.content %}"
-        + f"{{% if part.type == 'image' %}}{image}{{% else %}}{{{{ part.text }}}}{{% endif %}}{{% endfor %}}{{% endif %}}"
+        + f"{{% if part.type == 'image' %}}{image}{{% else %}}{{{{ part.text }}}}{{% endif %}}"
+        + "{% endfor %}{% endif %}"
         + "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
 
@@ -245,7 +246,7 @@ def qwen2_5_vl() -> Parts:
     return _qwen2("Qwen2_5_VLConfig", "Qwen2_5_VLProcessor", deep_tower(fullatt_block_indexes=[1]))
 
 
-def _qwen3(name: str, text: Settings, vision: Settings = {}) -> Parts:
+def _qwen3(name: str, text: Settings, **vision: Any) -> Parts:
     words = build_tokenizer(TEXTS, vocabulary=420)
     size = {"shortest_edge": 64 * 64, "longest_edge": 128 * 128}
     processor = transformers.Qwen3VLProcessor(
@@ -267,13 +268,13 @@ def _qwen3(name: str, text: Settings, vision: Settings = {}) -> Parts:
 
 @family
 def qwen3_vl() -> Parts:
-    return _qwen3("Qwen3VLConfig", {"rope_parameters": INTERLEAVED}, {"deepstack_visual_indexes": [0, 1]})
+    return _qwen3("Qwen3VLConfig", {"rope_parameters": INTERLEAVED}, deepstack_visual_indexes=[0, 1])
 
 
 @family
 def qwen3_vl_moe() -> Parts:
     text = {"rope_parameters": INTERLEAVED, "decoder_sparse_step": 1, **EXPERTS}
-    return _qwen3("Qwen3VLMoeConfig", text, {"deepstack_visual_indexes": [0, 1]})
+    return _qwen3("Qwen3VLMoeConfig", text, deepstack_visual_indexes=[0, 1])
 
 
 @family

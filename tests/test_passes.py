@@ -253,7 +253,9 @@ def test_run_makes_the_passes_that_one_can_type(workdir: Path) -> None:
 def test_a_passs_settings_stand_above_the_commands_and_below_a_flag(workdir: Path) -> None:
     Path("ireasoner.toml").write_text(SETTINGS)
     Path("own.toml").write_text(
-        "[rollout]\ntemperature = 0.5\n[[pass]]\nname = 'reader'\nmax-tokens = 99\nsamples = 4\n[[pass]]\nname = 'last'\n"
+        "[rollout]\ntemperature = 0.5\n"
+        "[[pass]]\nname = 'reader'\nmax-tokens = 99\nsamples = 4\n"
+        "[[pass]]\nname = 'last'\n"
     )
     succeeds("propose", "--images", "pool")
     for name, more in (("answer", ()), ("reader", ()), ("last", ("--samples", 2))):

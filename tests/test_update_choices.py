@@ -15,17 +15,22 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from stages.contract import PAIRS, SCORED, SOLVER
+from stages.contract import PAIRS, SCORED, SOLVER, Metadata, ModelRef, PolicyRef
 from stages.errors import DataError, MadeDifferently, UsageError
 from stages.images import load_all
 from stages.images.views import seen
 from stages.learning import beforehand
+from stages.learning.last_token import LastToken
 from stages.learning.learner import Learner, UpdateParams
+from stages.learning.rows import TrainingGroup
 from stages.models.finding import find_model
 from stages.models.unused import unused_token
 from stages.parameters import Call
+from stages.parameters.sampling import Pixels
+from stages.parameters.score import ScoreParams
 from stages.policy import TEACHER, is_pruned, open_policy, prune
-from stages.update import update
+from stages.score import score
+from stages.update import unlike_sampled, update
 from stages.verification.verify import verify
 from tests import chain
 from tests.plain import PlainLoop, stock_model
@@ -364,3 +369,68 @@ def test_rows_that_were_left_out_are_not_learned(scored: Path) -> None:
         for change in (first_two, without_rewards)
     )
     assert one == other != solver_of(scored, "plain")
+
+
+# ------------------------------------------------------------------------------ a vote by self-reward
+
+
+def test_the_policy_votes_by_what_it_has_learned_to_think_of_its_answers(scored: Path) -> None:
+    """r_s as the learner itself reads it, by row; the dominant answer is the one with the largest sum."""
+    policy = update([scored], replace(FORETOLD, lr=1e-2)).path
+    second = iteration(Path("it2"), policy, groups=3).with_name("rollouts.parquet")
+    out = Path("trusted.parquet")
+    rows = chain.rows(score([second], ScoreParams(vote="self-reward"), Call(policy=policy, out=out)).path)
+
+    model = find_model("model")
+    learner = Learner(model, FORETOLD, seed=0)
+    own = learner.load(policy).self_reward
+    assert own is not None
+    learner.last = LastToken(model.tokenizer.token_to_id(own.token), own.scale, own.reference)
+    asked = 0
+    for group in {row["group_id"]: row for row in rows if row["role"] == SOLVER}:
+        answers = [row for row in rows if row["group_id"] == group and row["role"] == SOLVER]
+        prompt = learner.model.process(load_all(answers[0]), answers[0]["prompt"], Pixels())
+        right = [row["token_ids"][-1] in model.end_of_turn or None for row in answers]
+        trained = TrainingGroup([prompt], [row["token_ids"] for row in answers], [[]] * len(right), [], right=right)
+        for row, logprob, ended in zip(
+            answers, learner.readout(SOLVER, [trained]).last[0].tolist(), right, strict=True
+        ):
+            expected = pytest.approx(own.scale * (logprob - own.reference), abs=1e-6)
+            assert row["self_reward"] == (expected if ended else None)
+        trust: dict[str, float] = {}
+        for row in answers:
+            if row["answer_key"] is not None:
+                trust[row["answer_key"]] = trust.get(row["answer_key"], 0.0) + max(row["self_reward"] or 0.0, 0.0)
+        dominant = {row["answer_key"] for row in answers if row["dominant"]}
+        assert not dominant or trust[dominant.pop()] == max(trust.values())
+        asked += 1
+    assert asked > 0 and all(row["self_reward"] is None for row in rows if row["role"] != SOLVER)
+    made = {each.path: each.replayed for each in verify([out], again=True)}
+    assert made[out] == "same bytes"
+
+
+def test_a_policy_that_has_not_learned_it_has_no_vote_by_self_reward(scored: Path) -> None:
+    rollouts = Path("rollouts.parquet")
+    with pytest.raises(UsageError, match="update with --loss-aux last-token first"):
+        score([rollouts], ScoreParams(vote="self-reward"), Call(out=Path("trusted.parquet")))
+
+
+@pytest.mark.parametrize(
+    ("other", "warned"),
+    [
+        ({}, True),
+        ({"adapter": "base"}, False),
+        ({"learn_prompt": "Describe it."}, False),
+        ({"temperature": 0.2}, False),
+        ({"top_p": 0.9}, False),
+        ({"sampler": "fake"}, False),
+    ],
+)
+def test_rows_are_not_held_to_a_policy_that_did_not_sample_them(other: Row, warned: bool, workdir: Path) -> None:
+    """A warning of other probabilities is of rows that were sampled as they are learned, in every pass."""
+    plain = {"temperature": 1.0, "top_p": 1.0, "sampler": "vllm"}
+    passes = {"passes": {"answer": plain}, "pass": "other", **plain, **other}
+    recorded = Metadata("score", {"rollout": passes}, 0, (), ModelRef("model"), PolicyRef())
+    row = {"role": SOLVER, "logprob_gap": 0.5, "logprob_gap_max": 1.0}
+    learner = Learner(find_model("model"), FORETOLD, seed=0)
+    assert (unlike_sampled([row], learner, recorded) is not None) == warned

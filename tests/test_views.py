@@ -9,7 +9,7 @@ from PIL import Image
 from stages.errors import UsageError
 from stages.images.views import PATCH, parsed, seen
 
-VIEWS = ("resize:20", "jitter:0.5,0.3", "mask:0.6", "pad", "rotate:3", "resize:20|jitter:0.5,0.3")
+VIEWS = ("resize:20", "jitter:0.5,0.3", "mask:0.6", "pad", "rotate:3", "crop:0.7", "resize:20|jitter:0.5,0.3")
 
 
 def picture(width: int = 64, height: int = 48) -> Image.Image:
@@ -56,6 +56,33 @@ def test_padded_and_rotated() -> None:
     assert seen(picture(), "rotate:3", 5).size == (64, 48)
 
 
+def test_a_part_of_it() -> None:
+    whole = picture(10, 20)
+    part = seen(whole, "crop:0.5", 3)
+    assert part.size == (5, 10)
+    assert any(
+        part.tobytes() == whole.crop((x, y, x + 5, y + 10)).tobytes() for x in range(6) for y in range(11)
+    )  # fmt: skip
+    assert seen(whole, "crop:1", 3).tobytes() == whole.tobytes()
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_quarters_of_a_turn(seed: int) -> None:
+    pixels = np.asarray(picture(5, 3))
+    for quarters in range(4):
+        turned = np.asarray(seen(picture(5, 3), f"turn:{90 * quarters}", seed))
+        assert (turned == np.rot90(pixels, -quarters)).all()
+
+
+def test_quarters_in_another_order() -> None:
+    whole = np.asarray(picture(8, 6))
+    assert (np.asarray(seen(picture(8, 6), "tiles:1234", 0)) == whole).all()
+    tiled = np.asarray(seen(picture(9, 7), "tiles:3142", 0))
+    own = np.asarray(picture(9, 7))
+    assert (tiled[:3, :4] == own[3:6, :4]).all() and (tiled[:3, 4:] == own[:3, :4]).all()
+    assert (tiled[3:, :4] == own[3:6, 4:8]).all() and (tiled[3:, 4:] == own[:3, 4:8]).all()
+
+
 def test_no_jitter_is_no_change_of_brightness() -> None:
     grey = Image.new("RGB", (4, 4), (90, 90, 90))
     assert seen(grey, "jitter:0,0.5", 3).tobytes() == grey.tobytes()
@@ -77,6 +104,10 @@ def test_either_of_two_with_equal_chance() -> None:
         ("mask:-1", "it is mask:SHARE"),
         ("jitter:0.5", "BRIGHTNESS,HUE"),
         ("pad:3", "it is pad"),
+        ("crop:0", "it is crop:SHARE"),
+        ("turn:45", "it is turn:DEGREES"),
+        ("tiles:1123", "it is tiles:ORDER"),
+        ("tiles:12", "it is tiles:ORDER"),
         ("resize:20|", "no view ''"),
         ("", "no view ''"),
     ],

@@ -23,7 +23,7 @@ def command(
 
     ireasoner rollout questions.parquet --policy it0001/policy --samples 8
 
-    ireasoner rollout rollouts.parquet --pass reader --of answer --no-image --samples 1 --prompt reader.txt
+    ireasoner rollout rollouts.parquet --pass reader --of answer --no-image
 
     A pass keeps the rows that are there and adds its own to each group; with `--of` it asks once more of each row of an
     earlier one. Settings files have passes as `[[pass]]` tables, which `--pass NAME` takes its settings from.

@@ -21,9 +21,11 @@ from ireasoner_cli.running.tracking import Track, no_tracker
 from stages import shards
 from stages.contract import ANSWER
 from stages.errors import EngineError
+from stages.models.support import adapters, check_learning
 from stages.policy import STATE_FILE, is_pruned, open_policy, prune
 from stages.progress import Progress
 from stages.result import Result
+from stages.sampling import Sampler, Wanted
 from stages.sampling.warm import WarmEngine
 
 
@@ -42,7 +44,6 @@ class Plan:
     benchmark: Path | None = None
     eval_every: int = 5
     keep: int = 3
-    debug: bool = False
     recipe: str | None = None
     phases: Sequence[Phase] = ()
     passes: Sequence[str] = (ANSWER,)
@@ -87,7 +88,9 @@ class View(Progress, Protocol):
         ...
 
 
-def run_loop(plan: Plan, prepare: Prepare, view: View, track: Track = no_tracker) -> dict[str, Any]:
+def run_loop(
+    plan: Plan, prepare: Prepare, view: View, engines: WarmEngine, track: Track = no_tracker
+) -> dict[str, Any]:
     """Runs what is missing of the plan's iterations; returns the figures of the last, and which policy is best.
     `track` is told the figures of each.
 
@@ -98,7 +101,7 @@ def run_loop(plan: Plan, prepare: Prepare, view: View, track: Track = no_tracker
             prepare("rollout", {"recipe": recipe, "pass": name}, plan.out)
         for stage in ("score", "update", *(["eval"] if plan.benchmark else [])):
             prepare(stage, {"recipe": recipe}, plan.benchmark or plan.out)
-    loop = _Loop(plan, prepare, view, track)
+    loop = _Loop(plan, prepare, view, engines, track)
     first = loop.resume()
     if plan.benchmark is not None:
         loop.evaluate(0)
@@ -115,12 +118,12 @@ def run_loop(plan: Plan, prepare: Prepare, view: View, track: Track = no_tracker
 
 
 class _Loop:
-    def __init__(self, plan: Plan, prepare: Prepare, view: View, track: Track) -> None:
+    def __init__(self, plan: Plan, prepare: Prepare, view: View, engines: WarmEngine, track: Track) -> None:
         self._plan = plan
         self._prepare = prepare
         self._view = view
         self._track = track
-        self._engines = WarmEngine(plan.debug)
+        self._engines = engines
         self.history: dict[int, Figures] = {}
         self.base_accuracy: float | None = None
 
@@ -204,7 +207,7 @@ class _Loop:
         out = plan.folder(number) / "eval.parquet" if number else plan.out / "base.parquet"
         settings = {"model": plan.model, "seed": plan.seed, "policy": plan.policy(number), "out": out}
         work = self._prepare("eval", settings, plan.benchmark)
-        result = work.stage(progress=self._view, engines=self._engines)
+        result = work.stage(progress=self._view, engines=self._open)
         if not number:
             self.base_accuracy = result.summary["accuracy"]
         return result
@@ -216,7 +219,15 @@ class _Loop:
             "out": folder / f"{output}.parquet",
             "recipe": self._plan.recipe_of(number),
         }
-        return self._prepare(stage, {**settings, **own}, *inputs).stage(progress=self._view, engines=self._engines)
+        return self._prepare(stage, {**settings, **own}, *inputs).stage(progress=self._view, engines=self._open)
+
+    def _open(self, wanted: Wanted) -> Sampler:
+        """The warm engine. Raises EngineError, the first time already, where the loop would come to nothing: the model
+        cannot be learned from, or vLLM not sample from the policy that the first iteration makes."""
+        check_learning(wanted.model)
+        if wanted.name == "vllm" and (reason := adapters(wanted.model)):
+            raise EngineError(f"{wanted.model.ref.name}: {reason}")
+        return self._engines(wanted)
 
     @property
     def best(self) -> int | None:

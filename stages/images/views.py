@@ -24,6 +24,9 @@ def seen(picture: Image.Image, view: str, seed: int) -> Image.Image:
     - `mask:SHARE`     so many of its patches of 14 × 14 pixels black
     - `pad`            within a white border of up to a quarter of its shorter side
     - `rotate:DEGREES` turned by U(−DEGREES, DEGREES) about its centre, white in the corners
+    - `crop:SHARE`     a part of it somewhere, so much of either side
+    - `turn:DEGREES`   turned clockwise by as many quarters of a turn, always
+    - `tiles:ORDER`    its four quarters in this order, always: `tiles:1234` is the picture, of an even size
 
     and of several, `resize:20|mask:0.6`, one. Raises UsageError for a view that is none of these.
     """
@@ -43,7 +46,8 @@ def parsed(view: str) -> list[tuple[str, list[float]]]:
         numbers = [float(number) for number in (parts[2] or "").split(",") if number] if parts else []
         kind = VIEWS[name]
         fits = zip(numbers, kind.largest, strict=False)
-        if parts is None or len(numbers) != len(kind.largest) or any(number > most for number, most in fits):
+        far = any(number > most for number, most in fits)
+        if parts is None or len(numbers) != len(kind.largest) or far or not kind.allowed(*numbers):
             limits = " and ".join(f"{most:g}" for most in kind.largest)
             raise UsageError(f"view {one.strip()!r}: it is {kind.form}{f', at most {limits}' * bool(limits)}")
         found.append((name, numbers))
@@ -86,13 +90,35 @@ def _rotate(picture: Image.Image, draws: random.Random, degrees: float) -> Image
     return picture.rotate(turn, Image.Resampling.BICUBIC, fillcolor="white")
 
 
+def _crop(picture: Image.Image, draws: random.Random, share: float) -> Image.Image:
+    width, height = (max(1, round(share * side)) for side in picture.size)
+    left, top = draws.randint(0, picture.width - width), draws.randint(0, picture.height - height)
+    return picture.crop((left, top, left + width, top + height))
+
+
+def _turn(picture: Image.Image, draws: random.Random, degrees: float) -> Image.Image:
+    return picture.rotate(-90 * (degrees // 90), expand=True)
+
+
+def _tiles(picture: Image.Image, draws: random.Random, order: float) -> Image.Image:
+    width, height = (max(1, side // 2) for side in picture.size)
+    corners = [(0, 0), (width, 0), (0, height), (width, height)]
+    tiled = Image.new("RGB", (2 * width, 2 * height))
+    for place, tile in zip(corners, f"{order:g}", strict=True):
+        left, top = corners[int(tile) - 1]
+        tiled.paste(picture.crop((left, top, left + width, top + height)), place)
+    return tiled
+
+
 @dataclass(frozen=True)
 class View:
-    """A kind of view: how it is written, the largest of each of its numbers, and what it does."""
+    """A kind of view: how it is written, the largest of each of its numbers, what it does, and which numbers are none
+    for it beside those that are too large."""
 
     form: str
     largest: tuple[float, ...]
     draw: Draw
+    allowed: Callable[..., bool] = lambda *numbers: True
 
 
 VIEWS = {
@@ -101,4 +127,7 @@ VIEWS = {
     "mask": View("mask:SHARE", (1,), _mask),
     "pad": View("pad", (), _pad),
     "rotate": View("rotate:DEGREES", (180,), _rotate),
+    "crop": View("crop:SHARE", (1,), _crop, lambda share: share > 0),
+    "turn": View("turn:DEGREES", (270,), _turn, lambda degrees: degrees % 90 == 0),
+    "tiles": View("tiles:ORDER", (4321,), _tiles, lambda order: sorted(f"{order:g}") == list("1234")),
 }

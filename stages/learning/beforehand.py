@@ -23,7 +23,7 @@ from stages.learning.last_token import LastToken
 from stages.learning.learner import Learner
 from stages.policy import Policy
 
-FILE = "beforehand.parquet"
+FILE = "beforehand"
 # A row a group that the Solver learns from: its training step; of its rows in pairs the log π_ref; of those that are
 # not cut off the last token's log π_base.
 MEASURED = pa.schema([("step", pa.int64()), ("reference", pa.list_(pa.float64())), ("last", pa.list_(pa.float64()))])

@@ -24,7 +24,9 @@ from stages.learning.passes import TOKENS_PER_PASS, packed
 from stages.learning.ranks import Ranks
 from stages.learning.rows import Bundle, Row, TrainingGroup, bundles, completions_of, in_passes, tokens_of
 from stages.models.device import memory_bounded, repeatable
+from stages.models.estimate import Group
 from stages.models.finding import Model
+from stages.models.fitting import step_advice
 from stages.parameters.update import UpdateParams
 from stages.policy import (
     ADAPTER_CONFIG,
@@ -86,8 +88,7 @@ class Learner:
             )
             for role in ROLES
         }
-        saving = "" if params.gradient_checkpointing else "use --gradient-checkpointing, or "
-        self._memory_advice = f"{saving}sample with a smaller --max-pixels"
+        self._model, self._asked = model, Group()
         kl_coef = params.kl_start if params.kl_fixed is None else params.kl_fixed
         self.roles: dict[Role, RoleState] = dict.fromkeys(ROLES, RoleState(Baseline(), kl_coef))
         self._optimizers = {
@@ -146,6 +147,7 @@ class Learner:
         state, optimizer = self.roles[role], self._optimizers[role]
         kl_fixed = self.params.kl_fixed
         state = state if kl_fixed is None else replace(state, kl_coef=kl_fixed)
+        self._asked = _longest(groups)
         with memory_bounded(self._memory_advice):
             parameters = list(self.model.parameters(role).values())
             for parameter in parameters:
@@ -184,6 +186,10 @@ class Learner:
             "logprob_gap_max": float(self._largest_gap.max()),
             "tokens": sum(len(tokens) for group in groups for tokens in group.token_ids),
         }
+
+    def _memory_advice(self) -> str:
+        """What helps where the step that was asked for has filled the GPU."""
+        return step_advice(self._model, self._asked, self.lora, self.params.gradient_checkpointing)
 
     def _next_kl_coef(self, kl_coef: float, kl: float) -> float:
         if self.params.kl_fixed is not None:
@@ -351,6 +357,15 @@ class Learner:
             shutil.copyfile(folder / SOLVER / ADAPTER_CONFIG, folder / TEACHER / ADAPTER_CONFIG)
             tensors = {name: tensor.cpu().contiguous() for name, tensor in self.teacher.items()}
             write_tensors(tensors, folder / TEACHER / ADAPTER_FILE)
+
+
+def _longest(groups: Sequence[TrainingGroup]) -> Group:
+    """What memory is needed for: the longest prompt, the most trajectories, the longest of them."""
+    return Group(
+        max((len(prompt) for group in groups for prompt in group.prompts), default=0),
+        max(len(group.token_ids) for group in groups),
+        max(len(tokens) for group in groups for tokens in group.token_ids),
+    )
 
 
 def forbidden_in(model: Model, token_ids: Sequence[int], vocabulary: int) -> int | None:

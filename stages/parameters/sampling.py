@@ -80,7 +80,7 @@ class Sampling:
     sampler: SamplerName | None = option(
         None,
         "Sampling engine; fake makes text up without loading a model, to try a pool and settings with.",
-        shown="vllm where installed, else transformers",
+        shown="vllm where it is installed and takes the model, else transformers",
         panel=ENGINE,
         recorded=False,
     )

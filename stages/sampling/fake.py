@@ -5,13 +5,13 @@ import random
 import re
 import sys
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from stages.contract import PROPOSER
-from stages.models.finding import Model
 from stages.models.lengths import PictureLengths
-from stages.parameters.sampling import Decoding, EngineOptions, Pixels
+from stages.parameters.sampling import Decoding
 from stages.prompts import load_prompt
-from stages.sampling.interface import Refused, Request, Sample
+from stages.sampling.interface import Refused, Request, Sample, Wanted
 from stages.sampling.refusing import too_long
 
 TAG = re.compile(r"<([a-z][a-z0-9_-]*)>")
@@ -25,12 +25,14 @@ class FakeSampler:
     named are filled with a number.
     """
 
-    def __init__(self, model: Model, pixels: Pixels, options: EngineOptions) -> None:
+    def __init__(self, wanted: Wanted) -> None:
+        model = wanted.model
+        self.device: dict[str, Any] = {}
         self._asks = load_prompt(PROPOSER, model.path)
         self._tokenizer = model.tokenizer
         self._end = model.end_of_turn[0]
-        self._context = model.context(options.max_model_len) or sys.maxsize
-        self._pictures = PictureLengths(model, pixels)
+        self._context = model.context(wanted.options.max_model_len) or sys.maxsize
+        self._pictures = PictureLengths(model, wanted.pixels)
 
     def sample(self, requests: Iterable[Request], decoding: Decoding) -> Iterator[Sample | Refused]:
         for request in requests:
@@ -54,6 +56,9 @@ class FakeSampler:
                 logprobs=[-rng.random() for _ in token_ids],
                 finish_reason="stop" if finished else "length",
             )
+
+    def close(self) -> None:
+        pass
 
 
 def _proposal(rng: random.Random) -> str:

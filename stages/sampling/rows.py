@@ -3,6 +3,7 @@
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +14,7 @@ from stages.job import Start
 from stages.parameters.rollout import AdapterName
 from stages.parameters.sampling import Decoding, SamplerName, Sampling
 from stages.prompts import load_prompt
-from stages.sampling.interface import Engines, Refused, Request, Sample, Sampler
+from stages.sampling.interface import Engines, Refused, Request, Sample, Sampler, Wanted
 from stages.sampling.opening import resolve_sampler
 
 Row = dict[str, Any]
@@ -39,19 +40,22 @@ class Asking:
     ) -> "Asking":
         """`whose` adapter answers, the role's own by default; `asks`: the prompt needs a place for the question.
 
-        Raises UsageError as `load_prompt` and `resolve_sampler` do, and for a teacher that the policy has not.
+        Raises UsageError and EngineError as `load_prompt` and `resolve_sampler` do, and UsageError for a teacher that
+        the policy has not.
         """
         prompt = load_prompt(role, start.model.path, settings.prompt, asks)
-        return Asking(role, start, settings, prompt, resolve_sampler(settings.sampler), _adapter(start, whose or role))
+        adapter = _adapter(start, whose or role)
+        return Asking(role, start, settings, prompt, resolve_sampler(settings.sampler, start.model, adapter), adapter)
 
     def recorded(self) -> dict[str, Any]:
         """What a shard records of it, beside the settings."""
         return {"prompt": self.prompt, "sampler": self.sampler}
 
-    def open(self, engines: Engines, max_images: int = 1) -> Sampler:
-        """The engine, with the adapter. Raises EngineError as it does."""
-        settings = self.settings
-        return engines(self.sampler, self.start.model, self.adapter, settings.pixels, settings.engine, max_images)
+    def open(self, engines: Engines, max_images: int = 1) -> "closing[Sampler]":
+        """The engine, with the adapter; closed where the block ends. Raises EngineError as it does."""
+        settings, model = self.settings, self.start.model
+        wanted = Wanted(self.sampler, model, self.adapter, settings.pixels, settings.engine, max_images)
+        return closing(engines(wanted))
 
 
 def _adapter(start: Start, whose: Role | AdapterName) -> Path | None:

@@ -37,15 +37,15 @@ class SelfRewards:
                 "--vote self-reward asks the policy what it thinks of its answers, and this one has not learned to "
                 "say: update with --loss-aux last-token first"
             )
-        self.last = LastToken(unused_id(model, own.token), own.scale, own.reference)
+        self._last = LastToken(unused_id(model, own.token), own.scale, own.reference)
         self._ends = set(model.end_of_turn)
         self._contexts = Contexts(recorded)
         self._policy = PolicyModel(model, seed=0, lora=policy.state.lora)
         self._policy.set_adapter(SOLVER, self._policy.read_adapter(SOLVER, policy.folder / SOLVER))
 
-    def logprobs(self, block: pa.Table) -> np.ndarray:
-        """log π(z | x, y) of each row [rows], float64; NaN of the Proposer's, of those without tokens and of those that
-        were cut off. Raises DataError for pictures that are gone or have changed, EngineError when the device's memory
+    def of(self, block: pa.Table) -> np.ndarray:
+        """r_s of each row [rows], float64; NaN of the Proposer's, of those without tokens and of those that were cut
+        off. Raises DataError for pictures that are gone or have changed, EngineError when the device's memory
         runs out."""
         found = np.full(len(block), np.nan)
         behind: dict[Context, list[int]] = {}
@@ -64,4 +64,4 @@ class SelfRewards:
         completions = [torch.tensor(row["token_ids"]) for row in rows]
         head = self._policy.head
         for states in self._policy.token_states(prompt, completions, SOLVER, self._policy.depth):
-            yield float(head.logits(states[-1:]).log_softmax(-1)[0, self.last.token])
+            yield float(self._last.self_reward(head.logits(states[-1:]).log_softmax(-1)[0, self._last.token]))
