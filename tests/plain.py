@@ -35,7 +35,7 @@ class Example:
 
     def group(self, model: PolicyModel) -> TrainingGroup:
         prompt = model.process((self.image,), self.prompt, self.pixels)
-        return TrainingGroup(prompt, self.token_ids, self.logprobs, self.rewards)
+        return TrainingGroup([prompt], self.token_ids, self.logprobs, self.rewards)
 
 
 def stock_model(model: Model, adapter: Path | None = None, dtype: torch.dtype = torch.float32) -> Any:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from stages.contract import PROPOSER, SOLVER, Role
 from stages.learning import again, attention
@@ -22,6 +23,7 @@ from stages.models.finding import Model, find_model
 from stages.models.prompting import PromptBuilder
 from stages.parameters.sampling import Pixels
 from stages.policy import RoleState
+from tests.conftest import build_tiny_model
 from tests.plain import Example, PlainLoop, double_throughout, stock_model
 
 TEXTS = ("<answer>4</answer>", "Step 1: The red bar is 7.", "1")
@@ -93,11 +95,10 @@ def set_kl_coef(learner: Learner, kl_coef: float, baseline: Baseline = Baseline(
 
 def own_terms(learner: Learner, group: TrainingGroup, role: Role = SOLVER) -> Terms:
     tokens = [torch.tensor(ids) for ids in group.token_ids]
-    assert group.prompt is not None
     with torch.no_grad():
-        reference, prefix = learner.model.prompts([group.prompt], role)
+        reference, prefix = learner.model.prompts(group.prompts, role)
         states, reference_states = (
-            learner.model.states([group.prompt], part, [tokens], of) for part, of in ((prefix, role), (reference, None))
+            learner.model.states(group.prompts, part, [tokens], of) for part, of in ((prefix, role), (reference, None))
         )
     ones = torch.ones(len(states))
     return loss_terms(states, reference_states, Tokens(torch.cat(tokens), ones, ones, ones), 0.1, learner.model.head)
@@ -273,10 +274,41 @@ def test_what_is_made_again_is_not_kept() -> None:
     made = again.remade(torch.tanh, x)
     recipe, inputs = again.kept(made.reshape(2, 2, 8))
     assert recipe is not None and inputs == (x,)
-    assert again.kept(made[:2]) [0] is None and again.kept(made.T)[0] is None
+    assert again.kept(made[:2])[0] is None and again.kept(made.T)[0] is None
     assert torch.equal(recipe.again(inputs), made)
     [found] = torch.autograd.grad((made**2).sum(), x)
     assert found == pytest.approx(2 * torch.tanh(x).detach() * (1 - torch.tanh(x).detach() ** 2), abs=1e-12)
+
+
+class Counting(TorchDispatchMode):
+    """How many operations are started that compute or copy; views are free."""
+
+    VIEWS = (
+        *("view", "transpose", "t", "expand", "unsqueeze", "squeeze", "slice", "select", "detach", "alias", "permute"),
+        *("split", "split_with_sizes", "_unsafe_view", "as_strided", "unbind", "lift_fresh"),
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), named: Any = None) -> Any:
+        self.count += function.overloadpacket.__name__ not in self.VIEWS
+        return function(*arguments, **(named or {}))
+
+
+def test_a_layer_starts_few_operations(tmp_path: Path) -> None:
+    """A GPU takes as long to start what a step is made of as to compute it: a budget, of a prompt and one pass of
+    completions behind it, of π_ref and π, forward and backward, and the step's own."""
+    counts = []
+    for layers in (2, 3):
+        model = find_model(str(build_tiny_model(tmp_path / str(layers), layers=layers)))
+        learner = Learner(model, UpdateParams(), seed=0)
+        group = a_group(learner)
+        with Counting() as operations:
+            gradient(learner, group)
+        counts.append(operations.count)
+    assert counts[1] - counts[0] <= 490
 
 
 def test_the_gradient_changes_when_the_image_changes(learner: Learner) -> None:
@@ -324,10 +356,9 @@ def test_the_reference_is_the_base_model_whatever_the_adapters_hold(learner: Lea
     with torch.no_grad():
         base = torch.cat(PlainLoop(model, stock_model(model)).group_logprobs(example))
     for role in (SOLVER, PROPOSER):
-        assert group.prompt is not None
-        reference, _ = learner.model.prompts([group.prompt], role)
+        reference, _ = learner.model.prompts(group.prompts, role)
         with torch.no_grad():
-            logits = learner.model.head.logits(learner.model.states([group.prompt], reference, [tokens], None))
+            logits = learner.model.head.logits(learner.model.states(group.prompts, reference, [tokens], None))
         assert torch.log_softmax(logits, -1).exp() == pytest.approx(base.exp(), abs=1e-5)
 
 
@@ -467,7 +498,7 @@ def test_on_policy_at_default_sampling_the_weight_is_one(learner: Learner, model
     group = a_group(learner)
     lengths = [len(ids) for ids in group.token_ids]
     logprobs = [row.tolist() for row in own_terms(learner, group).logprob.split(lengths)]
-    on_policy = TrainingGroup(group.prompt, group.token_ids, logprobs, group.rewards)
+    on_policy = TrainingGroup(group.prompts, group.token_ids, logprobs, group.rewards)
     assert learner.step(SOLVER, [on_policy])["importance_weight"] == pytest.approx(1.0, abs=1e-6)
 
 

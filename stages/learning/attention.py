@@ -29,8 +29,8 @@ def attention(
     is_causal: bool | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """query [B, heads, L, d]; key, value [B, key_heads, K, d]; attention_mask [B, 1, L, K] bool as `sdpa_mask` makes it,
-    or None: causal, unless the module or `is_causal` says otherwise. Returns [B, L, heads, d], and no weights."""
+    """query [B, heads, L, d]; key, value [B, key_heads, K, d]; attention_mask [B, 1, L, K] bool as `sdpa_mask` makes
+    it, or None: causal, unless the module or `is_causal` says otherwise. Returns [B, L, heads, d], and no weights."""
     for name in UNKNOWN:
         if others.get(name) is not None:
             raise EngineError(f"{type(module).__name__}: attention with {name} cannot be learned")

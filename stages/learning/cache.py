@@ -46,7 +46,7 @@ def empty_cache(config: Any) -> "Cache":
 
     def assigning(layer: Any) -> Any:
         kind = type(layer)
-        own = object.__new__(type(f"Assigning{kind.__name__}", (_Assigning, kind), {}))
+        own: Any = object.__new__(type(f"Assigning{kind.__name__}", (_Assigning, kind), {}))
         vars(own).update(vars(layer))
         return own
 

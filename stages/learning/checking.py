@@ -3,13 +3,14 @@
 The learner takes for granted that what stands behind a prompt sees of it what a cache keeps, that what is padded behind
 is seen by nothing, that autograd can follow all of it, and that logits are a product of the last states. A family for
 which one of these does not hold would be learned from wrongly, without an error. So a small prompt with a picture and
-two completions are run both ways: as transformers runs the whole of each, its layers untouched, and as the learner does.
+two completions are run both ways: as transformers runs the whole of each, its layers untouched, and as the learner
+does.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import product
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -21,9 +22,6 @@ from stages.errors import EngineError, StageError
 from stages.learning.loss import Head, Tokens, loss_terms
 from stages.models.prompting import COMPLETION_TYPES, OF_TOKENS
 from stages.parameters.sampling import Pixels
-
-if TYPE_CHECKING:
-    from stages.learning.model import PolicyModel
 
 PROMPTS = ("What is there to be seen?", "What?")
 COMPLETIONS = (6, 3)  # tokens
@@ -44,14 +42,14 @@ class Trial(NamedTuple):
 
 
 class Examination:
-    """Of a policy, with the Solver's adapter away from where it starts."""
+    """Of a policy (a PolicyModel), with the Solver's adapter away from where it starts."""
 
-    def __init__(self, policy: "PolicyModel") -> None:
+    def __init__(self, policy: Any, forbidden_tokens: Sequence[int]) -> None:
         self._policy = policy
         picture = Image.linear_gradient("L").resize((96, 64)).convert("RGB")
         self._prompts = [policy.process((picture,), text, Pixels()) for text in PROMPTS]
         allowed = torch.ones(len(policy.head.weight), dtype=torch.bool)
-        allowed[policy.head.forbidden.cpu()] = False
+        allowed[list(forbidden_tokens)] = False
         some = torch.linspace(0, int(allowed.sum()) - 1, sum(COMPLETIONS)).long()
         tokens = allowed.nonzero()[:, 0][some]
         self._completions = tokens.split(COMPLETIONS)

@@ -101,16 +101,29 @@ class Head:
 
 @dataclass(frozen=True)
 class Terms:
-    """logprob, kl [T]: log π(y_t) at the rule's temperature and KL_t, float32 at least. loss, kl_mean, weight_mean:
-    the shared-out sums of the loss, of KL_t and of the importance weight, scalars. gradient [T, d]: of the loss, with
-    respect to the policy's hidden states."""
+    """logprob, kl [T]: log π(y_t) at the rule's temperature and KL_t, float32 at least; gap [T]: |log π(y_t) − log μ|.
+    loss, kl_mean, weight_mean, gap_mean: the shared-out sums of the loss, of KL_t, of the importance weight and of the
+    gap, scalars. gradient [T, d]: of the loss, with respect to the policy's hidden states."""
 
     logprob: Tensor
     kl: Tensor
+    gap: Tensor
     loss: Tensor
     kl_mean: Tensor
     weight_mean: Tensor
+    gap_mean: Tensor
     gradient: Tensor
+
+
+@torch.no_grad()
+def token_logprobs(states: Tensor, ids: Tensor, head: Head) -> Tensor:
+    """log π(y) [T]; states [T, d] predict the tokens `ids` [T]."""
+    positions = POSITIONS_PER_CHUNK[states.device.type]
+    found = [
+        torch.log_softmax(head.logits(some), -1).gather(-1, own[:, None])[:, 0]
+        for some, own in zip(states.split(positions), ids.split(positions), strict=True)
+    ]
+    return torch.cat(found)
 
 
 def loss_terms(
@@ -134,12 +147,15 @@ def loss_terms(
         )
     ]
     logprob, kl, loss, weight, gradient = (torch.cat(list(parts)) for parts in zip(*chunks, strict=True))
+    gap = (logprob - tokens.sampled_logprobs).abs()
     return Terms(
         logprob,
         kl,
+        gap,
         (tokens.shares * (kl_coef * kl + loss)).sum(),
         (tokens.shares * kl).sum(),
         (tokens.shares * weight).sum(),
+        (tokens.shares * gap).sum(),
         gradient,
     )
 

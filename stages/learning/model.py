@@ -23,8 +23,8 @@ from torch.nn.utils.rnn import pad_sequence
 from stages.contract import PROPOSER, SOLVER, Role
 from stages.errors import DataError
 from stages.learning.attention import use_in
-from stages.learning.checking import Examination, compare, tried
 from stages.learning.cache import empty_cache, keeps_everything, mapped
+from stages.learning.checking import Examination, compare, tried
 from stages.learning.checkpointing import checkpointed
 from stages.learning.lean import Running, make_lean
 from stages.learning.loss import Head
@@ -111,7 +111,7 @@ class PolicyModel:
 
     def _open(self, gradient_checkpointing: bool) -> None:
         """Lets the layers run as learning needs them, and holds them to what they did before. Raises EngineError."""
-        examination = Examination(self)
+        examination = Examination(self, self._model.forbidden_tokens)
         with repeatable(self.device), examination.moved():
             separate, self.head = examination.separately(self._base, self._peft)
             for parameters in self._adapters.values():
@@ -282,14 +282,13 @@ class PolicyModel:
         remembered = {name: value for name in REMEMBERED if (value := getattr(self._inner, name, None)) is not None}
         if len(encoded.lengths) == 1:
             return [Prefix(cache, out.last_hidden_state[:, -1], remembered)]
-        return [
-            Prefix(
-                mapped(cache, lambda kept, row=row, length=length: kept[row : row + 1, :, :length]),
-                out.last_hidden_state[row, length - 1, None],
-                {name: value[row : row + 1] for name, value in remembered.items()},
-            )
-            for row, length in enumerate(encoded.lengths)
-        ]
+
+        def of_row(row: int, length: int) -> Prefix:
+            own = mapped(cache, lambda kept: kept[row : row + 1, :, :length])
+            last = out.last_hidden_state[row, length - 1, None]
+            return Prefix(own, last, {name: value[row : row + 1] for name, value in remembered.items()})
+
+        return [of_row(row, length) for row, length in enumerate(encoded.lengths)]
 
     def _run_behind(self, prefix: Prefix, completions: Sequence[Tensor], role: Role | None) -> Any:
         """The model's output of completions behind a prompt, rows padded behind: what stands there is seen by no token
@@ -354,6 +353,9 @@ def batches(prompts: Sequence[PromptInputs]) -> Iterator[list[PromptInputs]]:
 
 def _shape(tensors: Mapping[str, Any]) -> list[Any]:
     return [
-        (name, "tokens" if name in (*OF_TOKENS, "input_ids") else value.shape[1:] if isinstance(value, Tensor) else name)
+        (
+            name,
+            "tokens" if name in (*OF_TOKENS, "input_ids") else value.shape[1:] if isinstance(value, Tensor) else name,
+        )
         for name, value in sorted(tensors.items())
     ]

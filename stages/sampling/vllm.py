@@ -101,7 +101,7 @@ class VllmSampler:
             settings |= _cpu_sizes(settings)
         else:
             check_fit(model, current_platform.get_device_total_memory(), options)
-        self._llm = LLM(**settings)
+        self._llm: Any = LLM(**settings)
         self._sleeps = warm and here.gpu
 
     def use(self, adapter: Path | None, pixels: Pixels) -> None:
@@ -131,7 +131,7 @@ class VllmSampler:
         process's first sampler."""
         with suppress(Exception):  # one that has failed has ended already
             self._llm.llm_engine.engine_core.shutdown()
-        del self._llm
+        self._llm = None
 
     def _wake(self) -> None:
         from stages.models.device import free_cache
@@ -155,8 +155,9 @@ class VllmSampler:
         try:
             yield from self._sample(requests, decoding)
         finally:  # given up halfway: a warm engine must not carry requests into the next run
-            engine = self._llm.llm_engine
-            engine.abort_request(list(engine.output_processor.request_states), internal=True)
+            if self._llm is not None:
+                engine = self._llm.llm_engine
+                engine.abort_request(list(engine.output_processor.request_states), internal=True)
 
     def _sample(self, requests: Iterable[Request], decoding: Decoding) -> Iterator[Sample | Refused]:
         source = iter(requests)
