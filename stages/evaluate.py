@@ -46,7 +46,7 @@ def evaluate(
     Raises DataError, UsageError and EngineError as the other sampling stages do.
     """
     names = params.task or []
-    start = Start.chosen(call)
+    start = Start.chosen(call, SOLVER)
     benchmarks = [_open(name, inputs, params.data, call.limit) for name in names or ("plain",)]
     asking = Asking.settled(SOLVER, start, params.sampling)
     if not params.reasoning:

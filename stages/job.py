@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from stages import images, shards
-from stages.contract import InputRef, Metadata, ModelRef
+from stages.contract import InputRef, Metadata, ModelRef, Role
 from stages.models.finding import DEFAULT_MODEL, Model, locate_model
 from stages.parameters import Call
 from stages.policy import Policy, check_model, open_policy, recorded_policy
@@ -38,22 +38,23 @@ class Start:
     source: shards.Shards | None = None
 
     @staticmethod
-    def chosen(call: Call) -> "Start":
-        """Of a stage that begins a chain: the policy that is asked for, and the model it was trained on.
+    def chosen(call: Call, role: Role | None = None) -> "Start":
+        """Of a stage that begins a chain: the policy that is asked for, and the model it was trained on. Of a policy
+        whose adapter of one `role` will be loaded nothing else is read.
 
         Raises UsageError, DataError and EngineError as `open_policy` and `locate_model` do.
         """
-        policy = open_policy(call.policy)
+        policy = open_policy(call.policy, role)
         model = locate_model(call.model, policy.state.model if policy.state else ModelRef(DEFAULT_MODEL))
         return Start(model, policy)
 
     @staticmethod
-    def recorded(call: Call, source: shards.Shards) -> "Start":
-        """Of a stage that goes on with one: the policy and the model that `source` was made with.
+    def recorded(call: Call, source: shards.Shards, role: Role | None = None) -> "Start":
+        """Of a stage that goes on with one: the policy and the model that `source` was made with; `role` as above.
 
         Raises UsageError, DataError and EngineError as `recorded_policy`, `locate_model` and `check_model` do.
         """
-        policy = recorded_policy(call.policy, source.metadata.policy, source.files[0])
+        policy = recorded_policy(call.policy, source.metadata.policy, source.files[0], role)
         model = locate_model(call.model, source.metadata.model)
         check_model(policy, model.ref)
         return Start(model, policy, source)

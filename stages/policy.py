@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -152,7 +153,8 @@ def read_state(folder: Path) -> PolicyState:
         lora = Lora(int(raw["lora"]["rank"]), int(raw["lora"]["alpha"]), tuple(raw["lora"]["targets"]))
         if not set(lora.targets) <= set(PROJECTIONS):
             raise ValueError(f"lora.targets is {list(lora.targets)}")
-        return PolicyState(int(raw["step"]), roles, lineage, lora, dict(raw["files"]))
+        files = {name: str(raw["files"][name]) for name in (*CONFIG_FILES, *TENSOR_FILES)}
+        return PolicyState(int(raw["step"]), roles, lineage, lora, files)
     except Refused as error:
         raise DataError(str(error)) from error
     except (OSError, KeyError, TypeError, ValueError) as error:
@@ -162,15 +164,20 @@ def read_state(folder: Path) -> PolicyState:
 def fingerprint(folder: Path) -> str:
     """SHA-256 over all that makes the policy what it is, or, of a pruned one, made it; not over its metrics. Raises
     DataError where a file is missing."""
-    digest = hashlib.sha256()
     hashes = dict(read_state(folder).files) if is_pruned(folder) else {}
-    for name in sorted([*CONFIG_FILES, *TENSOR_FILES, STATE_FILE]):
+    for name in sorted([*CONFIG_FILES, *TENSOR_FILES]):
         if name not in hashes:
             if not (folder / name).is_file():
                 raise DataError(f"{folder}: incomplete policy directory, {name} cannot be read")
             hashes[name] = checked_sha256(folder / name)
-        digest.update(f"{name}\0{hashes[name]}\n".encode())
-    return digest.hexdigest()
+    return _fingerprint_of(folder, hashes)
+
+
+def _fingerprint_of(folder: Path, files: Mapping[str, str]) -> str:
+    """The fingerprint of a policy whose other files have these SHA-256."""
+    hashes = {name: files[name] for name in (*CONFIG_FILES, *TENSOR_FILES)}
+    hashes[STATE_FILE] = checked_sha256(folder / STATE_FILE)
+    return hashlib.sha256("".join(f"{name}\0{hashes[name]}\n" for name in sorted(hashes)).encode()).hexdigest()
 
 
 def is_pruned(folder: Path) -> bool:
@@ -186,22 +193,27 @@ def prune(folder: Path) -> None:
         shutil.rmtree(folder / role, ignore_errors=True)
 
 
-def check_whole(folder: Path, state: PolicyState) -> None:
-    """Raises DataError, naming the file, unless every file is what `state` says, and an adapter or moments."""
+def check_whole(folder: Path, state: PolicyState, only: Role | None = None) -> None:
+    """Raises DataError, naming the file, unless every file is what `state` says, and an adapter or moments; with `only`
+    a role, its adapter alone is looked at."""
     if is_pruned(folder):
         raise DataError(
             f"{folder}: only its state and metrics are left; `ireasoner run` keeps the adapters of the last policies "
             "(--keep) and of the best. `ireasoner update --force` of its scored shard makes it again"
         )
+    configs, tensors = (
+        [name for name in names if only is None or name.startswith(f"{only}/")]
+        for names in (CONFIG_FILES, TENSOR_FILES)
+    )
     try:
-        for name in (*CONFIG_FILES, *TENSOR_FILES):
+        for name in (*configs, *tensors):
             if not (folder / name).is_file():
                 raise DataError(f"{folder}: incomplete policy directory, {name} cannot be read")
             if checked_sha256(folder / name) != state.files.get(name):
                 raise DataError(f"{folder / name}: damaged, its contents do not match what {STATE_FILE} records")
-        for name in CONFIG_FILES:
+        for name in configs:
             _check_adapter_config(folder / name, state.lora)
-        for name in TENSOR_FILES:
+        for name in tensors:
             _check_tensors(folder / name, state.lora)
     except Refused as error:
         raise DataError(str(error)) from error
@@ -244,23 +256,24 @@ def adapter_rank(adapter: Path) -> int:
 BASE_MODEL = Policy(None, None, PolicyRef())
 
 
-def open_policy(folder: Path | None) -> Policy:
-    """The policy in `folder`, or the base model at step 0. Raises as `read_state` and `check_whole` do."""
+def open_policy(folder: Path | None, only: Role | None = None) -> Policy:
+    """The policy in `folder`, or the base model at step 0; who has need of `only` one role's adapter has no other file
+    read. Raises as `read_state` and `check_whole` do."""
     if folder is None:
         return BASE_MODEL
     state = read_state(folder)
-    check_whole(folder, state)
-    return Policy(folder, state, PolicyRef(state.step, fingerprint(folder)))
+    check_whole(folder, state, only)
+    return Policy(folder, state, PolicyRef(state.step, _fingerprint_of(folder, state.files)))
 
 
-def recorded_policy(folder: Path | None, recorded: PolicyRef, source: Path) -> Policy:
-    """The policy that `source` was made with, which must be the one in `folder`.
+def recorded_policy(folder: Path | None, recorded: PolicyRef, source: Path, only: Role | None = None) -> Policy:
+    """The policy that `source` was made with, which must be the one in `folder`; `only` as for `open_policy`.
 
     Raises UsageError when it is missing, DataError when `folder` holds another.
     """
     if folder is None and recorded.step:
         raise UsageError(f"{source} was made with a policy at step {recorded.step}; name its folder with --policy")
-    policy = open_policy(folder)
+    policy = open_policy(folder, only)
     other_hash = recorded.sha256 is not None and policy.ref.sha256 != recorded.sha256
     if other_hash or policy.ref.step != recorded.step:
         made_with = f"the policy at step {recorded.step}" if recorded.step else "the base model"

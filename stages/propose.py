@@ -45,7 +45,7 @@ def propose(
     """
     if params.target is not None and params.questions is None:
         raise UsageError("--target names the column with the answers to --questions, and goes with it")
-    start = Start.chosen(call)
+    start = Start.chosen(call, PROPOSER)
     asking = Asking.settled(PROPOSER, start, params.sampling) if params.questions is None else None
     pool = open_pool(images_path, Columns(params.image_column, params.questions, params.target))
     job = Job(

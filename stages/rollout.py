@@ -41,7 +41,7 @@ def rollout(
     UsageError for paths that are not there, EngineError for the model.
     """
     questions = shards.Shards(inputs, "propose", TRAJECTORY)
-    start = Start.recorded(call, questions)
+    start = Start.recorded(call, questions, SOLVER)
     asking = Asking.settled(SOLVER, start, params.sampling)
     job = Job(
         "rollout",

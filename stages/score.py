@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from stages import shards
-from stages.contract import PROPOSER, SCORE_COLUMNS, SCORED, TRAJECTORY, Metadata
+from stages.contract import PROPOSER, SCORE_COLUMNS, SCORED, SOLVER, TRAJECTORY, Metadata
 from stages.embedding import StepEmbedder
 from stages.embedding.static import StaticEmbedder
 from stages.errors import UsageError
@@ -44,7 +44,7 @@ def score(inputs: Sequence[Path], params: ScoreParams, call: Call = Call(), prog
     chosen = Chosen.of(params)
     chosen.check_sampling(rollouts.metadata)
     if params.embedding == "hidden":
-        start = Start.recorded(call, rollouts)
+        start = Start.recorded(call, rollouts, SOLVER)
     else:
         unread = Policy(None, None, rollouts.metadata.policy)
         start = Start(locate_model(call.model, rollouts.metadata.model), unread)
