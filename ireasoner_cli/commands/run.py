@@ -38,6 +38,8 @@ def command(
         int | None,
         options.Option(min=0, max=2**63 - 1, help="The run's seed.", show_default="[propose] seed, or 0"),
     ] = None,
+    workers: options.Workers = None,
+    ray: options.Cluster = None,
     track: Annotated[
         Literal["wandb"] | None,
         options.Option(help="Send the figures to a tracker, too (the extra `track`).", show_default=False),
@@ -47,7 +49,7 @@ def command(
     recipe: options.Recipe = None,
     debug: options.Debug = False,
 ) -> None:
-    """Run the whole loop: the stages' own commands, iteration after iteration, on one engine that stays warm.
+    """Run the whole loop: the stages' own commands, iteration after iteration, on engines that stay warm.
 
     ireasoner run --images pool/ --iterations 40 --groups 64 --out runs/first
 
@@ -55,10 +57,15 @@ def command(
 
     ireasoner run --images more/ --policy runs/first/it0040/policy --out runs/on
 
+    ireasoner run --images pool/ --out runs/first --workers 4
+
     It writes the files that a shell loop over propose, rollout, score, update and eval writes, with the settings these
     have from ireasoner.toml and variables. Interrupted, the same command goes on where it stopped. Of policies no
     longer kept, state and metrics stay. A run that has collapsed (no entropy, KL out of bounds, nothing parsed) stops
     and says what to change.
+
+    It samples on all GPUs there are, a worker each; the files are those of one, and a run may go on with another
+    number. One that is lost is replaced.
     """  # fmt: skip
     if "TORCHELASTIC_RUN_ID" in os.environ:  # set by torchrun, and by nothing else
         raise UsageError("run is one process and cannot be started by torchrun; a shell loop can, its `update` alone")
@@ -66,8 +73,9 @@ def command(
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read when torch is imported, here before vLLM
     from ireasoner_cli.running.display import Display
     from ireasoner_cli.running.loop import Plan, run_loop
-    from ireasoner_cli.running.prepare import preparing
+    from ireasoner_cli.running.prepare import Prepare
     from ireasoner_cli.running.tracking import tracking
+    from ireasoner_cli.workers.sampling import Here, InParts, open_crew
     from stages import shards
 
     # A key at the top of ireasoner.toml reaches the stages by itself, where a stage's table may override it.
@@ -82,14 +90,20 @@ def command(
         benchmark=benchmark,
         eval_every=eval_every,
         keep=keep,
-        debug=debug,
         recipe=recipe,
         phases=phases(recipe) if recipe else (),
     )
+    prepare = Prepare(context, config, debug)
+    gpus_each = prepare.setting("tensor_parallel", "rollout", {"recipe": plan.recipes[0]}, out)
     # Alone in the folder: of two runs one would take a stage from the other, which then fails.
-    with shards.writing(out, force=True), Display(iterations) as view, tracking(track, out, view.say) as tracked:
+    with (
+        shards.writing(out, force=True),
+        open_crew(workers, ray, gpus_each, debug) as crew,
+        Display(iterations) as view,
+        tracking(track, out, view.say) as tracked,
+    ):
         try:
-            summary = run_loop(plan, preparing(context, config, debug), view, tracked)
+            summary = run_loop(plan, prepare, view, InParts(crew) if crew else Here(debug), tracked)
         except MadeDifferently as error:
             raise UsageError(f"{error.found}; go on with the settings it began with, or name another --out") from error
     console.result(out, summary, False, json)

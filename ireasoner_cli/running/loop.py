@@ -1,4 +1,4 @@
-"""The loop: every stage of every iteration, on one warm engine.
+"""The loop: every stage of every iteration, on engines that stay warm.
 
 OUT/base.parquet                                                      on the benchmark, what the run starts from
 OUT/it0001/questions.parquet  rollouts.parquet  scored.parquet        as a shell loop writes them
@@ -17,12 +17,13 @@ from ireasoner_cli.recipes import Phase
 from ireasoner_cli.running.figures import Figures, collapse, read_figures
 from ireasoner_cli.running.prepare import Prepare
 from ireasoner_cli.running.tracking import Track, no_tracker
+from ireasoner_cli.workers.answer import Words
+from ireasoner_cli.workers.sampling import Sampling
 from stages import shards
 from stages.errors import EngineError
 from stages.policy import STATE_FILE, is_pruned, open_policy, prune
 from stages.progress import Progress
 from stages.result import Result
-from stages.sampling.warm import WarmEngine
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,6 @@ class Plan:
     benchmark: Path | None = None
     eval_every: int = 5
     keep: int = 3
-    debug: bool = False
     recipe: str | None = None
     phases: Sequence[Phase] = ()
 
@@ -79,7 +79,7 @@ class View(Progress, Protocol):
         ...
 
 
-def run_loop(plan: Plan, prepare: Prepare, view: View, track: Track = no_tracker) -> dict[str, Any]:
+def run_loop(plan: Plan, prepare: Prepare, view: View, sampling: Sampling, track: Track = no_tracker) -> dict[str, Any]:
     """Runs what is missing of the plan's iterations; returns the figures of the last, and which policy is best.
     `track` is told the figures of each.
 
@@ -88,7 +88,7 @@ def run_loop(plan: Plan, prepare: Prepare, view: View, track: Track = no_tracker
     for stage in ("rollout", "score", "update", *(["eval"] if plan.benchmark else [])):
         for recipe in plan.recipes:  # settings that are wrong: said now, rather than hours later
             prepare(stage, {"recipe": recipe}, plan.benchmark or plan.out)
-    loop = _Loop(plan, prepare, view, track)
+    loop = _Loop(plan, prepare, view, sampling, track)
     first = loop.resume()
     if plan.benchmark is not None:
         loop.evaluate(0)
@@ -105,12 +105,12 @@ def run_loop(plan: Plan, prepare: Prepare, view: View, track: Track = no_tracker
 
 
 class _Loop:
-    def __init__(self, plan: Plan, prepare: Prepare, view: View, track: Track) -> None:
+    def __init__(self, plan: Plan, prepare: Prepare, view: View, sampling: Sampling, track: Track) -> None:
         self._plan = plan
         self._prepare = prepare
         self._view = view
         self._track = track
-        self._engines = WarmEngine(plan.debug)
+        self._sampling = sampling
         self.history: dict[int, Figures] = {}
         self.base_accuracy: float | None = None
 
@@ -170,14 +170,14 @@ class _Loop:
         folder = self._plan.folder(number)
         settings = {"policy": self._plan.policy(number - 1), "out": folder / "scored.parquet"}
         work = self._prepare("score", {**settings, "recipe": self._plan.recipe_of(number)}, folder / "rollouts.parquet")
-        self._engines.sleep()  # hidden states need the device; nothing is sampled again before the update
+        self._sampling.sleep()  # hidden states need the device; nothing is sampled again before the update
         return work.stage(progress=self._view)
 
     def _update(self, number: int) -> Result:
         folder = self._plan.folder(number)
         settings = {"policy": self._plan.policy(number - 1), "out": folder / "policy"}
         work = self._prepare("update", {**settings, "recipe": self._plan.recipe_of(number)}, folder / "scored.parquet")
-        self._engines.sleep()
+        self._sampling.sleep()
         return work.stage(progress=self._view)
 
     def evaluate(self, number: int) -> Result:
@@ -185,21 +185,22 @@ class _Loop:
         plan = self._plan
         assert plan.benchmark is not None
         out = plan.folder(number) / "eval.parquet" if number else plan.out / "base.parquet"
-        settings = {"model": plan.model, "seed": plan.seed, "policy": plan.policy(number), "out": out}
-        work = self._prepare("eval", settings, plan.benchmark)
-        result = work.stage(progress=self._view, engines=self._engines)
+        settings = {"model": plan.model, "seed": plan.seed, "policy": plan.policy(number)}
+        result = self._made("eval", out, settings, plan.benchmark)
         if not number:
             self.base_accuracy = result.summary["accuracy"]
         return result
 
     def _sample(self, stage: str, number: int, output: str, settings: Mapping[str, object], *inputs: Path) -> Result:
-        folder = self._plan.folder(number)
-        own = {
-            "policy": self._plan.policy(number - 1),
-            "out": folder / f"{output}.parquet",
-            "recipe": self._plan.recipe_of(number),
-        }
-        return self._prepare(stage, {**settings, **own}, *inputs).stage(progress=self._view, engines=self._engines)
+        own = {"policy": self._plan.policy(number - 1), "recipe": self._plan.recipe_of(number)}
+        return self._made(stage, self._plan.folder(number) / f"{output}.parquet", {**settings, **own}, *inputs)
+
+    def _made(self, stage: str, out: Path, settings: Mapping[str, object], *inputs: Path) -> Result:
+        def words(**more: object) -> Words:
+            return self._prepare.words(stage, {**settings, **more}, *inputs)
+
+        work = self._prepare(stage, {**settings, "out": out}, *inputs)
+        return self._sampling.make(work, words, out, self._view)
 
     @property
     def best(self) -> int | None:

@@ -19,8 +19,9 @@ from ireasoner_cli.demo.layout import lay_out
 from ireasoner_cli.running.display import Display
 from ireasoner_cli.running.figures import Figures
 from ireasoner_cli.running.loop import Plan, run_loop
-from ireasoner_cli.running.prepare import preparing
+from ireasoner_cli.running.prepare import Prepare
 from ireasoner_cli.work import Work
+from ireasoner_cli.workers.sampling import Here
 from stages.sampling import open_sampler
 
 
@@ -39,7 +40,7 @@ class Timed(Display):
 def in_one_process(plan: Plan, warm: bool) -> tuple[float, float]:
     """Seconds of the loop, and of the stages in it; an engine for every stage unless `warm`."""
     context = typer.main.get_command(app).make_context("ireasoner", ["run"])
-    prepare = preparing(typer.Context(context.command, parent=context), None, False)
+    prepare = Prepare(typer.Context(context.command, parent=context), None, False)
     own = 0.0
 
     def timed(*words: Any) -> Work:
@@ -55,7 +56,7 @@ def in_one_process(plan: Plan, warm: bool) -> tuple[float, float]:
         return replace(work, stage=stage)
 
     with Timed(plan.iterations) as view:
-        run_loop(plan, timed, view)
+        run_loop(plan, timed, view, Here())
     return view.seconds, own
 
 

@@ -1,0 +1,113 @@
+"""A worker: runs stages in its process, on an engine that stays warm.
+
+    echo '["rollout", "--shard", "1/2", "--out", "rollouts", "--", "questions.parquet"]' |
+        python -m ireasoner_cli.workers.worker
+
+Words come in on stdin, a JSON list a line, and an answer a line goes out on stdout.
+"""
+
+import ctypes
+import json
+import os
+import pkgutil
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import typer
+
+from ireasoner_cli.running.prepare import read_words
+from ireasoner_cli.workers.answer import SLEEP, Answer, Words
+from stages import __version__
+from stages.errors import EngineError, StageError, UsageError
+from stages.result import Result
+from stages.sampling import Sampler
+from stages.sampling.warm import WarmEngine
+
+DEBUG = "--debug"
+PR_SET_PDEATHSIG = 1
+
+
+class Worker:
+    """`run`s words."""
+
+    def __init__(self, debug: bool = False) -> None:
+        # The program as a shell would find it, by its name: its commands start workers, and are not imported here.
+        group: Any = typer.main.get_command(pkgutil.resolve_name("ireasoner_cli.app:app"))
+        self._program = typer.Context(group, info_name="ireasoner", auto_envvar_prefix="IREASONER")
+        self._engines = WarmEngine(debug)
+        self._debug = debug
+        self._sampling = False
+
+    def run(self, words: Words) -> Answer:
+        """Does what the words say; KeyboardInterrupt passes."""
+        self._sampling = False
+        try:
+            if tuple(words) == SLEEP:
+                self._sampling = True  # an engine that cannot sleep is as good as dead
+                self._engines.sleep()
+            else:
+                self._stage(words)
+            return Answer()
+        except StageError as error:
+            # Whoever asks for what cannot be had is told so; an engine that had begun to sample has failed.
+            died = isinstance(error, EngineError) and self._sampling
+            return Answer(type(error).__name__, str(error.args[0]), died)
+        except typer.BadParameter as error:
+            return Answer(UsageError.__name__, error.format_message())
+        except Exception as error:
+            if self._debug:
+                traceback.print_exc()
+            return Answer(EngineError.__name__, f"{type(error).__name__}: {error}; --debug shows where")
+
+    def _stage(self, words: Words) -> Result:
+        return read_words(words, self._program).stage(engines=self._open)
+
+    def _open(self, *wanted: Any) -> Sampler:
+        sampler = self._engines(*wanted)
+        self._sampling = True
+        return sampler
+
+
+class ActingWorker(Worker):
+    """On a machine of a cluster, in the place of a process there."""
+
+    def __init__(self, folder: str, version: str, debug: bool) -> None:
+        """For a driver in `folder`, which paths are relative to, that is of this `version`."""
+        os.chdir(folder)
+        super().__init__(debug)
+        self._wanted = version
+
+    def answer(self, words: Words) -> dict[str, Any]:
+        """As `run` does."""
+        if self._wanted != __version__:
+            here = f"ireasoner {__version__} is installed on {os.uname().nodename}, and {self._wanted} where it is run"
+            return asdict(Answer(UsageError.__name__, f"{here}; install the same on all machines"))
+        return asdict(self.run(words))
+
+
+def die_with_parent() -> None:
+    """Has the system kill this process when the thread that started it ends, however it does."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """The process of one worker, for as long as there are words."""
+    die_with_parent()  # and where it is gone already, so is the other end of stdin
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with os.fdopen(os.dup(1), "w") as answers:
+        os.dup2(2, 1)  # what libraries print is no answer
+        worker = Worker(DEBUG in arguments)
+        try:
+            for line in sys.stdin:
+                print(json.dumps(asdict(worker.run(json.loads(line)))), file=answers, flush=True)
+        except KeyboardInterrupt:
+            sys.exit(128 + signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
