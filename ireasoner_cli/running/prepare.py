@@ -16,7 +16,7 @@ for name, command in STAGES.items():
 _group: Any = typer.main.get_command(_stages)
 
 
-def read_words(words: Sequence[str], program: typer.Context | None) -> Work:
+def read_words(words: Sequence[str], program: Any) -> Work:
     """What `ireasoner WORDS` would do: variables and ireasoner.toml have their say as if it had been typed. `program`
     is the context of all commands, whose settings are looked at.
 

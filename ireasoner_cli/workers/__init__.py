@@ -7,7 +7,7 @@ part goes to the next that is free, to another where one is lost, and all of the
 process writes.
 
     worker      what runs words, in a process of its own
-    processes   workers on this machine      cluster     workers as actors of Ray
+    processes   workers on this machine      cluster, acting     workers as actors of Ray
     crew        words to workers, again where one is lost
     sampling    stages that sample: here, or in parts by a crew
 """

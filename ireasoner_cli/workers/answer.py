@@ -12,10 +12,12 @@ SLEEP = ("sleep",)  # the one command that is no stage's: leave the device's mem
 @dataclass(frozen=True)
 class Answer:
     """What became of words: nothing to tell when all is well. `error` names a class of `stages.errors`, and `message`
-    is its argument. `died`: the worker, or the engine in it, ended over them, and another has taken its place."""
+    is its argument. `later`: the same words may do in a while. `died`: the worker, or the engine in it, ended over
+    them, and another has taken its place."""
 
     error: str = ""
     message: str = ""
+    later: bool = False
     died: bool = False
 
     def exception(self) -> errors.StageError:

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from ireasoner_cli.workers.answer import SLEEP, Answer, Words
-from stages.errors import BeingWritten, EngineError
+from stages.errors import EngineError
 
 DEATHS = 3  # over the same words: then it is not the worker's fault
-PATIENCE = 120  # seconds: a worker on another machine that is lost holds its locks as long as NFS lets it, 90
+PATIENCE = 120  # seconds: NFS lets a machine that is lost hold its locks for 90
 
 
 class Carrier(Protocol):
@@ -53,9 +53,10 @@ class Crew:
         deaths, refused = Counter[Words](), Counter[Words]()
         while waiting or busy:
             while waiting and idle:
-                busy[worker := idle.popleft()] = words = tuple(waiting.popleft())
+                worker = idle.popleft()
+                busy[worker] = tuple(waiting.popleft())
                 self._awake.add(worker)
-                self._carrier.begin(worker, words)
+                self._carrier.begin(worker, busy[worker])
             worker, answer = self._carrier.next()
             words = busy.pop(worker)
             idle.append(worker)
@@ -64,8 +65,8 @@ class Crew:
                 if deaths[words] == DEATHS:
                     raise EngineError(f"{answer.message}; {DEATHS} times, at `ireasoner {shlex.join(words)}`")
                 waiting.appendleft(words)
-            elif answer.error == BeingWritten.__name__ and refused[words] < PATIENCE:
-                refused[words] += 1  # by a worker that is lost to us and not to the system yet
+            elif answer.later and (busy or refused[words] < PATIENCE):
+                refused[words] += not busy  # who is at work may take them next
                 time.sleep(1)
                 waiting.append(words)
             elif answer.error:

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
@@ -80,6 +81,8 @@ def open_crew(workers: int | None, ray: str | None, gpus_each: int, debug: bool)
     """
     carrier: Carrier
     if ray is not None:
+        if find_spec("ray") is None:
+            raise UsageError("Ray is not installed: pip install 'ireasoner[ray]', here and on the cluster's machines")
         from ireasoner_cli.workers.cluster import Actors
 
         carrier = Actors(ray, workers, gpus_each, debug)

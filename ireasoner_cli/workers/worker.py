@@ -21,9 +21,8 @@ import typer
 
 from ireasoner_cli.running.prepare import read_words
 from ireasoner_cli.workers.answer import SLEEP, Answer, Words
-from stages import __version__
-from stages.errors import EngineError, StageError, UsageError
-from stages.result import Result
+from stages.errors import BeingWritten, EngineError, StageError, UsageError
+from stages.progress import SILENT, Progress
 from stages.sampling import Sampler
 from stages.sampling.warm import WarmEngine
 
@@ -42,7 +41,7 @@ class Worker:
         self._debug = debug
         self._sampling = False
 
-    def run(self, words: Words) -> Answer:
+    def run(self, words: Words, progress: Progress = SILENT) -> Answer:
         """Does what the words say; KeyboardInterrupt passes."""
         self._sampling = False
         try:
@@ -50,12 +49,13 @@ class Worker:
                 self._sampling = True  # an engine that cannot sleep is as good as dead
                 self._engines.sleep()
             else:
-                self._stage(words)
+                read_words(words, self._program).stage(progress=progress, engines=self._open)
             return Answer()
         except StageError as error:
+            later = isinstance(error, BeingWritten)  # by a worker that is lost to us, and not to the system yet
             # Whoever asks for what cannot be had is told so; an engine that had begun to sample has failed.
             died = isinstance(error, EngineError) and self._sampling
-            return Answer(type(error).__name__, str(error.args[0]), died)
+            return Answer(type(error).__name__, str(error.args[0]), later, died)
         except typer.BadParameter as error:
             return Answer(UsageError.__name__, error.format_message())
         except Exception as error:
@@ -63,30 +63,10 @@ class Worker:
                 traceback.print_exc()
             return Answer(EngineError.__name__, f"{type(error).__name__}: {error}; --debug shows where")
 
-    def _stage(self, words: Words) -> Result:
-        return read_words(words, self._program).stage(engines=self._open)
-
     def _open(self, *wanted: Any) -> Sampler:
         sampler = self._engines(*wanted)
         self._sampling = True
         return sampler
-
-
-class ActingWorker(Worker):
-    """On a machine of a cluster, in the place of a process there."""
-
-    def __init__(self, folder: str, version: str, debug: bool) -> None:
-        """For a driver in `folder`, which paths are relative to, that is of this `version`."""
-        os.chdir(folder)
-        super().__init__(debug)
-        self._wanted = version
-
-    def answer(self, words: Words) -> dict[str, Any]:
-        """As `run` does."""
-        if self._wanted != __version__:
-            here = f"ireasoner {__version__} is installed on {os.uname().nodename}, and {self._wanted} where it is run"
-            return asdict(Answer(UsageError.__name__, f"{here}; install the same on all machines"))
-        return asdict(self.run(words))
 
 
 def die_with_parent() -> None:

@@ -1,0 +1,91 @@
+"""Workers on a Ray cluster: an actor each, wherever there are GPUs. Words and answers go through Ray, and nothing else.
+
+The files are on a filesystem that all machines have at the same paths.
+"""
+
+import os
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from ireasoner_cli.workers.acting import ActingWorker
+from ireasoner_cli.workers.answer import Answer, Words
+from stages import __version__
+from stages.errors import EngineError, UsageError
+
+CLOSING = 30.0  # seconds that a worker has for putting aside what it has done
+CARRIED = ("IREASONER_", "HF_HOME", "HF_HUB_OFFLINE", "OMP_NUM_THREADS")  # how variables begin that workers get, too
+
+
+class Actors:
+    """So many workers with so many GPUs each; by default as many as the cluster's GPUs allow, or one a machine where
+    there are none. One that is lost is started again by Ray, where there is room."""
+
+    def __init__(self, address: str, workers: int | None, gpus_each: int, debug: bool = False) -> None:
+        """Raises UsageError where the cluster has not so many GPUs, EngineError where there is none."""
+        try:
+            ray.init(address=address, log_to_driver=debug, logging_level="error")
+        except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+            raise EngineError(f"--ray {address}: no cluster answers ({str(error).splitlines()[0]})") from error
+        there = ray.cluster_resources()
+        gpus = int(there.get("GPU", 0))
+        self.size = workers or (max(1, gpus // gpus_each) if gpus else len(ray.nodes()))
+        needs = {"CPU": 1, **({"GPU": gpus_each} if gpus else {})}
+        for kind, each in needs.items():
+            if self.size * each > there.get(kind, 0):  # they would wait for it for ever, without a word
+                ray.shutdown()
+                raise UsageError(
+                    f"{self.size} workers of {each} {kind} each, and the cluster has {there.get(kind, 0):g}; give "
+                    "fewer --workers"
+                )
+        variables = {name: value for name, value in os.environ.items() if name.startswith(CARRIED)}
+        actor = ray.remote(ActingWorker).options(
+            num_cpus=1,
+            num_gpus=needs.get("GPU", 0),
+            max_restarts=-1,
+            max_task_retries=0,
+            scheduling_strategy="SPREAD",
+            runtime_env={"env_vars": variables},
+        )
+        self._actors = [actor.remote(os.getcwd(), debug) for _ in range(self.size)]
+        self._asked: dict[Any, tuple[int, Words | None]] = {}
+
+    def begin(self, worker: int, words: Words) -> None:
+        # Words that die with their worker count; first, then, whether it is there at all, which may take Ray a while.
+        self._asked[self._actors[worker].version.remote()] = worker, words
+
+    def next(self) -> tuple[int, Answer]:
+        while True:
+            [done], _ = ray.wait(list(self._asked))
+            worker, words = self._asked.pop(done)
+            try:
+                told = ray.get(done)
+            except RayActorError as error:
+                lost = f"its worker was lost ({_reason(error)})"
+                return worker, Answer(EngineError.__name__, lost, later=words is not None, died=words is None)
+            except RayTaskError as error:
+                return worker, Answer(EngineError.__name__, _reason(error))
+            if words is None:
+                answer = Answer(**told)
+                if answer.died:  # with all that its engine holds
+                    ray.kill(self._actors[worker], no_restart=False)
+                return worker, answer
+            if told != __version__:
+                other = f"ireasoner {told} is installed on a machine of the cluster, and {__version__} here"
+                return worker, Answer(UsageError.__name__, f"{other}; install the same on all")
+            self._asked[self._actors[worker].answer.remote(list(words))] = worker, None
+
+    def close(self) -> None:
+        """Interrupts what is still at work, and waits for it, but not for ever."""
+        try:
+            for asked in self._asked:
+                ray.cancel(asked)
+            ray.wait(list(self._asked), num_returns=len(self._asked), timeout=CLOSING)
+        finally:
+            ray.shutdown()
+
+
+def _reason(error: Exception) -> str:
+    """The last line of what Ray says, which is where the cause is."""
+    return str(error).strip().splitlines()[-1].strip()
