@@ -28,21 +28,20 @@ class Actors:
             ray.init(address=address, log_to_driver=debug, logging_level="error")
         except (ConnectionError, OSError, RuntimeError, ValueError) as error:
             raise EngineError(f"--ray {address}: no cluster answers ({str(error).splitlines()[0]})") from error
-        there = ray.cluster_resources()
-        gpus = int(there.get("GPU", 0))
-        self.size = workers or (max(1, gpus // gpus_each) if gpus else len(ray.nodes()))
-        needs = {"CPU": 1, **({"GPU": gpus_each} if gpus else {})}
-        for kind, each in needs.items():
-            if self.size * each > there.get(kind, 0):  # they would wait for it for ever, without a word
-                ray.shutdown()
-                raise UsageError(
-                    f"{self.size} workers of {each} {kind} each, and the cluster has {there.get(kind, 0):g}; give "
-                    "fewer --workers"
-                )
+        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        kind, each = ("GPU", gpus_each) if any("GPU" in machine for machine in machines) else ("CPU", 1)
+        room = sum(int(machine.get(kind, 0) // each) for machine in machines)
+        self.size = workers or (room if kind == "GPU" else len(machines))
+        if not 0 < self.size <= room:  # they would wait for it for ever, without a word
+            ray.shutdown()
+            raise UsageError(
+                f"--ray {address}: {self.size} workers of {each} {kind} each were asked for, and {room} fit on its "
+                f"{len(machines)} machines"
+            )
         variables = {name: value for name, value in os.environ.items() if name.startswith(CARRIED)}
         actor = ray.remote(ActingWorker).options(
             num_cpus=1,
-            num_gpus=needs.get("GPU", 0),
+            num_gpus=each if kind == "GPU" else 0,
             max_restarts=-1,
             max_task_retries=0,
             scheduling_strategy="SPREAD",
