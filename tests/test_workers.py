@@ -313,20 +313,27 @@ def start(*words: object) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
+SLOW = "time.sleep(0.01); open(f'seen-{os.getpid()}', 'a').write('.')"
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_nobody_is_left_and_nothing_is_lost(world: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:  # noqa: F811
-    words = ("eval", "benchmark.parquet", "--samples", 60)
+def test_nobody_is_left_and_nothing_is_lost(
+    world: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,  # noqa: F811
+) -> None:
+    words = ("eval", "benchmark.parquet", "--samples", 20)
     assert call(*words, "--out", "alone.parquet").exit_code == 0
-    patched(monkeypatch, world, "time.sleep(0.01)")
+    patched(monkeypatch, world, SLOW)
     driver = start(*words, "--out", "several.parquet", "--workers", 2)
-    parts = shards.parts_directory(Path("several.parquet"))
-    wait_until(lambda: len(list(parts.glob(".*.partial"))) == 2)
-    time.sleep(0.9)  # a question is answered, and a few samples more
+    # Of its four questions each has answered two.
+    wait_until(lambda: sum(file.stat().st_size > 45 for file in world.glob("seen-*")) == 2)
     os.kill(driver.pid, number)
     said = driver.communicate(timeout=60)[1]
     wait_until(lambda: not left_behind(world), 10)
     if number == signal.SIGTERM:
         assert driver.returncode == 130 and "run the same command again" in said and "Traceback" not in said
+        parts = shards.parts_directory(Path("several.parquet"))
         assert len(list(parts.glob(".*.partial/aside.parquet"))) == 2
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     done = call(*words, "--out", "several.parquet", "--workers", 2)
@@ -335,9 +342,9 @@ def test_nobody_is_left_and_nothing_is_lost(world: Path, monkeypatch: pytest.Mon
 
 
 def test_a_worker_that_is_killed_is_replaced(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
-    assert call("eval", "benchmark.parquet", "--samples", 60, "--out", "alone.parquet").exit_code == 0
-    patched(monkeypatch, world, "time.sleep(0.01)")
-    driver = start("eval", "benchmark.parquet", "--samples", 60, "--out", "several.parquet", "--workers", 2)
+    assert call("eval", "benchmark.parquet", "--samples", 20, "--out", "alone.parquet").exit_code == 0
+    patched(monkeypatch, world, SLOW)
+    driver = start("eval", "benchmark.parquet", "--samples", 20, "--out", "several.parquet", "--workers", 2)
     for _ in range(2):
         wait_until(lambda: len(left_behind(world)) == 2)
         os.kill(left_behind(world)[0], signal.SIGKILL)
