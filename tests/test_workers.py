@@ -22,9 +22,10 @@ from ireasoner_cli.workers.processes import Processes
 from ireasoner_cli.workers.worker import Worker
 from stages import errors, shards
 from stages.errors import DataError, EngineError, MadeDifferently, StageError, UsageError
-from tests import chain
-from tests.test_run import SETTINGS, call, run, world  # noqa: F401
+from tests import chain, test_run
+from tests.test_run import call, run
 
+world = test_run.world
 ROOT = Path(__file__).parent.parent
 ASKED = ("--benchmark", "benchmark.parquet", "--eval-every", 1)
 
@@ -60,7 +61,7 @@ def wait_until(what: Callable[[], object], seconds: float = 60) -> None:
 # ------------------------------------------------------------------------------------------------ the same files
 
 
-def test_the_files_are_those_of_one_worker(world: Path) -> None:  # noqa: F811
+def test_the_files_are_those_of_one_worker(world: Path) -> None:
     assert run(*ASKED, out="one").exit_code == 0
     done = run(*ASKED, "--workers", 2, "--json", out="two")
     assert done.exit_code == 0, done.output
@@ -83,7 +84,7 @@ def test_the_files_are_those_of_one_worker(world: Path) -> None:  # noqa: F811
     assert not [entry for entry in world.iterdir() if entry.name.startswith(".")]
 
 
-def test_a_run_goes_on_with_another_number(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_a_run_goes_on_with_another_number(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of two parts one is there, and half of what a single process would have written."""
     assert run(out="one", iterations=1).exit_code == 0
     shape = Path("one/it0001")
@@ -109,7 +110,7 @@ def _interrupted(counts: dict[str, int], rows: Sequence[object]) -> None:
     raise KeyboardInterrupt
 
 
-def test_what_is_wrong_is_said_as_one_process_says_it(world: Path) -> None:  # noqa: F811
+def test_what_is_wrong_is_said_as_one_process_says_it(world: Path) -> None:
     for words in (("eval", "nowhere.parquet"), ("eval", "benchmark.parquet", "--policy", "pool")):
         alone, several = call(*words), call(*words, "--workers", 2)
         assert (several.exit_code, several.stderr) == (alone.exit_code, alone.stderr) and alone.exit_code in (2, 3)
@@ -117,7 +118,7 @@ def test_what_is_wrong_is_said_as_one_process_says_it(world: Path) -> None:  # n
     assert not left_behind(world)
 
 
-def test_words_can_be_typed_to_a_worker(world: Path) -> None:  # noqa: F811
+def test_words_can_be_typed_to_a_worker(world: Path) -> None:
     assert call("propose", "--images", "pool", "--out", "questions.parquet").exit_code == 0
     words = ["rollout", "--shard", "1/2", "--out", "parts", "--", "questions.parquet"]
     told = subprocess.run(
@@ -155,7 +156,7 @@ def test_gpus_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
         sampling._devices(3, 2)
 
 
-def test_a_worker_sees_its_own_gpus_alone(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_a_worker_sees_its_own_gpus_alone(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = world / "seen"
     patched(monkeypatch, world, f"open({str(seen)!r}, 'a').write(os.environ['CUDA_VISIBLE_DEVICES'] + ';')")
     assert call("propose", "--images", "pool", "--out", "questions.parquet").exit_code == 0
@@ -299,7 +300,7 @@ def test_an_engine_that_fails_is_replaced_with_its_worker(
     assert not Path("other.parquet").exists() and not left_behind(world)
 
 
-def test_an_engine_that_does_not_start_is_not_tried_again(world: Path) -> None:  # noqa: F811
+def test_an_engine_that_does_not_start_is_not_tried_again(world: Path) -> None:
     """It is no death: whoever asks for what cannot be had is told so at once."""
     worker = Worker()
     answer = worker.run(["eval", "--batch-invariant", "--shard", "1/2", "--out", "parts", "--", "benchmark.parquet"])
@@ -320,7 +321,7 @@ SLOW = "time.sleep(0.01); open(f'seen-{os.getpid()}', 'a').write('.')"
 def test_nobody_is_left_and_nothing_is_lost(
     world: Path,
     monkeypatch: pytest.MonkeyPatch,
-    number: signal.Signals,  # noqa: F811
+    number: signal.Signals,
 ) -> None:
     words = ("eval", "benchmark.parquet", "--samples", 20)
     assert call(*words, "--out", "alone.parquet").exit_code == 0
@@ -341,7 +342,7 @@ def test_nobody_is_left_and_nothing_is_lost(
     assert Path("several.parquet").read_bytes() == Path("alone.parquet").read_bytes()
 
 
-def test_a_worker_that_is_killed_is_replaced(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_a_worker_that_is_killed_is_replaced(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert call("eval", "benchmark.parquet", "--samples", 20, "--out", "alone.parquet").exit_code == 0
     patched(monkeypatch, world, SLOW)
     driver = start("eval", "benchmark.parquet", "--samples", 20, "--out", "several.parquet", "--workers", 2)

@@ -1,5 +1,5 @@
-"""SIGKILL at random moments of a command that samples by workers, or of one of these, then the same command again: no process is
-left, and the end is that of an undisturbed run, byte for byte.
+"""SIGKILL at random moments of a command that samples by workers, or of one of these, then the same command again: no
+process is left, and the end is that of an undisturbed run, byte for byte.
 
     python -m tests.campaigns.workers --kills 200
 """
