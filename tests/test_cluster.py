@@ -15,41 +15,22 @@ from stages import shards
 from stages.errors import UsageError
 from tests import chain, test_run
 from tests.test_run import call, run
+from tests.test_workers import patched
 
 world = test_run.world
-ROOT = Path(__file__).parent.parent
 NODE = {"num_cpus": 1, "object_store_memory": 100 << 20}
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    """Two machines of one worker each, in processes here."""
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Two machines of one worker each, in processes here; in a folder with a file `slow` they take their time."""
     utilities = pytest.importorskip("ray.cluster_utils", reason="Ray is not installed (the extra `ray`)")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(ROOT))
+        patched(patch, tmp_path_factory.mktemp("site"), "time.sleep(0.02 * Path('slow').exists())", "ray/_private")
         made = utilities.Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
         made.add_node(**NODE)
         yield made
         made.shutdown()
-
-
-@pytest.fixture
-def slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Has what samples in actors take its time."""
-    from ireasoner_cli.workers import acting
-
-    def init(self: Any, folder: str, debug: bool, whole: Any = acting.ActingWorker.__init__) -> None:
-        from stages.sampling import fake
-
-        class Random(fake.random.Random):  # type: ignore[misc]
-            def __init__(self, seed: int) -> None:
-                time.sleep(0.02)
-                super().__init__(seed)
-
-        whole(self, folder, debug)
-        fake.random = type("module", (), {"Random": Random})
-
-    monkeypatch.setattr(acting.ActingWorker, "__init__", init)
 
 
 def actors() -> list[int]:
@@ -81,10 +62,11 @@ def test_the_files_are_those_of_one_worker(world: Path, cluster: Any) -> None:
     assert not actors()
 
 
-def test_what_is_lost_is_done_by_others(world: Path, cluster: Any, slow: None) -> None:
+def test_what_is_lost_is_done_by_others(world: Path, cluster: Any) -> None:
     """The process of a worker is killed, then the machine of one: its words go to the other."""
     words = ("eval", "benchmark.parquet", "--samples", 40)
     assert call(*words, "--out", "alone.parquet").exit_code == 0
+    Path("slow").touch()
     done: list[Any] = []
     several = threading.Thread(
         target=lambda: done.append(call(*words, "--out", "several.parquet", "--ray", cluster.address))

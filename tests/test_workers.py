@@ -1,5 +1,6 @@
 """Several workers: the files of one, whatever becomes of them."""
 
+import importlib.util
 import json
 import os
 import pickle
@@ -253,14 +254,16 @@ def test_who_has_had_words_is_put_to_sleep_once() -> None:
 # ------------------------------------------------------------------------------------------------ who is lost
 
 
-def patched(monkeypatch: pytest.MonkeyPatch, folder: Path, before_a_sample: str) -> None:
-    """Has workers do something before each sample."""
+def patched(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, before_a_sample: str, program: str = "ireasoner_cli.workers.worker"
+) -> None:
+    """Has workers, processes with `program` in their command, do something before each sample."""
     site = folder / "site"
     site.mkdir()
     (site / "sitecustomize.py").write_text(
         "import os, sys, time\n"
         "from pathlib import Path\n"
-        "if 'ireasoner_cli.workers.worker' in sys.orig_argv:\n"
+        f"if {program!r} in ' '.join(sys.orig_argv):\n"
         "    import random\n"
         "    def Random(seed, Real=random.Random):\n"
         f"        {before_a_sample}\n"
@@ -353,3 +356,48 @@ def test_a_worker_that_is_killed_is_replaced(world: Path, monkeypatch: pytest.Mo
     assert driver.wait(timeout=60) == 0, driver.communicate()
     assert Path("several.parquet").read_bytes() == Path("alone.parquet").read_bytes()
     assert not left_behind(world)
+
+
+def test_killed_at_random_moments_it_ends_as_if_nobody_had_been() -> None:
+    """The campaign that `make campaign-workers` runs at length, and with `run`."""
+    command = [sys.executable, "-m", "tests.campaigns.workers", "--command", "eval", "--kills", "12"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    counts = json.loads(done.stdout)
+    assert counts["workers_killed"] + counts["drivers_killed"] >= 12
+    assert counts["left"] == counts["different"] == counts["failed"] == 0 < counts["runs"]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
+def test_two_engines_of_vllm_write_the_files_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the demonstration's checkpoint, through an iteration; in float32 a sample does not depend on its batch."""
+    monkeypatch.chdir(tmp_path)
+    assert call("demo", "demo").exit_code == 0
+    monkeypatch.chdir("demo")
+    Path("ireasoner.toml").write_text(VLLM)
+    words = ("--images", "pool", "--iterations", "1", "--benchmark", "benchmark.parquet")
+    for count in (1, 2):  # each in a process of its own: an engine is not closed with the command
+        done = start("run", *words, "--out", f"by-{count}", "--workers", count)
+        said = done.communicate(timeout=600)[1]
+        assert done.returncode == 0, said
+    assert chain.file_bytes(Path("by-2")) == chain.file_bytes(Path("by-1"))
+    assert chain.metadata(Path("by-2/it0001/rollouts.parquet"))["params"]["sampler"] == "vllm"
+
+
+VLLM = """
+model = "model"
+groups-per-step = 2
+max-tokens = 64
+
+[propose]
+groups = 4
+
+[rollout]
+samples = 2
+
+[score]
+no-warmup = true
+
+[eval]
+limit = 4
+"""
