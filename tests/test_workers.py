@@ -317,7 +317,8 @@ def start(*words: object) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-SLOW = "time.sleep(0.01); open(f'seen-{os.getpid()}', 'a').write('.')"
+SLOW = "time.sleep(0.01)"
+HELD = "mine = f'seen-{os.getpid()}'; open(mine, 'a').write('.'); time.sleep(60 * (os.path.getsize(mine) == 50))"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
@@ -328,10 +329,10 @@ def test_nobody_is_left_and_nothing_is_lost(
 ) -> None:
     words = ("eval", "benchmark.parquet", "--samples", 20)
     assert call(*words, "--out", "alone.parquet").exit_code == 0
-    patched(monkeypatch, world, SLOW)
+    patched(monkeypatch, world, HELD)
     driver = start(*words, "--out", "several.parquet", "--workers", 2)
-    # Of its four questions each has answered two.
-    wait_until(lambda: sum(file.stat().st_size > 45 for file in world.glob("seen-*")) == 2)
+    # Of its four questions each has answered two, and is at the third.
+    wait_until(lambda: sum(file.stat().st_size == 50 for file in world.glob("seen-*")) == 2)
     os.kill(driver.pid, number)
     said = driver.communicate(timeout=60)[1]
     wait_until(lambda: not left_behind(world), 10)
