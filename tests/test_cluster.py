@@ -15,9 +15,10 @@ from stages import shards
 from stages.errors import UsageError
 from tests import chain, test_run
 from tests.test_run import call, run
-from tests.test_workers import patched
+from tests.test_workers import patched, start, wait_until
 
 world = test_run.world
+SLOW = "Path('slow').exists() and (open(f'seen-{os.getpid()}', 'a').write('.'), time.sleep(0.02))"
 NODE = {"num_cpus": 1, "object_store_memory": 100 << 20}
 
 
@@ -26,7 +27,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Two machines of one worker each, in processes here; in a folder with a file `slow` they take their time."""
     utilities = pytest.importorskip("ray.cluster_utils", reason="Ray is not installed (the extra `ray`)")
     with pytest.MonkeyPatch.context() as patch:
-        patched(patch, tmp_path_factory.mktemp("site"), "time.sleep(0.02 * Path('slow').exists())", "ray/_private")
+        patched(patch, tmp_path_factory.mktemp("site"), SLOW, "ray/_private")
         made = utilities.Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
         made.add_node(**NODE)
         yield made
@@ -59,7 +60,21 @@ def test_the_files_are_those_of_one_worker(world: Path, cluster: Any) -> None:
     assert wrong.exit_code == 2 and "nowhere.parquet: no such file" in wrong.stderr
     many = call("eval", "benchmark.parquet", "--ray", cluster.address, "--workers", 3)
     assert many.exit_code == 2 and "3 workers of 1 CPU each were asked for, and 2 fit" in many.stderr
-    assert not actors()
+    wait_until(lambda: not actors(), 10)
+
+
+def test_interrupted_it_keeps_what_is_done(world: Path, cluster: Any) -> None:
+    words = ("eval", "benchmark.parquet", "--samples", 20, "--ray", cluster.address)
+    Path("slow").touch()
+    driver = start(*words, "--out", "several.parquet")
+    # Of its four questions each has answered two, and one perhaps all.
+    wait_until(lambda: sum(file.stat().st_size > 45 for file in world.glob("seen-*")) == 2)
+    os.kill(driver.pid, signal.SIGTERM)
+    said = driver.communicate(timeout=60)[1]
+    assert driver.returncode == 130 and "run the same command again" in said and "Traceback" not in said
+    wait_until(lambda: not actors(), 10)
+    parts = shards.parts_directory(Path("several.parquet"))
+    assert len([*parts.glob(".*.partial/aside.parquet"), *parts.glob("part-*.parquet")]) == 2
 
 
 def test_what_is_lost_is_done_by_others(world: Path, cluster: Any) -> None:

@@ -70,8 +70,9 @@ class Worker:
 
 
 def die_with_parent() -> None:
-    """Has the system kill this process when the thread that started it ends, however it does."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    """Has the system, where it is Linux, kill this process when the thread that started it ends, however it does."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def main(arguments: Sequence[str]) -> None:
