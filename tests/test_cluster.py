@@ -27,7 +27,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Two machines of one worker each, in processes here; in a folder with a file `slow` they take their time."""
     utilities = pytest.importorskip("ray.cluster_utils", reason="Ray is not installed (the extra `ray`)")
     with pytest.MonkeyPatch.context() as patch:
-        patched(patch, tmp_path_factory.mktemp("site"), SLOW, "ray/_private")
+        patched(patch, tmp_path_factory.mktemp("site"), SLOW, "default_worker.py")
         made = utilities.Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
         made.add_node(**NODE)
         yield made
@@ -68,7 +68,7 @@ def test_interrupted_it_keeps_what_is_done(world: Path, cluster: Any) -> None:
     Path("slow").touch()
     driver = start(*words, "--out", "several.parquet")
     # Of its four questions each has answered two, and one perhaps all.
-    wait_until(lambda: sum(file.stat().st_size > 45 for file in world.glob("seen-*")) == 2)
+    wait_until(lambda: sum(file.stat().st_size > 45 for file in world.glob("seen-*")) == 2, 200)
     os.kill(driver.pid, signal.SIGTERM)
     said = driver.communicate(timeout=60)[1]
     assert driver.returncode == 130 and "run the same command again" in said and "Traceback" not in said

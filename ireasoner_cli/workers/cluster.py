@@ -4,6 +4,8 @@ The files are on a filesystem that all machines have at the same paths.
 """
 
 import os
+import signal
+import threading
 from typing import Any
 
 import ray
@@ -24,10 +26,13 @@ class Actors:
 
     def __init__(self, address: str, workers: int | None, gpus_each: int, debug: bool = False) -> None:
         """Raises UsageError where the cluster has not so many GPUs, EngineError where there is none."""
+        on_sigterm = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(address=address, log_to_driver=debug, logging_level="error")
         except (ConnectionError, OSError, RuntimeError, ValueError) as error:
             raise EngineError(f"--ray {address}: no cluster answers ({str(error).splitlines()[0]})") from error
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own would end this process where it stands
         machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         kind, each = ("GPU", gpus_each) if any("GPU" in machine for machine in machines) else ("CPU", 1)
         room = sum(int(machine.get(kind, 0) // each) for machine in machines)
