@@ -4,6 +4,7 @@ The files are on a filesystem that all machines have at the same paths.
 """
 
 import os
+import pkgutil
 import signal
 import threading
 from typing import Any
@@ -11,12 +12,12 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
-from ireasoner_cli.workers.acting import ActingWorker
 from ireasoner_cli.workers.answer import Answer, Words
 from stages import __version__
 from stages.errors import EngineError, UsageError
 
 CLOSING = 30.0  # seconds that a worker has for putting aside what it has done
+WORKER = "ireasoner_cli.workers.acting:ActingWorker"  # by its name, for it runs the commands that come here
 CARRIED = ("IREASONER_", "HF_HOME", "HF_HUB_OFFLINE", "OMP_NUM_THREADS")  # how variables begin that workers get, too
 
 
@@ -44,7 +45,7 @@ class Actors:
                 f"{len(machines)} machines"
             )
         variables = {name: value for name, value in os.environ.items() if name.startswith(CARRIED)}
-        actor = ray.remote(ActingWorker).options(
+        actor = ray.remote(pkgutil.resolve_name(WORKER)).options(
             num_cpus=1,
             num_gpus=each if kind == "GPU" else 0,
             max_restarts=-1,

@@ -9,7 +9,6 @@ Words come in on stdin, a JSON list a line, and an answer a line goes out on std
 import ctypes
 import json
 import os
-import pkgutil
 import signal
 import sys
 import traceback
@@ -19,6 +18,7 @@ from typing import Any
 
 import typer
 
+from ireasoner_cli.app import app
 from ireasoner_cli.running.prepare import read_words
 from ireasoner_cli.workers.answer import SLEEP, Answer, Words
 from stages.errors import BeingWritten, EngineError, StageError, UsageError
@@ -34,8 +34,7 @@ class Worker:
     """`run`s words."""
 
     def __init__(self, debug: bool = False) -> None:
-        # The program as a shell would find it, by its name: its commands start workers, and are not imported here.
-        group: Any = typer.main.get_command(pkgutil.resolve_name("ireasoner_cli.app:app"))
+        group: Any = typer.main.get_command(app)
         self._program = typer.Context(group, info_name="ireasoner", auto_envvar_prefix="IREASONER")
         self._engines = WarmEngine(debug)
         self._debug = debug
