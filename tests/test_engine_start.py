@@ -1,6 +1,5 @@
 """vLLM starts on a CPU, whatever context the model has; and small models compute with one thread."""
 
-import importlib.util
 import json
 import os
 import shutil
@@ -15,11 +14,11 @@ from PIL import Image
 from stages.errors import EngineError
 from stages.models import threads
 from stages.models.finding import Model, find_model
-from stages.parameters.sampling import Decoding, EngineOptions, Pixels
-from stages.sampling import Request, open_sampler
+from stages.parameters.sampling import Decoding, EngineOptions
+from stages.sampling import Request, Wanted, open_sampler
+from tests.conftest import needs_vllm
 
 ROOT = Path(__file__).parent.parent
-needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +64,7 @@ def test_a_prompt_as_long_as_was_asked_for_is_read(long_model: Model, monkeypatc
     from stages.sampling import vllm
 
     monkeypatch.setattr(vllm, "CPU_CACHE", 2**20)
-    sampler = open_sampler("vllm", long_model, None, Pixels(), EngineOptions(max_model_len=16_384))
+    sampler = open_sampler(Wanted("vllm", long_model, options=EngineOptions(max_model_len=16_384)))
     words = " ".join(["word"] * 2500)  # of five tokens each
     (sample,) = sampler.sample([Request((Image.new("RGB", (64, 48)),), words, 1)], Decoding(max_tokens=3))
     assert len(sample.token_ids) > 0
@@ -74,7 +73,7 @@ def test_a_prompt_as_long_as_was_asked_for_is_read(long_model: Model, monkeypatc
 @needs_vllm
 def test_more_than_the_model_has_cannot_be_asked_for(model_dir: Path) -> None:
     with pytest.raises(EngineError, match=r"vLLM could not start .*max_model_len"):
-        open_sampler("vllm", find_model(str(model_dir)), None, Pixels(), EngineOptions(max_model_len=4096))
+        open_sampler(Wanted("vllm", find_model(str(model_dir)), options=EngineOptions(max_model_len=4096)))
 
 
 @pytest.mark.parametrize(
@@ -97,16 +96,15 @@ def test_a_small_model_computes_with_one_thread(
     assert counted[-1] == expected
 
 
-@pytest.mark.parametrize("load", ["load_base(model)", "open_sampler('vllm', model, None, Pixels(), EngineOptions())"])
+@pytest.mark.parametrize(
+    "load", ["load_base(model)", pytest.param("open_sampler(Wanted('vllm', model))", marks=needs_vllm)]
+)
 def test_whoever_loads_it(model_dir: Path, load: str) -> None:
-    if "vllm" in load and importlib.util.find_spec("vllm") is None:
-        pytest.skip("vLLM is not installed")
     code = f"""
 import torch
 from stages.models.finding import find_model
 from stages.models.loading import load_base
-from stages.parameters.sampling import EngineOptions, Pixels
-from stages.sampling import open_sampler
+from stages.sampling import Wanted, open_sampler
 model = find_model({str(model_dir)!r})
 torch.set_num_threads(2)  # as on a machine of two cores
 loaded = {load}

@@ -1,4 +1,3 @@
-import importlib.util
 import math
 import statistics
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from stages.parameters.sampling import Pixels
 from stages.verification.verify import verify
 from tests import benchmark_files, chain
 from tests.chain import fake
+from tests.conftest import needs_vllm
 
 
 @pytest.fixture
@@ -284,7 +284,7 @@ def test_rates_and_figures_of_samples() -> None:
 # --------------------------------------------------------------------------------------------- other models
 
 
-@pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
+@needs_vllm
 def test_a_model_of_another_make(workdir: Path) -> None:
     """vLLM and transformers, which know nothing of each other, say the same; the prompt is of the model's template."""
     from stages.models.finding import find_model

@@ -1,6 +1,5 @@
 """`export`: the merged checkpoint is the base model with the adapter on, to everyone who loads it."""
 
-import importlib.util
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -19,13 +18,12 @@ from stages.learning.control import Baseline
 from stages.learning.model import PolicyModel
 from stages.models.finding import Model, find_model
 from stages.models.prompting import PromptBuilder
-from stages.parameters.sampling import Decoding, EngineOptions, Pixels
+from stages.parameters.sampling import Decoding, Pixels
 from stages.policy import OPTIMIZER_FILE, PolicyState, RoleState, read_state, write_state
-from stages.sampling import Request, open_sampler
+from stages.sampling import Request, Wanted, open_sampler
 from tests import chain
+from tests.conftest import needs_vllm
 from tests.test_learning import picture, stock_model
-
-needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
 
 
 def write_policy(model: Model, folder: Path, scale: float = 0.1) -> Path:
@@ -113,11 +111,12 @@ def test_vllm_loads_it_as_a_plain_model(policy: Path) -> None:
     export(policy, Path("merged"))
     requests = [Request((picture(colour),), "Which colour?", 100 + i) for i, colour in enumerate(("red", "blue"))]
     greedy = Decoding(temperature=0.0, max_tokens=8)
-    merged = open_sampler("vllm", find_model("merged"), None, Pixels(), EngineOptions())
-    adapted = open_sampler("transformers", find_model("model"), policy / SOLVER, Pixels(), EngineOptions())
+    merged = open_sampler(Wanted("vllm", find_model("merged")))
+    adapted = open_sampler(Wanted("transformers", find_model("model"), policy / SOLVER))
     for one, other in zip(merged.sample(requests, greedy), adapted.sample(requests, greedy), strict=True):
         assert one.token_ids == other.token_ids
         assert one.logprobs == pytest.approx(other.logprobs, abs=1e-3)
+    merged.close()
 
 
 def test_the_model_card_says_where_it_comes_from(policy: Path) -> None:

@@ -1,6 +1,5 @@
 """What no engine can take becomes a row with a reason, the same with every sampler, and the run goes on."""
 
-import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -28,9 +27,10 @@ from stages.sampling.warm import WarmEngine
 from stages.score import score
 from stages.update import update
 from tests import chain
+from tests.conftest import needs_vllm
 
 SAMPLERS = [
-    pytest.param("vllm", marks=pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="not installed")),
+    pytest.param("vllm", marks=needs_vllm),
     "transformers",
     "fake",
 ]
@@ -111,8 +111,8 @@ def test_one_picture_that_is_too_large_costs_its_row_alone_in_every_stage(world:
     assert made.summary["reject_reasons"] == {"too long": 2, "unreadable image": 1}
 
 
+@needs_vllm
 def test_the_samplers_refuse_the_same_requests_for_the_same_reasons(world: Path) -> None:
-    pytest.importorskip("vllm")
     reasons = {}
     for sampler in ("vllm", "transformers"):
         for options, name in ((EngineOptions(), "own"), (EngineOptions(max_model_len=100), "short")):
@@ -131,9 +131,8 @@ def test_smaller_pictures_help_as_the_reason_says(world: Path, sampler: str) -> 
     assert propose(Path("pool"), params, Call(model="model")).summary["refused"] == 0
 
 
-@pytest.mark.parametrize("sampler", ["vllm", "transformers"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_completion_ends_where_the_context_does(world: Path, sampler: str) -> None:
-    pytest.importorskip(sampler)
     model = find_model("model")
     prompts = PromptBuilder(model, Pixels())
     with Image.open("pool/0.png") as image:

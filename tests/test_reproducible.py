@@ -1,8 +1,8 @@
 """The same command, the same bytes; whole, in 2 or 5 parts, resumed or with a warm engine, the same rows."""
 
 import contextlib
-import importlib.util
 from collections.abc import Callable, Iterator
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,32 +18,32 @@ from stages.parameters import Call
 from stages.parameters.evaluate import EvalParams
 from stages.parameters.propose import ProposeParams
 from stages.parameters.rollout import RolloutParams
-from stages.parameters.sampling import EngineOptions, Pixels, Sampling
+from stages.parameters.sampling import EngineOptions, Sampling
 from stages.parameters.score import ScoreParams
 from stages.propose import propose
 from stages.rollout import rollout
-from stages.sampling import Sampler, open_sampler
+from stages.sampling import Sampler, Wanted, open_sampler
 from stages.sampling.rows import Asking
 from stages.score import score
 from stages.update import update
 from tests import chain
+from tests.conftest import needs_vllm
 
 SAMPLED = ("questions", "rollouts", "eval")
 
 
 @pytest.fixture(scope="module")
-def engine(model_dir: Path) -> Sampler:
-    if importlib.util.find_spec("vllm") is None:
-        pytest.skip("vLLM is not installed")
-    return open_sampler("vllm", find_model(str(model_dir)), None, Pixels(), EngineOptions())
+def engine(model_dir: Path) -> Iterator[Sampler]:
+    with closing(open_sampler(Wanted("vllm", find_model(str(model_dir))))) as sampler:
+        yield sampler
 
 
-@pytest.fixture(params=["fake", "vllm"])
+@pytest.fixture(params=["fake", pytest.param("vllm", marks=needs_vllm)])
 def settings(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Sampling:
     """With vLLM one engine serves every run: it is as warm as it gets, and what came before must not show."""
     if request.param == "vllm":
         warm = request.getfixturevalue("engine")
-        monkeypatch.setattr(Asking, "open", lambda *_: warm)
+        monkeypatch.setattr(Asking, "open", lambda *_: nullcontext(warm))
     return chain.sampling(request.param, max_tokens=24)
 
 
@@ -140,9 +140,6 @@ def test_what_follows_parts_equals_what_follows_the_whole(workdir: Path) -> None
 def test_batch_invariance_is_vllms_and_the_gpus(model_dir: Path) -> None:
     model = find_model(str(model_dir))
     with pytest.raises(UsageError, match="the sampler is fake"):
-        open_sampler("fake", model, None, Pixels(), EngineOptions(batch_invariant=True))
-    import torch
-
-    if importlib.util.find_spec("vllm") is not None and not torch.cuda.is_available():
-        with pytest.raises(UsageError, match="--batch-invariant is for GPUs"):
-            open_sampler("vllm", model, None, Pixels(), EngineOptions(batch_invariant=True))
+        open_sampler(Wanted("fake", model, options=EngineOptions(batch_invariant=True)))
+    with pytest.raises(UsageError, match="--batch-invariant is for GPUs"):
+        open_sampler(Wanted("vllm", model, options=EngineOptions(batch_invariant=True)))

@@ -1,6 +1,5 @@
 """`ireasoner run`: the files of a shell loop, gone on with, pruned, and stopped when it has collapsed."""
 
-import importlib.util
 import io
 import json
 import math
@@ -27,10 +26,11 @@ from stages.models.finding import find_model
 from stages.parameters import Call
 from stages.parameters.rollout import RolloutParams
 from stages.policy import is_pruned
-from stages.sampling import fake, open_sampler
+from stages.sampling import Wanted, fake, open_sampler
 from stages.sampling.rows import Row
 from stages.sampling.warm import WarmEngine
 from tests import chain
+from tests.conftest import needs_vllm
 from tests.test_cli import fails
 
 SETTINGS = """
@@ -123,6 +123,33 @@ def test_a_run_can_start_from_a_policy(world: Path) -> None:
     assert run(*start, *asked, out="on").exit_code == 0
 
 
+def test_seeds_are_runs_of_their_own_one_after_another(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = ("--benchmark", "benchmark.parquet")
+    for seed in (1, 2):
+        assert run(*asked, "--seed", seed, out=f"alone-{seed}", iterations=1).exit_code == 0
+    learn = update._learn
+    monkeypatch.setattr(update, "_learn", interrupted_at(2, learn))
+    assert run(*asked, "--seeds", "1,2", iterations=1).exit_code == 130
+    monkeypatch.setattr(update, "_learn", learn)
+    done = run(*asked, "--seeds", "1,2", "--json", iterations=1)
+    assert done.exit_code == 0, done.output
+    assert [json.loads(line)["path"] for line in done.stdout.splitlines()] == ["run/seed-1", "run/seed-2"]
+    assert sorted(path.name for path in Path("run").iterdir()) == ["seed-1", "seed-2"]
+    for seed in (1, 2):
+        assert chain.file_bytes(Path(f"run/seed-{seed}")) == chain.file_bytes(Path(f"alone-{seed}"))
+    for words in (("compare", "alone-1", "run"), ("report", "run/seed-1", "run/seed-2"), ("verify", "run")):
+        looked = call(*words)
+        assert looked.exit_code == 0, looked.output
+
+
+@pytest.mark.parametrize("seeds", ["1,1", "1,,2", "one", "-1,2", f"1,{2**63}", "1.5"])
+def test_what_is_no_list_of_seeds_is_refused(seeds: str, world: Path) -> None:
+    refused = run(f"--seeds={seeds}")
+    assert refused.exit_code == 2 and "different seeds" in " ".join(refused.stderr.replace("│", " ").split())
+    assert run("--seeds", "1,2", "--seed", 3).exit_code == 2
+    assert not Path("run").exists()
+
+
 def test_hidden_states_are_those_of_the_policy_of_each_turn(world: Path) -> None:
     Path("ireasoner.toml").write_text(SETTINGS.replace("[score]", '[score]\nembedding = "hidden"'))
     shell_loop("shell", 2)
@@ -171,21 +198,27 @@ def test_two_runs_in_one_folder_are_refused_at_once(world: Path) -> None:
     assert not [path for path in Path().iterdir() if path.name.startswith(".")]
 
 
+def interrupted_at(last: int, learn: Callable[..., list[Row]]) -> Callable[..., list[Row]]:
+    """`learn`, whose call number `last` is interrupted."""
+    calls = 0
+
+    def interrupted(*args: object) -> list[Row]:
+        nonlocal calls
+        calls += 1
+        if calls == last:
+            raise KeyboardInterrupt
+        return learn(*args)
+
+    return interrupted
+
+
 @pytest.mark.parametrize("stopped", [1, 2])
 def test_interrupted_and_run_again_equals_uninterrupted(
     world: Path, monkeypatch: pytest.MonkeyPatch, stopped: int
 ) -> None:
     assert run(out="whole").exit_code == 0
-    whole, calls = update._learn, 0
-
-    def interrupted(*args: object) -> list[Row]:
-        nonlocal calls
-        calls += 1
-        if calls == 2 * stopped:
-            raise KeyboardInterrupt
-        return whole(*args)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(update, "_learn", interrupted)
+    whole = update._learn
+    monkeypatch.setattr(update, "_learn", interrupted_at(2 * stopped, whole))
     done = run()
     assert done.exit_code == 130 and "run the same command again" in done.stderr
     monkeypatch.setattr(update, "_learn", whole)
@@ -292,7 +325,7 @@ def test_a_collapsed_run_stops_and_goes_on_when_asked_again(world: Path, monkeyp
     assert run(iterations=4).exit_code == 0
 
 
-@pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
+@needs_vllm
 def test_a_warm_engine_samples_what_a_cold_one_does(workdir: Path) -> None:
     """From the base model and from two policies in turn, the first of them again at the end."""
     from stages.parameters.score import ScoreParams
@@ -316,12 +349,14 @@ def test_a_warm_engine_samples_what_a_cold_one_does(workdir: Path) -> None:
         rollout([Path("asked.parquet")], params, call, engines=engines)  # type: ignore[arg-type]
         return chain.rows(Path(out))
 
-    opened = warm("vllm", model, None, settings.pixels, settings.engine)
+    warm(Wanted("vllm", model, None, settings.pixels, settings.engine))
+    opened = warm._engine
     by_policy = []
     for turn, place in enumerate((0, 1, 2, 1)):
         by_policy.append(sampled(place, warm, f"warm-{turn}.parquet"))
         warm.sleep()
-    assert warm("vllm", model, None, settings.pixels, settings.engine) is opened
+    assert warm._engine is opened
+    warm.close()
     assert by_policy[1] == by_policy[3]
     for place in (0, 2):
         cold = sampled(place, open_sampler, f"cold-{place}.parquet")

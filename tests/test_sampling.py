@@ -1,10 +1,11 @@
 """The three samplers. vLLM is the real engine, on the CPU."""
 
-import importlib.util
 import math
 import shutil
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,15 +14,16 @@ from stages.contract import PROPOSER, SOLVER
 from stages.errors import EngineError, UsageError
 from stages.learning.model import PolicyModel
 from stages.models.finding import Model, find_model
-from stages.parameters.sampling import Decoding, EngineOptions, Pixels
-from stages.sampling import Request, Sampler, open_sampler, resolve_sampler
-from tests.conftest import build_tiny_model
+from stages.models.prompting import PromptBuilder
+from stages.parameters.sampling import Decoding, Pixels
+from stages.sampling import Request, Sampler, Wanted, open_sampler, resolve_sampler
+from stages.sampling.vllm import VllmSampler
+from tests.conftest import build_tiny_model, needs_vllm
 from tests.plain import Example, PlainLoop, stock_model
 from tests.test_learning import picture
 
 REAL = ["vllm", "transformers"]
 COLOURS = ("red", "blue", "green")
-needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +55,8 @@ def adapter(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=[pytest.param("vllm", marks=needs_vllm), "transformers"])
 def sampler(request: pytest.FixtureRequest, model: Model, adapter: Path) -> Iterator[Sampler]:
-    yield open_sampler(request.param, model, adapter, Pixels(), EngineOptions())
+    with closing(open_sampler(Wanted(request.param, model, adapter))) as sampler:
+        yield sampler
 
 
 def requests(count: int = 12) -> list[Request]:
@@ -62,6 +65,47 @@ def requests(count: int = 12) -> list[Request]:
 
 
 DECODING = Decoding(temperature=1.0, top_p=1.0, max_tokens=12)
+GREEDY = Decoding(temperature=0.0, max_tokens=12)
+
+
+def test_bounds_on_pixels_go_with_the_request(sampler: Sampler, model: Model, adapter: Path) -> None:
+    """One engine of vLLM's has the prompts and log-probabilities of one opened for the bounds alone."""
+    if not isinstance(sampler, VllmSampler):
+        pytest.skip("is opened for its bounds")
+    asked = [Request((picture("red", (300, 200)),), "Which colour?", 1), Request((), "Which number?", 2)]
+    found: dict[int, list[Any]] = {}
+    try:
+        for most in (56 * 56, 112 * 112, 56 * 56):
+            pixels = Pixels(max_pixels=most)
+            sampler.use(adapter, pixels)
+            samples, lengths = with_lengths(sampler, asked)
+            prompts = PromptBuilder(model, pixels)
+            assert lengths == [prompts.inputs(each.images, each.prompt)["input_ids"].shape[1] for each in asked]
+            with closing(open_sampler(Wanted("transformers", model, adapter, pixels))) as alone:
+                for one, other in zip(samples, alone.sample(asked, GREEDY), strict=True):
+                    assert one.token_ids == other.token_ids
+                    assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
+            assert found.setdefault(most, samples) == samples
+    finally:
+        sampler.use(adapter, Pixels())
+    assert found[56 * 56][0].logprobs != found[112 * 112][0].logprobs
+    assert found[56 * 56][1] == found[112 * 112][1]
+
+
+def with_lengths(sampler: VllmSampler, asked: list[Request]) -> tuple[list[Any], list[int]]:
+    """Greedy samples, and how many tokens the engine's own prompts had."""
+    lengths: dict[int, int] = {}
+    step = sampler._step
+
+    def noted() -> list[Any]:
+        outputs = step()
+        lengths.update({int(output.request_id): len(output.prompt_token_ids) for output in outputs})
+        return outputs
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampler, "_step", noted)
+        samples = list(sampler.sample(asked, GREEDY))
+    return samples, [lengths[place] for place in range(len(asked))]
 
 
 def test_logprobs_are_those_of_the_learner(sampler: Sampler, model: Model, adapter: Path) -> None:
@@ -148,7 +192,7 @@ def test_requests_are_drawn_as_they_are_needed(sampler: Sampler, monkeypatch: py
 
 
 def test_the_fake_is_deterministic_and_well_formed(model: Model) -> None:
-    fake = open_sampler("fake", model, None, Pixels(), EngineOptions())
+    fake = open_sampler(Wanted("fake", model))
     samples = list(fake.sample(requests(), Decoding(max_tokens=64)))
     assert samples == list(fake.sample(requests(), Decoding(max_tokens=64)))
     for sample in samples:
@@ -164,14 +208,17 @@ def test_a_model_that_cannot_be_loaded_is_an_engine_failure(tmp_path: Path, mode
         if file.is_file() and file.suffix != ".safetensors":
             (broken / file.name).write_bytes(file.read_bytes())
     with pytest.raises(EngineError, match="broken"):
-        open_sampler("transformers", find_model(str(broken)), None, Pixels(), EngineOptions())
+        open_sampler(Wanted("transformers", find_model(str(broken))))
 
 
-def test_asking_for_vllm_where_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert resolve_sampler(None) == "transformers"
+def test_asking_for_vllm_where_it_is_not_installed(monkeypatch: pytest.MonkeyPatch, model_dir: Path) -> None:
+    model = find_model(str(model_dir))
+    assert resolve_sampler(None, model, None) == "vllm"
+    monkeypatch.setattr("stages.sampling.opening.installed_vllm", lambda: None)
+    monkeypatch.setattr("stages.models.support.installed_vllm", lambda: None)
+    assert resolve_sampler(None, model, None) == "transformers"
     with pytest.raises(UsageError, match="not installed"):
-        resolve_sampler("vllm")
+        resolve_sampler("vllm", model, None)
 
 
 def test_the_fake_knows_what_asks_for_a_question(workdir: Path) -> None:
@@ -179,7 +226,7 @@ def test_the_fake_knows_what_asks_for_a_question(workdir: Path) -> None:
     prompts = workdir / "asks-shortly/prompts"
     shutil.copytree("model", prompts.parent)
     (prompts / "proposer.txt").write_text("Ask about it.")
-    fake = open_sampler("fake", find_model(str(prompts.parent)), None, Pixels(), EngineOptions())
+    fake = open_sampler(Wanted("fake", find_model(str(prompts.parent))))
     for prompt, asks in (("Ask about it.", True), ("Write a <question>.", True), ("How many? Think.", False)):
         requests = [Request((), prompt, seed) for seed in range(20)]
         texts = [sample.text for sample in fake.sample(requests, Decoding())]

@@ -2,6 +2,7 @@
 
 OUT/base.parquet                                                      on the benchmark, what the run starts from
 OUT/it0001/questions.parquet  rollouts.parquet  scored.parquet        as a shell loop writes them
+OUT/it0001/NAME.parquet                                               of each other pass, with what was there before
 OUT/it0001/policy/  eval.parquet
 """
 
@@ -20,10 +21,15 @@ from ireasoner_cli.running.tracking import Track, no_tracker
 from ireasoner_cli.workers.answer import Words
 from ireasoner_cli.workers.sampling import Sampling
 from stages import shards
+from stages.contract import ANSWER
 from stages.errors import EngineError
+from stages.job import Start
+from stages.models.support import adapters, check_learning
+from stages.parameters import Call
 from stages.policy import STATE_FILE, is_pruned, open_policy, prune
 from stages.progress import Progress
 from stages.result import Result
+from stages.sampling import resolve_sampler
 
 
 @dataclass(frozen=True)
@@ -43,9 +49,15 @@ class Plan:
     keep: int = 3
     recipe: str | None = None
     phases: Sequence[Phase] = ()
+    passes: Sequence[str] = (ANSWER,)
 
     def folder(self, number: int) -> Path:
         return self.out / f"it{number:04d}"
+
+    @staticmethod
+    def rows(name: str) -> str:
+        """What the file of an iteration is called that has the rows up to those of the pass `name`."""
+        return "rollouts" if name == ANSWER else name
 
     def policy(self, number: int) -> Path | None:
         """The policy that iteration `number` made; for 0 the one that the run starts from, None for the base model."""
@@ -85,11 +97,14 @@ def run_loop(plan: Plan, prepare: Prepare, view: View, sampling: Sampling, track
 
     Raises what the stages raise; EngineError when the run has collapsed; KeyboardInterrupt leaves what is done.
     """
-    for stage in ("rollout", "score", "update", *(["eval"] if plan.benchmark else [])):
-        for recipe in plan.recipes:  # settings that are wrong: said now, rather than hours later
+    for recipe in plan.recipes:  # settings that are wrong: said now, rather than hours later
+        for name in plan.passes:
+            prepare("rollout", {"recipe": recipe, "pass": name}, plan.out)
+        for stage in ("score", "update", *(["eval"] if plan.benchmark else [])):
             prepare(stage, {"recipe": recipe}, plan.benchmark or plan.out)
     loop = _Loop(plan, prepare, view, sampling, track)
     first = loop.resume()
+    loop.check_model()
     if plan.benchmark is not None:
         loop.evaluate(0)
     made: list[Figures] = []  # by this process: who goes on after a collapse means it
@@ -137,11 +152,24 @@ class _Loop:
             made = shards.read_metadata(begun)
             shards.refuse_differences(str(begun), made, replace(made, policy=open_policy(self._plan.start).ref))
 
+    def check_model(self) -> None:
+        """Raises EngineError where the loop would come to nothing: the model cannot be learned from, or vLLM not sample
+        from the policy that the first iteration makes."""
+        plan = self._plan
+        settings = {"images": plan.images, "model": plan.model, "recipe": plan.recipe_of(1)}
+        name, sampler = (self._prepare.setting(option, "propose", settings) for option in ("model", "sampler"))
+        model = Start.chosen(Call(model=name, policy=plan.start)).model
+        check_learning(model)
+        if resolve_sampler(sampler, model, None) == "vllm" and (reason := adapters(model)):
+            raise EngineError(f"{model.ref.name}: {reason}")
+
     def iterate(self, number: int) -> bool:
         """One turn of the loop. False when all of it was there."""
         started = time.monotonic()
         with self._view.iteration(number):
-            results = [stage(number) for stage in (self._propose, self._rollout, self._score, self._update)]
+            results = [self._propose(number)]
+            results += [self._rollout(number, name) for name in self._plan.passes]
+            results += [self._score(number), self._update(number)]
             if self._plan.due(number):
                 results.append(self.evaluate(number))
         new = not all(result.reused for result in results)
@@ -163,13 +191,18 @@ class _Loop:
         }
         return self._sample("propose", number, "questions", settings)
 
-    def _rollout(self, number: int) -> Result:
-        return self._sample("rollout", number, "rollouts", {}, self._plan.folder(number) / "questions.parquet")
+    def _rollout(self, number: int, name: str) -> Result:
+        """The pass `name`, beside what the ones before it have made."""
+        place = self._plan.passes.index(name)
+        before = self._plan.rows(self._plan.passes[place - 1]) if place else "questions"
+        source = self._plan.folder(number) / f"{before}.parquet"
+        return self._sample("rollout", number, self._plan.rows(name), {"pass": name}, source)
 
     def _score(self, number: int) -> Result:
         folder = self._plan.folder(number)
         settings = {"policy": self._plan.policy(number - 1), "out": folder / "scored.parquet"}
-        work = self._prepare("score", {**settings, "recipe": self._plan.recipe_of(number)}, folder / "rollouts.parquet")
+        rows = folder / f"{self._plan.rows(self._plan.passes[-1])}.parquet"
+        work = self._prepare("score", {**settings, "recipe": self._plan.recipe_of(number)}, rows)
         self._sampling.sleep()  # hidden states need the device; nothing is sampled again before the update
         return work.stage(progress=self._view)
 

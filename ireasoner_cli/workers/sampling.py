@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -45,6 +45,9 @@ class Here:
 
     def sleep(self) -> None:
         self._engines.sleep()
+
+    def close(self) -> None:
+        self._engines.close()
 
 
 class InParts:
@@ -99,6 +102,17 @@ def open_crew(workers: int | None, ray: str | None, gpus_each: int, debug: bool)
         yield crew
     finally:
         crew.close()
+
+
+@contextmanager
+def open_sampling(workers: int | None, ray: str | None, gpus_each: int, debug: bool) -> Iterator[Sampling]:
+    """By a crew, or here where there is none. Raises as `open_crew` does."""
+    with open_crew(workers, ray, gpus_each, debug) as crew:
+        if crew is not None:
+            yield InParts(crew)
+            return
+        with closing(Here(debug)) as here:
+            yield here
 
 
 def _devices(workers: int | None, gpus_each: int) -> list[str | None]:

@@ -23,7 +23,7 @@ from ireasoner_cli.running.prepare import read_words
 from ireasoner_cli.workers.answer import SLEEP, Answer, Words
 from stages.errors import BeingWritten, EngineError, StageError, UsageError
 from stages.progress import SILENT, Progress
-from stages.sampling import Sampler
+from stages.sampling import Sampler, Wanted
 from stages.sampling.warm import WarmEngine
 
 DEBUG = "--debug"
@@ -62,8 +62,12 @@ class Worker:
                 traceback.print_exc()
             return Answer(EngineError.__name__, f"{type(error).__name__}: {error}; --debug shows where")
 
-    def _open(self, *wanted: Any) -> Sampler:
-        sampler = self._engines(*wanted)
+    def close(self) -> None:
+        """Ends the engine."""
+        self._engines.close()
+
+    def _open(self, wanted: Wanted) -> Sampler:
+        sampler = self._engines(wanted)
         self._sampling = True
         return sampler
 
@@ -87,6 +91,8 @@ def main(arguments: Sequence[str]) -> None:
                 print(json.dumps(asdict(worker.run(json.loads(line)))), file=answers, flush=True)
         except KeyboardInterrupt:
             sys.exit(128 + signal.SIGTERM)
+        finally:
+            worker.close()
 
 
 if __name__ == "__main__":

@@ -3,10 +3,11 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from stages import __version__
+from stages.contract.tables import ANSWER
 from stages.errors import DataError
 
 FORMAT = 2
@@ -43,7 +44,9 @@ class Metadata:
     """What a file says of itself, under the key `ireasoner` of its Parquet metadata.
 
     `params` holds the stage's own resolved parameters and, under the name of the stage before, that
-    stage's params, so that a scored shard still knows how its trajectories were sampled.
+    stage's params, so that a scored shard still knows how its trajectories were sampled. `device` says what the rows
+    were computed on, empty where no model was: its name, dtype, and what else decides the last bits. It is told, and
+    not compared: rows from elsewhere are rows of the same distribution.
     """
 
     stage: str
@@ -52,6 +55,7 @@ class Metadata:
     inputs: tuple[InputRef, ...]
     model: ModelRef
     policy: PolicyRef
+    device: dict[str, Any] = field(default_factory=dict)
     version: str = __version__
     format: int = FORMAT
 
@@ -69,7 +73,7 @@ class Metadata:
             raw = json.loads(text)
             if raw["format"] != FORMAT:
                 raise DataError(f"{where}: {other_format(raw)}")
-            params, inputs, seed = (raw.get(name) for name in ("params", "inputs", "seed"))
+            params, inputs, seed, device = (raw.get(name) for name in ("params", "inputs", "seed", "device"))
             return Metadata(
                 stage=str(raw["stage"]),
                 params=params if isinstance(params, dict) else {},
@@ -81,6 +85,7 @@ class Metadata:
                 ),
                 model=_reference(ModelRef, raw["model"]),
                 policy=_reference(PolicyRef, raw["policy"]),
+                device=device if isinstance(device, dict) else {},
                 version=str(raw.get("version") or "unknown"),
             )
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
@@ -97,6 +102,16 @@ class Metadata:
             if not name:
                 return {}
         return params
+
+    @property
+    def passes(self) -> dict[str, dict[str, Any]]:
+        """The parameters of each of the Solver's passes, by name; empty if not recorded."""
+        last = self.stage_params("rollout")
+        if not last:
+            return {}
+        own = {name: value for name, value in last.items() if name != "passes" and name not in STAGES}
+        earlier = last.get("passes")
+        return {**(earlier if isinstance(earlier, dict) else {}), last.get("pass") or ANSWER: own}
 
 
 STAGES = ("propose", "rollout", "score", "update", "eval")

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from stages.errors import UsageError
+from stages.models.device import gpu_is_used
 
 
 class Ranks:
@@ -15,17 +16,21 @@ class Ranks:
     def __init__(self) -> None:
         self.size = int(os.environ.get("WORLD_SIZE", "1"))
         self.rank = int(os.environ.get("RANK", "0"))
+        self._device = torch.device("cpu")
 
     def __enter__(self) -> "Ranks":
         """Joins the processes that torchrun started with this one, if it did: nccl between GPUs, gloo between CPUs.
 
-        Raises UsageError where there are more of them than GPUs.
+        Raises UsageError where there are more of them than GPUs, EngineError as `gpu_is_used` does.
         """
         if self.size > 1:
-            if torch.cuda.is_available():
-                device = torch.device("cuda", _own_gpu())
-                torch.cuda.set_device(device)
-                torch.distributed.init_process_group("nccl", device_id=device)
+            if gpu_is_used():
+                self._device = torch.device("cuda", _own_gpu())
+                torch.cuda.set_device(self._device)
+                # Sums that the switch between GPUs adds up come in another order each time: with the others an
+                # interrupted update ends in the same bytes.
+                os.environ.setdefault("NCCL_ALGO", "^NVLS")
+                torch.distributed.init_process_group("nccl", device_id=self._device)
             else:
                 torch.distributed.init_process_group("gloo")
         return self
@@ -53,7 +58,7 @@ class Ranks:
 
     def any(self, here: bool) -> bool:
         """Whether it holds in any of the processes. Waits for them."""
-        flag = torch.tensor([float(here)], device="cuda" if self.size > 1 and torch.cuda.is_available() else "cpu")
+        flag = torch.tensor([float(here)], device=self._device)
         self.sum([flag])
         return bool(flag)
 

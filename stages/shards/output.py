@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, Self
@@ -68,6 +69,11 @@ class Output:
                 f"{self.path}: an interrupted run with the same inputs and parameters is taken up where it stopped"
             )
         return self
+
+    def made_on(self, device: dict[str, Any]) -> None:
+        """Records what the rows are computed on, which is known once the model is loaded. Before the first `write`."""
+        metadata = replace(self._metadata, device=device)
+        self.schema = self.schema.with_metadata({**self.schema.metadata, METADATA_KEY: metadata.to_json().encode()})
 
     def _usable_chunks(self) -> list[Path]:
         """The unbroken run of undamaged chunks; anything else is cleared away."""

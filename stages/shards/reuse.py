@@ -63,8 +63,9 @@ def refuse_differences(what: str, made: Metadata, wanted: Metadata) -> None:
 
 
 def differences(old: Metadata, new: Metadata, ignore: Sequence[str] = ()) -> list[str]:
-    """What sets two files' metadata apart, one phrase each: `params.alpha: 0.7 → 1.0`. The version does not."""
-    ignored = {"version", *ignore}
+    """What sets two files' metadata apart, one phrase each: `params.alpha: 0.7 → 1.0`. Version and device do
+    not."""
+    ignored = {"version", "device", *ignore}
     if old.model.sha256 is not None and old.model.sha256 == new.model.sha256:
         ignored.add("model")  # the same files, wherever they lie
     before, after = (

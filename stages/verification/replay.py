@@ -1,4 +1,9 @@
-"""A shard or a policy made again from its own lineage, and compared with what is there."""
+"""A shard or a policy made again from its own lineage, and compared with what is there.
+
+What a model computed comes out the same on the same device only, in the same dtype and, of an update, on as many
+processes; what vLLM sampled on a GPU only with its batch-invariant kernels, without which a completion depends on what
+else was in the batch and, with an adapter, on chance. Anything else is refused, before it takes hours.
+"""
 
 import math
 from collections.abc import Callable, Iterator
@@ -14,6 +19,7 @@ from stages.parameters import Call, from_recorded
 from stages.parameters.evaluate import EvalParams
 from stages.parameters.propose import ProposeParams
 from stages.parameters.rollout import RolloutParams
+from stages.parameters.sampling import EngineOptions
 from stages.parameters.score import ScoreParams
 from stages.parameters.update import UpdateParams
 from stages.result import Result
@@ -41,6 +47,7 @@ def replay(lineage: Lineage, scratch: Path) -> str:
     output = lineage.output
     if not lineage.inputs or len(lineage.inputs) != len(lineage.metadata.inputs):
         raise UsageError(f"{output}: cannot be made again, its inputs are not all here; name their folder, too")
+    _check_device(lineage)
     again = scratch / output.name
     names = [file.name for file in output.iterdir()] if output.is_dir() else []
     parts = [shards.Part(*map(int, match.groups())) for match in map(shards.PART.fullmatch, names) if match]
@@ -56,6 +63,29 @@ def replay(lineage: Lineage, scratch: Path) -> str:
     for difference in _differences(output, again, lineage.metadata.stage):
         raise DataError(f"{output}: made again, {difference}")
     return "same rows"
+
+
+def _check_device(lineage: Lineage) -> None:
+    """Raises UsageError where the output would come out otherwise here."""
+    output, made = lineage.output, lineage.metadata.device
+    if not made:
+        return
+    from stages.models.device import this_device
+
+    here = this_device().recorded()
+    if any(made.get(name, value) != value for name, value in here.items()):
+        was, now = (" in ".join(str(each.get(name)) for name in here) for each in (made, here))
+        raise UsageError(f"{output}: was made on {was}, and here is {now}; what computes otherwise makes other rows")
+    if (ranks := made.get("ranks", 1)) != 1:
+        raise UsageError(
+            f"{output}: was made by {ranks} processes, which add up in another order than one does; make it again with "
+            f"torchrun --nproc-per-node {ranks} -m ireasoner_cli update, and compare the two"
+        )
+    if made.get("batch_invariant") is False and here["name"] != "cpu":
+        raise UsageError(
+            f"{output}: on a GPU only what was sampled with --batch-invariant can be made again: else a completion "
+            "depends on what else was in the batch and, with an adapter, on chance"
+        )
 
 
 def _make(lineage: Lineage, out: Path, part: shards.Part | None, scratch: Path) -> None:
@@ -88,28 +118,41 @@ def _stage(lineage: Lineage, scratch: Path) -> tuple[Callable[..., Result], Any]
         from stages.propose import propose
 
         pool = inputs[0] if inputs[0].is_dir() or len(inputs) == 1 else inputs[0].parent
-        return partial(propose, pool), _sampled(ProposeParams(), params, scratch)
+        return partial(propose, pool), _sampled(ProposeParams(), lineage, scratch)
     if lineage.metadata.stage == "rollout":
         from stages.rollout import rollout
 
-        return partial(rollout, inputs), _sampled(RolloutParams(), params, scratch)
+        asked = _sampled(RolloutParams(pass_name=params["pass"]), lineage, scratch)
+        learned = _file(params["learn_prompt"], scratch / "learn.txt")
+        return partial(rollout, inputs), replace(asked, learn_prompt=learned)
     from stages.evaluate import evaluate
 
     tasks = params.get("tasks", [])
     if len(tasks) > 1:
         raise UsageError(f"{lineage.output}: holds {len(tasks)} tasks; only an evaluation of one can be made again")
-    asked = EvalParams(task=tasks, reasoning=params.get("reasoning", True))
-    return partial(evaluate, inputs), _sampled(asked, params, scratch)
+    of_tasks = EvalParams(task=tasks, reasoning=params.get("reasoning", True))
+    return partial(evaluate, inputs), _sampled(of_tasks, lineage, scratch)
 
 
-def _sampled(params: P, recorded: dict[str, Any], scratch: Path) -> P:
+def _sampled(params: P, lineage: Lineage, scratch: Path) -> P:
     """`params` as recorded, the prompt's text in a file of its own; where nothing was sampled there is none."""
+    recorded, device = lineage.metadata.params, lineage.metadata.device
     found = from_recorded(params, recorded)
     if "prompt" not in recorded:
         return found
-    prompt = scratch / "prompt.txt"
-    prompt.write_text(recorded["prompt"], encoding="utf-8")
-    return replace(found, sampling=replace(found.sampling, prompt=prompt, sampler=recorded["sampler"]))
+    prompt = _file(recorded["prompt"], scratch / "prompt.txt")
+    engine = EngineOptions(
+        tensor_parallel=device.get("tensor_parallel", 1), batch_invariant=device.get("batch_invariant", False)
+    )
+    return replace(found, sampling=replace(found.sampling, prompt=prompt, sampler=recorded["sampler"], engine=engine))
+
+
+def _file(text: str | None, file: Path) -> str | None:
+    """The name of a file with the text, as a prompt is given."""
+    if text is None:
+        return None
+    file.write_text(text, encoding="utf-8")
+    return str(file)
 
 
 # --------------------------------------------------------------------------------------------- comparing
