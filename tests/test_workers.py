@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -107,7 +107,7 @@ def test_a_run_goes_on_with_another_number(world: Path, monkeypatch: pytest.Monk
         assert chain.file_bytes(Path(f"on-{count}")) == chain.file_bytes(Path("one"))
 
 
-def _interrupted(counts: dict[str, int], rows: Sequence[object]) -> None:
+def _interrupted(*given: object) -> None:
     raise KeyboardInterrupt
 
 
