@@ -54,6 +54,7 @@ from stages.result import Result
 CHECKPOINT_SECONDS = 60.0
 # No options, and recorded beside them: how a policy was trained is to be read off it.
 FIXED = {"optimizer": "AdamW", "weight_decay": WEIGHT_DECAY, "max_grad_norm": MAX_GRAD_NORM}
+EVERY = "all"  # of --lora-targets: those that the model has
 STILL, ENOUGH_STEPS = 1e-5, 20  # nats a token of KL, below which a policy after so many steps has hardly moved
 EXPERTS = "{name} has experts: its adapters are on {targets}, outside of them"
 # Nats a token of |log π − log μ| that two programs' rounding explains.
@@ -214,6 +215,7 @@ def _lora(params: UpdateParams, policy: Policy) -> Lora:
     others than the policy's, and for projections that there are not."""
     own = policy.state.lora if policy.state else DEFAULT_LORA
     targets = own.targets if params.lora_targets is None else tuple(params.lora_targets.replace(" ", "").split(","))
+    targets = DEFAULT_LORA.targets if targets == (EVERY,) else targets
     if unknown := [name for name in targets if name not in PROJECTIONS]:
         raise UsageError(f"--lora-targets: no projection {unknown[0]!r}; there are {','.join(PROJECTIONS)}")
     targets = tuple(name for name in PROJECTIONS if name in targets)
@@ -227,7 +229,7 @@ def _lora(params: UpdateParams, policy: Policy) -> Lora:
 
 
 def _recorded(lora: Lora) -> dict[str, Any]:
-    targets = "all" if lora.targets == DEFAULT_LORA.targets else ",".join(lora.targets)
+    targets = EVERY if lora.targets == DEFAULT_LORA.targets else ",".join(lora.targets)
     return {"lora_rank": lora.rank, "lora_alpha": lora.alpha, "lora_targets": targets}
 
 
