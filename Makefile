@@ -13,6 +13,12 @@ CPU_TORCHVISION := torchvision==0.28.0+cpu
 # Its operators are declared by a file beside it where its own build for CPUs cannot be had: docs/installing.md
 SOUND := ireasoner_cli/environment.py stages/models/torchvision_operators.py
 
+# Without compiling what is installed, of which most is never imported: that takes a minute, and Python does it as it needs.
+PIP := $(BIN)/pip install -q --no-compile
+
+# Processes that the tests are spread over. On a GPU they run in one: two engines would want the same memory.
+WORKERS ?= $(if $(filter gpu,$(HARDWARE)),0,2)
+
 # How long the campaigns run; the tests run small ones from the same code.
 KILLS ?= 200
 ITERATIONS ?= 500
@@ -21,7 +27,7 @@ SECONDS ?= 600
 # Which seeds the evidence is run with.
 SEEDS ?= 1
 
-.PHONY: install test demo picture bench docs lint types clean \
+.PHONY: install test demo picture bench accept families docs lint types clean \
 	evidence evidence-sweep evidence-steps evidence-page campaign-kill campaign-soak campaign-fuzz campaign-fuzz-guided \
 	campaign-properties
 
@@ -30,19 +36,19 @@ install: $(STAMP)
 $(STAMP): pyproject.toml $(SOUND)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 ifeq ($(HARDWARE),cpu)
-	$(BIN)/pip install -q $(CPU_TORCH) $(CPU_TORCHVISION) 2>/dev/null || \
-	$(BIN)/pip install -q --retries 1 --timeout 20 --index-url $(PYTORCH_CPU_INDEX) \
+	$(PIP) $(CPU_TORCH) $(CPU_TORCHVISION) 2>/dev/null || \
+	$(PIP) --retries 1 --timeout 20 --index-url $(PYTORCH_CPU_INDEX) \
 		$(CPU_TORCH) $(CPU_TORCHVISION) torchaudio torchcodec 2>/dev/null || \
-	$(BIN)/pip install -q $(CPU_TORCH)
+	$(PIP) $(CPU_TORCH)
 endif
-	$(BIN)/pip install -q -e '.[$(HARDWARE),dev]'
+	$(PIP) -e '.[$(HARDWARE),dev]'
 ifeq ($(HARDWARE),cpu)
 	$(BIN)/python -m ireasoner_cli.environment
 endif
 	touch $@
 
 test: lint types
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 # Self-play in a small world of bar charts, before and after; interrupted, it goes on where it stopped.
 demo: $(STAMP)
@@ -57,9 +63,20 @@ picture: demo
 
 # The learner against a plain loop and trl, rollout against bare vLLM, score against a plain loop: 20 minutes on two cores.
 bench: $(STAMP)
-	$(BIN)/pip install -q -e '.[bench]'
+	$(PIP) -e '.[bench]'
 	$(BIN)/python -m tests.benchmarks.learner --out build/bench/learner.json
 	$(BIN)/python -m tests.benchmarks.stages --out build/bench/stages.json
+
+# What a machine with a GPU does with it: `ireasoner doctor --deep`, then the races of `make bench` in the shape of a 7B, each
+# contender in a process of its own. build/accept/accept.md is a page to send. MODEL: a checkpoint for the doctor.
+accept: $(STAMP)
+	$(BIN)/python -m tests.benchmarks.accept --out build/accept $(if $(MODEL),--model $(MODEL))
+
+# Twenty-one families of models as tiny checkpoints, each through everything, and the table of docs/models.md.
+families: $(STAMP)
+	$(BIN)/pip install -q num2words
+	$(BIN)/python -m tests.families_matrix
+	$(BIN)/python -m tests.families_page docs/models.md
 
 # Each row of the ablation with each of SEEDS, in the size for this machine. What is done is not done again, and other
 # seeds in the tables of docs/evidence/ stay.
@@ -95,7 +112,7 @@ evidence-steps: $(STEPS)/base/rollouts.parquet $(STEPS)/trained/rollouts.parquet
 
 # The tables and figures of the pages that have marks for them.
 evidence-page: $(STAMP)
-	$(BIN)/pip install -q -e '.[evidence]'
+	$(PIP) -e '.[evidence]'
 	$(BIN)/python -m tests.evidence.page docs/evidence README.md docs/*.md
 
 # SIGKILL at random moments of each of the five stages, KILLS times, and the same command again.
@@ -112,7 +129,7 @@ campaign-fuzz: $(STAMP)
 
 # The same checks on what a fuzzer guided by coverage finds in SECONDS.
 campaign-fuzz-guided: $(STAMP)
-	$(BIN)/pip install -q atheris
+	$(PIP) atheris
 	$(BIN)/python -m tests.campaigns.fuzz --coverage --seconds $(SECONDS)
 
 # The property tests on thousands of examples each, other ones every time.

@@ -15,6 +15,7 @@ from ireasoner_cli.commands import (
     STAGES,
     compare,
     demo,
+    doctor,
     export,
     init,
     inspect,
@@ -93,6 +94,7 @@ _COMMANDS: dict[str, Callable[..., Work | None]] = {
     "compare": compare.command,
     "init": init.command,
     "demo": demo.command,
+    "doctor": doctor.command,
 }
 _TAKES_UP = {*STAGES, "run", "demo"}
 for name, command in _COMMANDS.items():

@@ -18,7 +18,9 @@ from stages.errors import why
 
 DEFAULT_FILE = Path("ireasoner.toml")
 FILE, RECIPE = "ireasoner.file", "ireasoner.recipe"  # under which, by command, the context keeps what they set
-NOT_SETTINGS = {"help", "config"}
+PASS = "ireasoner.pass"  # under which it keeps which pass is to be made
+NOT_TAKEN = {"help", "pass_name"}  # from the environment
+NOT_SETTINGS = {*NOT_TAKEN, "config"}
 PREFIX = "IREASONER_"
 NOT_OURS = {"IREASONER_VERSION"}  # which images for containers set, and which says nothing to any command
 
@@ -38,7 +40,8 @@ class Command(TyperCommand):
             raise
 
     def get_params(self, ctx: Any) -> list[Any]:
-        return [_kept_to_the_command_line(each) if each.name == "help" else each for each in super().get_params(ctx)]
+        params = super().get_params(ctx)
+        return [_kept_to_the_command_line(each) if each.name in NOT_TAKEN else each for each in params]
 
 
 class Group(TyperGroup):
@@ -112,33 +115,63 @@ def apply_recipe(context: typer.Context, recipe: str | None) -> str | None:
     return recipe
 
 
+def apply_pass(context: typer.Context, name: str) -> str:
+    """The callback of `--pass`, eager too: the pass's own settings stand above those of the command."""
+    if not context.resilient_parsing:
+        context.meta[f"{PASS} {context.info_name}"] = name
+        _set_defaults(context)
+    return name
+
+
+def passes(context: typer.Context) -> list[str]:
+    """The names of the passes that there are settings of, in order: the recipe's, then those that the file adds."""
+    return list(dict.fromkeys(name for source in (RECIPE, FILE) for name in _from(context, source).passes))
+
+
 @dataclass(frozen=True)
 class Settings:
-    """What a source sets of a command's options by name: `values`, and which of them in the command's own table. where:
-    the source, as messages call it."""
+    """What a source sets of a command's options by name: `values`, and which of them in the command's own table;
+    `passes`: of `rollout`'s, in each pass by its name. where: the source, as messages call it."""
 
     values: Mapping[str, Any] = field(default_factory=dict)
     own: frozenset[str] = frozenset()
     where: str = ""
+    passes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def _take(context: typer.Context, source: str, settings: Settings) -> None:
-    """Settings that one source gives this command, whichever of the two is looked at first."""
+    """Settings that one source gives this command, whichever of them is looked at first."""
     context.meta[f"{source} {context.info_name}"] = settings
-    under, over = _taken(context)
-    context.default_map = {**under.values, **over.values}
+    _set_defaults(context)
 
 
-def _taken(context: Any) -> tuple[Settings, Settings]:
-    """What the recipe sets of the options of the command, and what the file does, which stands above it."""
-    recipe, file = (context.meta.get(f"{source} {context.info_name}", Settings()) for source in (RECIPE, FILE))
-    return recipe, file
+def _set_defaults(context: typer.Context) -> None:
+    context.default_map = {name: value for settings in _taken(context) for name, value in settings.values.items()}
+
+
+def _taken(context: Any) -> list[Settings]:
+    """What is set of the options of the command, the later above the earlier: by the recipe, by the file, and by these
+    for the pass that is to be made."""
+    both = [_from(context, source) for source in (RECIPE, FILE)]
+    name = context.meta.get(f"{PASS} {context.info_name}")
+    of_pass = [Settings(each.passes[name], where=_where(each.where, name)) for each in both if name in each.passes]
+    return both + of_pass
+
+
+def _from(context: Any, source: str) -> Settings:
+    return context.meta.get(f"{source} {context.info_name}", Settings())
+
+
+def _where(source: str, pass_name: str) -> str:
+    return f"{source}, pass {pass_name}"
 
 
 def _settings_of(context: typer.Context, content: dict[str, Any], where: str) -> Settings:
     """What the content of a file sets of this command's options. Raises typer.BadParameter for what is wrong, wherever
     in it."""
     options = _options_by_command(context)
+    content = dict(content)
+    made = _passes_of(context, content.pop("pass", []), options["rollout"], where)
     shared = {key: value for key, value in content.items() if not isinstance(value, dict)}
     tables = {key: value for key, value in content.items() if isinstance(value, dict)}
     everywhere = set().union(*options.values())
@@ -155,14 +188,29 @@ def _settings_of(context: typer.Context, content: dict[str, Any], where: str) ->
     name = context.info_name or ""
     values = {_name(key): value for key, value in shared.items() if _name(key) in options[name]}
     own = {_name(key): value for key, value in tables.get(name, {}).items()}
-    return Settings({**values, **own}, frozenset(own), where)
+    return Settings({**values, **own}, frozenset(own), where, made)
+
+
+def _passes_of(context: typer.Context, tables: Any, known: dict[str, Any], where: str) -> dict[str, dict[str, Any]]:
+    """What `[[pass]]` tables set of `rollout`'s options, by the passes' names."""
+    found: dict[str, dict[str, Any]] = {}
+    for number, table in enumerate(tables if isinstance(tables, list) else [tables], 1):
+        name = table.get("name") if isinstance(table, dict) else None
+        if not isinstance(name, str) or name in found:
+            raise typer.BadParameter(f"[[pass]] number {number} needs a `name` of its own", param_hint=where)
+        settings = {key: value for key, value in table.items() if key != "name"}
+        for key, value in settings.items():
+            _check_key(key, known, _where(where, name))
+            _check_value(context, known[_name(key)], key, value, _where(where, name))
+        found[name] = {_name(key): value for key, value in settings.items()}
+    return found
 
 
 def is_own(context: typer.Context, name: str) -> bool:
     """Whether option `name` was set for this command: by a flag, a variable or its own table, and not by a key at the
     top of the file, nor left to its default."""
     source = context.get_parameter_source(name)
-    own = _taken(context)[1].own
+    own = _from(context, FILE).own
     return source is not None and (source.name in ("COMMANDLINE", "ENVIRONMENT") or name in own)
 
 

@@ -51,6 +51,19 @@ Recipe = Annotated[
 ]
 
 
+Pass = Annotated[
+    str,
+    Option(
+        "--pass",
+        callback=config.apply_pass,
+        is_eager=True,
+        metavar="NAME",
+        help="The name of these rows, which go beside those that are there; its [[pass]] table has its settings.",
+        rich_help_panel="Pass",
+    ),
+]
+
+
 def declared(command: C) -> C:
     """`command` as typer takes it: a parameter whose type is a dataclass of options stands for these options, which are
     put together again when it is called."""

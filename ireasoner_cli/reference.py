@@ -49,8 +49,8 @@ _TABLES: tuple[tuple[str, str, pa.Schema, Mapping[str, str]], ...] = (
     (
         "Trajectories",
         "`questions`, `rollouts` and `scored`: one row a sampled trajectory, whoever sampled it. Rows of one group are "
-        "contiguous and in one part file, the Proposer's row first, then the Solver's by sample_index. `propose` "
-        "writes the rows of role `proposer`, `rollout` adds those of role `solver`.",
+        "contiguous and in one part file, the Proposer's row first, then the Solver's by pass, as these were made, and "
+        "sample_index. `propose` writes the rows of role `proposer`, `rollout` adds those of role `solver`.",
         contract.TRAJECTORY,
         descriptions.TRAJECTORY,
     ),
@@ -91,7 +91,8 @@ schema's metadata (a policy has the same in `state.json`, an exported checkpoint
 | format | version of this contract; this version of ireasoner reads {format} |
 | stage | which stage wrote the file: `propose`, `rollout`, `score` or `eval` |
 | version | of the package that wrote it |
-| params | every resolved parameter that shapes the rows; under the name of the stage before, that stage's params |
+| params | every resolved parameter that shapes the rows; under the stage before's name, that stage's; under `passes`, \
+those of earlier passes by name |
 | seed | the run's |
 | inputs | name and SHA-256 of each file that was read |
 | model | name as given, revision (the commit, for a model of the hub), sha256 (the fingerprint) |

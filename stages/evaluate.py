@@ -3,7 +3,7 @@
 benchmark.parquet + policy ──▶ eval.parquet
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
@@ -47,7 +47,7 @@ def evaluate(
     """
     names = params.task or []
     start = Start.chosen(call)
-    benchmarks = [_open(name, inputs, params.data, call.limit) for name in names or ("plain",)]
+    benchmarks = [_open(name, inputs, params.data, call.limit, progress.say) for name in names or ("plain",)]
     asking = Asking.settled(SOLVER, start, params.sampling)
     if not params.reasoning:
         asking = replace(asking, prompt=DIRECT)
@@ -120,11 +120,13 @@ class _Benchmark:
         return self.records.most_images() if isinstance(self.records, shards.Rows) else self.task.max_images
 
 
-def _open(name: str, inputs: Sequence[Path], data: Path | None, limit: int | None) -> _Benchmark:
+def _open(
+    name: str, inputs: Sequence[Path], data: Path | None, limit: int | None, say: Callable[[str], None]
+) -> _Benchmark:
     task = tasks.load(name)
     if name == "plain":
         return _Benchmark(task, _plain_rows(inputs), limit)
-    return _Benchmark(task, shards.Records(files_of(task, inputs, data), task.columns, task.optional), limit)
+    return _Benchmark(task, shards.Records(files_of(task, inputs, data, say), task.columns, task.optional), limit)
 
 
 def _plain_rows(inputs: Sequence[Path]) -> shards.Rows:

@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from stages import images, shards
 from stages.contract import InputRef, Metadata, ModelRef
+from stages.errors import DataError
 from stages.models.finding import DEFAULT_MODEL, Model, locate_model
 from stages.parameters import Call
 from stages.policy import Policy, check_model, open_policy, recorded_policy
@@ -48,6 +49,14 @@ class Start:
         return Start(model, policy)
 
     @staticmethod
+    def unread(call: Call, source: shards.Shards) -> "Start":
+        """Of a stage that goes on with one without looking at the policy: its model, wherever it lies.
+
+        Raises UsageError, DataError and EngineError as `locate_model` does.
+        """
+        return Start(locate_model(call.model, source.metadata.model), Policy(None, None, source.metadata.policy))
+
+    @staticmethod
     def recorded(call: Call, source: shards.Shards) -> "Start":
         """Of a stage that goes on with one: the policy and the model that `source` was made with.
 
@@ -63,6 +72,7 @@ class Job:
     """One output of a stage, to be made as `call` asks.
 
     `params` are what shapes its rows, `total` is how many of `unit` there are to do, of which `todo` in this part.
+    `rejects`: a picture that cannot be had costs its group only, and not the stage.
     """
 
     def __init__(
@@ -77,6 +87,7 @@ class Job:
         inputs: tuple[InputRef, ...],
         total: int,
         unit: str = "groups",
+        rejects: bool = False,
     ) -> None:
         self.call = call
         self.start = start
@@ -92,12 +103,14 @@ class Job:
         part = shards.Part.of(call.shard) or shards.Part()
         self.todo = range(*part.bounds(total))
         self._unit = unit
+        self._rejects = rejects
 
     def there(self, requests: Callable[[range], int] | None = None) -> Result | None:
         """The result, where nothing is to be made: the output is there, or a dry run only asks what would be done.
 
         `requests` says how many samples it would take to do what is left. Raises UsageError when something else is in
-        the output's place, DataError when it is damaged, and of a dry run for pictures that are gone or have changed.
+        the output's place, DataError when it is damaged, and of a dry run for pictures that are gone or have changed,
+        unless these are only rejected; then it says how many.
         """
         if self.is_done():
             return Result(self.output, reused=True)
@@ -105,15 +118,23 @@ class Job:
             return None
         done = min(self.left_over(), len(self.todo))
         left = self.todo[done:]
-        self._look_at_pictures(left)
+        missing = self._look_at_pictures(left)
         summary = shards.plan(self.output, self.metadata, self._unit, len(self.todo), done)
+        summary |= {"unreadable_images": missing} if self._rejects else {}
         return Result(self.output, summary=summary | ({"requests": requests(left)} if requests else {}))
 
-    def _look_at_pictures(self, left: range) -> None:
-        """Raises DataError as the stage will where a picture of the groups at `left` cannot be had."""
+    def _look_at_pictures(self, left: range) -> int:
+        """Of how many of the groups at `left` a picture cannot be had; raises DataError where the stage will."""
+        missing = 0
         for proposal, *_ in self.start.source.groups(left) if self.start.source else ():
-            if proposal["question"]:
-                images.read_all(proposal)
+            try:
+                if proposal["question"]:
+                    images.read_all(proposal)
+            except DataError:
+                if not self._rejects:
+                    raise
+                missing += 1
+        return missing
 
     def is_done(self) -> bool:
         return shards.is_done(self.output, self.metadata, self.call.force, tidy=not self.call.dry_run)

@@ -1,6 +1,7 @@
 """The policy directory: adapters and training state, carried from one iteration to the next. Needs no torch.
 
 solver/  proposer/     PEFT adapters, loadable by PEFT and vLLM as they are
+teacher/               another, where `update --teacher-decay` keeps one: the exponential average of the Solver's
 state.json             step, per role baseline, KL coefficient and update count; model, lineage, format; the
                        SHA-256 of adapters, moments and of itself
 optimizer.safetensors  AdamW moments
@@ -11,12 +12,24 @@ import hashlib
 import json
 import re
 import shutil
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from stages import __version__
-from stages.contract import FORMAT, PROPOSER, SOLVER, InputRef, Metadata, ModelRef, PolicyRef, Role, other_format
+from stages.contract import (
+    ANSWER,
+    FORMAT,
+    PROPOSER,
+    SOLVER,
+    InputRef,
+    Metadata,
+    ModelRef,
+    PolicyRef,
+    Role,
+    other_format,
+)
 from stages.errors import DataError, UsageError
 from stages.learning.control import Baseline
 from stages.models.untrusted import Refused, check_links, read_json, tensor_headers
@@ -27,13 +40,28 @@ OPTIMIZER_FILE = "optimizer.safetensors"
 METRICS_FILE = "metrics.parquet"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILE = "adapter_model.safetensors"
-TENSOR_FILES = (*(f"{role}/{ADAPTER_FILE}" for role in (PROPOSER, SOLVER)), OPTIMIZER_FILE)
-CONFIG_FILES = tuple(f"{role}/{ADAPTER_CONFIG}" for role in (PROPOSER, SOLVER))
-REMOVABLE = (*TENSOR_FILES, *CONFIG_FILES)
 
-PROJECTIONS = {name: f"self_attn.{name}_proj" for name in "qkvo"} | {
-    name: f"mlp.{name}_proj" for name in ("gate", "up", "down")
+AdapterName = Literal["solver", "proposer", "teacher"]
+TEACHER: AdapterName = "teacher"
+ADAPTERS: tuple[AdapterName, ...] = (PROPOSER, SOLVER, TEACHER)
+
+# The linear layers of a decoder layer that may have an adapter: by the word that stands for them, what they are called
+# in one architecture or another. Routers and the like, and experts, which are no linear layers, are left out.
+PROJECTIONS = {
+    "q": ("self_attn.q_proj",),
+    "k": ("self_attn.k_proj",),
+    "v": ("self_attn.v_proj",),
+    "o": ("self_attn.o_proj", "self_attn.out_proj"),
+    "gate": ("mlp.gate_proj", "feed_forward.w1"),
+    "up": ("mlp.up_proj", "feed_forward.w3"),
+    "gate_up": ("mlp.gate_up_proj",),
+    "down": ("mlp.down_proj", "feed_forward.w2"),
+    "mixer": (
+        *("linear_attn.in_proj_qkv", "linear_attn.in_proj_z", "linear_attn.out_proj"),
+        *("conv.in_proj", "conv.out_proj"),
+    ),
 }
+ATTENTION = ("q", "k", "v", "o", "mixer")
 # Settings of PEFT's that would load or build something else.
 FOREIGN_SETTINGS = (
     *("auto_mapping", "modules_to_save", "layer_replication", "rank_pattern", "alpha_pattern"),
@@ -47,7 +75,8 @@ NO_SHA256 = "0" * 64
 
 @dataclass(frozen=True)
 class Lora:
-    """What a policy's adapters are, for good: the rank r, α, and the language model's projections that have one."""
+    """What a policy's adapters are, for good: the rank r, α, and the language model's projections that have one: those
+    of a policy are all in its model, and before there is one all of PROJECTIONS stand for those that the model has."""
 
     rank: int = 16
     alpha: int = 32
@@ -56,8 +85,8 @@ class Lora:
     @property
     def target_modules(self) -> str:
         """As PEFT reads it: the language model's projections only, for names alone would match the vision tower's."""
-        paths = "|".join(re.escape(PROJECTIONS[name]) for name in self.targets)
-        return rf".*language_model\.layers\.\d+\.({paths})"
+        paths = "|".join(re.escape(path) for name in self.targets for path in PROJECTIONS[name])
+        return rf".*\b(language_model|text_model)\.layers\.\d+\.({paths})"
 
     def settings(self) -> dict[str, Any]:
         """What every adapter of the policy has in its configuration."""
@@ -74,11 +103,36 @@ DEFAULT_LORA = Lora()
 
 @dataclass(frozen=True)
 class RoleState:
-    """A role's baseline, KL coefficient β, and how many optimizer steps it has taken."""
+    """A role's baseline, KL coefficient β, and how many optimizer steps it has taken; `passes`, the baselines of the
+    Solver's passes other than `answer`."""
 
     baseline: Baseline
     kl_coef: float
     updates: int = 0
+    passes: dict[str, Baseline] = field(default_factory=dict)
+
+    def baseline_of(self, of_pass: str) -> Baseline:
+        return self.baseline if of_pass == ANSWER else self.passes.get(of_pass, Baseline())
+
+    def observing(self, of_pass: str, mean_reward: float) -> "RoleState":
+        """With the mean reward of one more group in the pass's baseline."""
+        after = self.baseline_of(of_pass).after(mean_reward)
+        if of_pass == ANSWER:
+            return replace(self, baseline=after)
+        return replace(self, passes={**self.passes, of_pass: after})
+
+
+@dataclass(frozen=True)
+class SelfReward:
+    """What a policy that learned with `--loss-aux last-token` thinks of an answer of its own:
+
+        r_s = scale · (log π(token | prompt, answer) − reference)
+
+    of a token that is never sampled; reference: the mean of that log-probability of the base model."""
+
+    token: str
+    scale: float
+    reference: float
 
 
 @dataclass(frozen=True)
@@ -90,11 +144,16 @@ class PolicyState:
     roles: dict[Role, RoleState]
     lineage: Metadata
     lora: Lora = DEFAULT_LORA
+    self_reward: SelfReward | None = None
     files: dict[str, str] = field(default_factory=dict)  # as read: the SHA-256 of the other files
 
     @property
     def model(self) -> ModelRef:
         return self.lineage.model
+
+    @property
+    def has_teacher(self) -> bool:
+        return f"{TEACHER}/{ADAPTER_FILE}" in self.files
 
     def to_json(self, files: dict[str, str]) -> str:
         """`files` holds the SHA-256 of the policy's other files by name."""
@@ -106,6 +165,7 @@ class PolicyState:
             "step": self.step,
             **roles,
             "lora": asdict(self.lora),
+            "self_reward": asdict(self.self_reward) if self.self_reward else None,
             "model": lineage.pop("model"),
             "lineage": {key: lineage[key] for key in ("params", "seed", "inputs", "policy", "device")},
             "files": files,
@@ -114,9 +174,20 @@ class PolicyState:
         return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
+def files_of(adapters: Iterable[AdapterName]) -> list[str]:
+    """The files of a policy with these adapters, but for its state and metrics."""
+    files = (ADAPTER_CONFIG, ADAPTER_FILE)
+    return [*(f"{adapter}/{name}" for adapter in adapters for name in files), OPTIMIZER_FILE]
+
+
+def files_in(folder: Path) -> list[str]:
+    """The files that a policy in `folder` has to have, but for its state and metrics."""
+    return files_of(name for name in ADAPTERS if name != TEACHER or (folder / name).is_dir())
+
+
 def write_state(folder: Path, state: PolicyState) -> None:
     """Writes state.json into a policy directory that has everything else."""
-    text = state.to_json({name: checked_sha256(folder / name) for name in (*CONFIG_FILES, *TENSOR_FILES)}).encode()
+    text = state.to_json({name: checked_sha256(folder / name) for name in files_in(folder)}).encode()
     own = hashlib.sha256(text).hexdigest()
     (folder / STATE_FILE).write_bytes(OWN_SHA256.sub(own.encode(), text))
 
@@ -147,13 +218,21 @@ def read_state(folder: Path) -> PolicyState:
             version=str(raw["version"]),
         )
         roles: dict[Role, RoleState] = {
-            role: RoleState(Baseline(**raw[role]["baseline"]), float(raw[role]["kl_coef"]), int(raw[role]["updates"]))
+            role: RoleState(
+                Baseline(**raw[role]["baseline"]),
+                float(raw[role]["kl_coef"]),
+                int(raw[role]["updates"]),
+                {name: Baseline(**own) for name, own in raw[role]["passes"].items()},
+            )
             for role in (SOLVER, PROPOSER)
         }
+        self_reward = SelfReward(**raw["self_reward"]) if raw["self_reward"] else None
         lora = Lora(int(raw["lora"]["rank"]), int(raw["lora"]["alpha"]), tuple(raw["lora"]["targets"]))
         if not set(lora.targets) <= set(PROJECTIONS):
             raise ValueError(f"lora.targets is {list(lora.targets)}")
-        return PolicyState(int(raw["step"]), roles, lineage, lora, dict(raw["files"]))
+        if not set(raw["files"]) <= set(files_of(ADAPTERS)):
+            raise ValueError(f"files are {sorted(raw['files'])}")
+        return PolicyState(int(raw["step"]), roles, lineage, lora, self_reward, dict(raw["files"]))
     except Refused as error:
         raise DataError(str(error)) from error
     except (OSError, KeyError, TypeError, ValueError) as error:
@@ -165,7 +244,7 @@ def fingerprint(folder: Path) -> str:
     DataError where a file is missing."""
     digest = hashlib.sha256()
     hashes = dict(read_state(folder).files) if is_pruned(folder) else {}
-    for name in sorted([*CONFIG_FILES, *TENSOR_FILES, STATE_FILE]):
+    for name in sorted([*(hashes or files_in(folder)), STATE_FILE]):
         if name not in hashes:
             if not (folder / name).is_file():
                 raise DataError(f"{folder}: incomplete policy directory, {name} cannot be read")
@@ -176,15 +255,15 @@ def fingerprint(folder: Path) -> str:
 
 def is_pruned(folder: Path) -> bool:
     """Whether only the state and the metrics of the policy are left."""
-    return (folder / STATE_FILE).is_file() and not any((folder / name).exists() for name in REMOVABLE)
+    return (folder / STATE_FILE).is_file() and not any((folder / name).exists() for name in files_of(ADAPTERS))
 
 
 def prune(folder: Path) -> None:
     """Removes a policy's adapters and moments; what is left still says what it was. Interrupted, it can be repeated."""
-    for name in REMOVABLE:
+    for name in files_of(ADAPTERS):
         (folder / name).unlink(missing_ok=True)
-    for role in (PROPOSER, SOLVER):
-        shutil.rmtree(folder / role, ignore_errors=True)
+    for adapter in ADAPTERS:
+        shutil.rmtree(folder / adapter, ignore_errors=True)
 
 
 def check_whole(folder: Path, state: PolicyState) -> None:
@@ -194,21 +273,21 @@ def check_whole(folder: Path, state: PolicyState) -> None:
             f"{folder}: only its state and metrics are left; `ireasoner run` keeps the adapters of the last policies "
             "(--keep) and of the best. `ireasoner update --force` of its scored shard makes it again"
         )
+    names = dict.fromkeys([*files_in(folder), *state.files])
     try:
-        for name in (*CONFIG_FILES, *TENSOR_FILES):
+        for name in names:
             if not (folder / name).is_file():
                 raise DataError(f"{folder}: incomplete policy directory, {name} cannot be read")
             if checked_sha256(folder / name) != state.files.get(name):
                 raise DataError(f"{folder / name}: damaged, its contents do not match what {STATE_FILE} records")
-        for name in CONFIG_FILES:
-            _check_adapter_config(folder / name, state.lora)
-        for name in TENSOR_FILES:
-            _check_tensors(folder / name, state.lora)
+        for name in names:
+            check = check_adapter_config if name.endswith(ADAPTER_CONFIG) else _check_tensors
+            check(folder / name, state.lora)
     except Refused as error:
         raise DataError(str(error)) from error
 
 
-def _check_adapter_config(file: Path, lora: Lora) -> None:
+def check_adapter_config(file: Path, lora: Lora) -> None:
     """PEFT would load other models, and other modules, at the word of this file."""
     config = read_json(file)
     for name, value in lora.settings().items():

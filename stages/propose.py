@@ -3,6 +3,7 @@
 pool/ + policy ──▶ questions.parquet
 """
 
+import random
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
@@ -12,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 from PIL.Image import Image
 
-from stages import images, shards
+from stages import images, puzzles, shards
 from stages.contract import PROPOSER, TRAJECTORY, UNREADABLE, Metadata, group_id, trajectory_seed
 from stages.errors import DataError, UsageError
 from stages.images.columns import Columns
@@ -39,15 +40,18 @@ def propose(
     engines: Engines = open_sampler,
 ) -> Result:
     """Writes the questions shard: the Proposer's row of each group. With `params.questions` the questions are those of
-    the dataset, and nothing is sampled.
+    the dataset, with `params.task` they are drawn, and nothing is sampled.
 
     What cannot be asked about becomes a row with a reject_reason. Raises DataError when nothing in the pool can be, and
     for a policy that does not fit; UsageError for paths and columns that are not there; EngineError for the model.
     """
     if params.target is not None and params.questions is None:
         raise UsageError("--target names the column with the answers to --questions, and goes with it")
+    if params.task is not None and params.questions is not None:
+        raise UsageError("--task draws the questions, and --questions takes them from a column; give one of them")
+    puzzle = puzzles.load(params.task) if params.task else None
     start = Start.chosen(call)
-    asking = Asking.settled(PROPOSER, start, params.sampling) if params.questions is None else None
+    asking = Asking.settled(PROPOSER, start, params.sampling) if params.questions is None and puzzle is None else None
     pool = open_pool(images_path, Columns(params.image_column, params.questions, params.target))
     job = Job(
         "propose",
@@ -64,10 +68,11 @@ def propose(
             _check_unchanged(job.output)
         return there
 
-    order = draw(len(pool), call.seed, start.policy.ref.step, call.at_most(params.groups), params.per_image)
+    groups = call.at_most(params.groups)
+    order = draw(len(pool), call.seed, start.policy.ref.step, groups + params.per_image, params.per_image)
     _check_usable(pool, order, images_path, params.questions)
     counts = {"groups": len(job.todo), "questions": 0, "unreadable_images": 0, "refused": 0}
-    counts |= {"targets": 0} if params.target else {}
+    counts |= {"targets": 0} if params.target or puzzle else {}
 
     def load() -> AbstractContextManager[Sampler | None]:
         return asking.open(engines, pool.most_images([order[index] for index in job.todo])) if asking else nullcontext()
@@ -76,7 +81,8 @@ def propose(
         questions.made_on(sampler.device if sampler else {})
         for table in questions.taken_up("question", "target", "completion", "reject_reason"):
             _count(counts, table.to_pylist())
-        proposals = _proposals(pool, order, questions.left, job.metadata, params)
+        rows = _found(pool, order, questions.left, job.metadata, params.per_image, puzzle)
+        proposals = _proposals(zip(questions.left, rows, strict=True), job.metadata, params, asking is not None)
         for row, sample in with_samples(sampler, params.sampling.decoding, proposals):
             if sample:
                 row |= sample_columns(sample)
@@ -98,13 +104,32 @@ def _count(counts: dict[str, int], rows: Iterable[Row]) -> None:
             counts["unreadable_images" if reason.startswith(UNREADABLE) else "refused"] += 1
 
 
+def _found(
+    pool: Pool, order: list[int], indices: range, metadata: Metadata, apart: int, draw: puzzles.Draw | None
+) -> Iterator[PoolRow]:
+    """What each group is about; with `draw` a puzzle on its picture, for which the one `apart` further on in the order
+    is at hand."""
+    if draw is None:
+        yield from pool.read([order[index] for index in indices])
+        return
+    rows = pool.read([place for index in indices for place in (order[index], order[index + apart])])
+    for index, own, other in zip(indices, rows, rows, strict=True):
+        step = metadata.policy.step + index + 1
+        group = group_id(metadata.seed, step, [images.sha256(own.images[0].data or b"")])
+        puzzle = draw(random.Random(trajectory_seed(group, PROPOSER, 0)))
+        if 1 in puzzle.pictures and len(pool) == 1:
+            raise DataError("the pool has one picture, and this --task needs another beside it")
+        shown = tuple((own, other)[which].images[0] for which in puzzle.pictures)
+        yield PoolRow(shown, puzzle.question, puzzle.target, puzzle.view)
+
+
 def _proposals(
-    pool: Pool, order: list[int], indices: range, metadata: Metadata, params: ProposeParams
+    proposed: Iterable[tuple[int, PoolRow]], metadata: Metadata, params: ProposeParams, asks: bool
 ) -> Iterator[tuple[Row, Request | None]]:
-    """The Proposer's row of each group, with the request for a completion; without one where the question is there
-    already, or cannot be asked for."""
+    """The Proposer's row of each group, by its index, with the request for a completion; without one where the question
+    is there already, or cannot be asked for."""
     prompt: Any = metadata.params.get("prompt")
-    for index, found in zip(indices, pool.read([order[index] for index in indices]), strict=True):
+    for index, found in proposed:
         hashes = [images.sha256(image.data) if image.data is not None else None for image in found.images]
         group = group_id(metadata.seed, metadata.policy.step + index + 1, hashes)
         row: Row = {
@@ -117,6 +142,7 @@ def _proposals(
                 for image in found.images
             ],
             "images_sha256": hashes,
+            "view": found.view,
             "question": None,
             "target": found.target,
             "prompt": prompt,
@@ -128,10 +154,11 @@ def _proposals(
         except images.UnreadableImage as error:
             yield row | {"reject_reason": str(error)}, None
             continue
-        if params.questions is None:
+        if asks:
             yield row, Request(pictures, prompt, row["seed"])
         else:
-            yield row | {"question": found.question, "reject_reason": None if found.question else NONE_THERE}, None
+            asked = found.question
+            yield row | {"question": asked, "reject_reason": None if asked else NONE_THERE}, None
 
 
 def _check_unchanged(questions: Path) -> None:

@@ -12,24 +12,42 @@ import contextlib
 import math
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import torch
+
 from stages import interrupts, shards
 from stages.ahead import ahead
-from stages.contract import PROPOSER, SCORED, SOLVER, Metadata, Role
+from stages.contract import PAIRS, PROPOSER, SCORED, SOLVER, Metadata, Role
 from stages.errors import DataError, UsageError
 from stages.job import Job, Start
-from stages.learning import checkpoints
+from stages.learning import beforehand, checkpoints
 from stages.learning.batches import Batch, GroupReader
+from stages.learning.last_token import LastToken
 from stages.learning.learner import MAX_GRAD_NORM, WEIGHT_DECAY, Learner
 from stages.learning.ranks import Ranks
 from stages.models.device import this_device
+from stages.models.finding import Model
+from stages.models.support import check_learning
+from stages.models.unused import unused_id, unused_token
 from stages.parameters import Call, recorded
 from stages.parameters.update import UpdateParams
-from stages.policy import DEFAULT_LORA, PROJECTIONS, STATE_FILE, Lora, Policy, PolicyState, check_whole, read_state
+from stages.policy import (
+    DEFAULT_LORA,
+    PROJECTIONS,
+    STATE_FILE,
+    Lora,
+    Policy,
+    PolicyState,
+    SelfReward,
+    check_whole,
+    read_state,
+)
 from stages.progress import SILENT, Progress
 from stages.result import Result
 
@@ -37,6 +55,15 @@ CHECKPOINT_SECONDS = 60.0
 # No options, and recorded beside them: how a policy was trained is to be read off it.
 FIXED = {"optimizer": "AdamW", "weight_decay": WEIGHT_DECAY, "max_grad_norm": MAX_GRAD_NORM}
 STILL, ENOUGH_STEPS = 1e-5, 20  # nats a token of KL, below which a policy after so many steps has hardly moved
+EXPERTS = "{name} has experts: its adapters are on {targets}, outside of them"
+# Nats a token of |log π − log μ| that two programs' rounding explains.
+EXPLAINED, EXPLAINED_OF_NARROW = {torch.float32: 1e-3}, 0.05
+UNLIKE_SAMPLED = (
+    "the {role}'s tokens have other probabilities now than when they were sampled: |log π − log μ| is {mean:.2g} on "
+    "average and up to {largest:.2g}, where {dtype} explains {bound:g}. The pictures may be others now or of another "
+    "size, or the model may have been sampled in another dtype, or be computed otherwise by the sampler: vLLM on a CPU "
+    "leaves out what image tokens see of later ones, as Gemma's do (--sampler transformers does not)"
+)
 HARDLY_MOVED = (
     f"the policy has hardly moved: after {ENOUGH_STEPS} optimizer steps its KL from the base model is below {STILL:g}. "
     "Raise --lr, now {lr:g}: the papers' 1e-6 is for full fine-tuning or many thousand steps, and LoRA on such models "
@@ -55,7 +82,7 @@ def update(
 
     Under torchrun all its processes call this, and spread the groups of each step over themselves.
     Raises UsageError when the policy is missing or would be written over, DataError for shards, images or a
-    policy that do not fit, EngineError when the model cannot be loaded.
+    policy that do not fit, EngineError when the model cannot be learned from or loaded.
     """
     started = time.monotonic()
     ranks = Ranks()
@@ -64,16 +91,23 @@ def update(
             f"{ranks.size} processes cannot share steps of {params.groups_per_step}; "
             f"use --groups-per-step {ranks.size} or more, or fewer processes"
         )
-    scored = shards.Shards(inputs, "score", SCORED)
+    scored = shards.Shards(inputs, "score", _columns(params, inputs))
     start = Start.recorded(call, scored)
     lora = _lora(params, start.policy)
+    self_reward = _self_reward(params, start)
     temperatures = _temperatures(params, scored.metadata)
     job = PolicyJob(
         "update",
         call,
         start,
         output=call.out or inputs[0].parent / "policy",
-        params={**FIXED, **recorded(params), **_recorded(lora), "score": scored.metadata.params},
+        params={
+            **FIXED,
+            **recorded(params),
+            **_recorded(lora),
+            "last_token": self_reward.token if params.loss_aux and self_reward else None,
+            "score": scored.metadata.params,
+        },
         seed=scored.metadata.seed,
         inputs=scored.inputs,
         total=call.at_most(scored.group_count),
@@ -84,44 +118,71 @@ def update(
         if not ranks.first:
             progress = SILENT
 
-        with job.checkpoints(ranks) as partial:
+        check_learning(start.model)
+        with job.checkpoints(ranks) as unfinished:
             with progress.busy("loading the model"):
                 learner = Learner(start.model, params, job.metadata.seed, ranks, lora, temperatures)
-                step, metrics = checkpoints.resume(learner, start.policy, partial, job.metadata, call.force)
+                learner.last = _last_token(params, self_reward, start.model)
+            if learner.model.has_experts:
+                progress.say(EXPERTS.format(name=start.model.ref.name, targets=",".join(learner.lora.targets)))
+            reader = GroupReader(scored.metadata, start.model, start.policy.ref.step, learner)
+            measuring = partial(_reading, reader, scored, job, start.policy.ref.step, "measuring", progress)
+            beforehand.settle(learner, start.policy, measuring, unfinished, job.metadata, call.force)
+            with progress.busy("loading the policy"):
+                step, metrics = checkpoints.resume(learner, start.policy, unfinished, job.metadata, call.force)
             lineage = replace(job.metadata, device=this_device().recorded(ranks=ranks.size))
             if metrics:
                 progress.say(f"{job.output}: an interrupted update of the same inputs is taken up at step {step}")
 
             def state(step: int) -> PolicyState:
-                return PolicyState(step, learner.roles, lineage, lora)
+                own = _measured(self_reward, learner.last)
+                return PolicyState(step, learner.roles, lineage, learner.lora, own)
 
-            reader = GroupReader(scored.metadata, start.model, start.policy.ref.step, learner)
             first_step: float | None = None
             with (
-                progress.track("update", len(job.todo), "groups") as advance,
                 _interruptible(progress) as interrupted,
-                contextlib.closing(ahead(reader.batches(scored.groups(job.todo), after=step))) as batches,
+                _reading(reader, scored, job, step, "update", progress) as batches,
             ):
                 saved_at = time.monotonic()
                 for batch in batches:
                     if batch.step > step:  # else learned from before an interruption
-                        metrics += _learn(learner, batch, progress)
+                        learned = _learn(learner, batch, progress)
+                        if not metrics and (warning := unlike_sampled(learned, learner, scored.metadata)):
+                            progress.say(warning)
+                        metrics += learned
                         first_step = first_step or time.monotonic() - started
                         step = batch.step
                         stop = ranks.any(interrupted())
                         if ranks.first and (stop or time.monotonic() - saved_at >= checkpoint_seconds):
-                            checkpoints.save(learner, partial, state(step), metrics)
+                            checkpoints.save(learner, unfinished, state(step), metrics)
                             saved_at = time.monotonic()
                         if stop:
                             raise KeyboardInterrupt
-                    advance(batch.size)
             if ranks.first:
-                finished = checkpoints.save(learner, partial, state(step), metrics)
+                finished = checkpoints.save(learner, unfinished, state(step), metrics)
                 shards.publish_directory(finished, job.output)
-                shutil.rmtree(partial)
+                shutil.rmtree(unfinished)
         if hardly_moved(learner, metrics):
             progress.say(HARDLY_MOVED.format(lr=params.lr))
     return Result(job.output, summary=_summary(step, metrics, first_step))
+
+
+@contextlib.contextmanager
+def _reading(
+    reader: GroupReader, scored: shards.Shards, job: "PolicyJob", after: int, name: str, progress: Progress
+) -> Iterator[Iterator[Batch]]:
+    """The batches of an update, read ahead and shown as they are done; of those up to step `after` only the size."""
+    with (
+        progress.track(name, len(job.todo), "groups") as advance,
+        contextlib.closing(ahead(reader.batches(scored.groups(job.todo), after))) as batches,
+    ):
+
+        def counted() -> Iterator[Batch]:
+            for batch in batches:
+                yield batch
+                advance(batch.size)
+
+        yield counted()
 
 
 def _interruptible(progress: Progress) -> contextlib.AbstractContextManager[Callable[[], bool]]:
@@ -135,7 +196,8 @@ def _learn(learner: Learner, batch: Batch, progress: Progress) -> list[dict[str,
     if batch.solver:
         rows.append({"step": batch.step, **learner.step(SOLVER, batch.solver)})
         for group in batch.solver:
-            learner.observe(SOLVER, group.mean_reward)
+            for of_pass, mean_reward in group.mean_rewards().items():
+                learner.observe(SOLVER, mean_reward, of_pass)
     for proposals in batch.proposals:
         if proposals.groups:
             rows.append({"step": proposals.step, **learner.step(PROPOSER, proposals.groups)})
@@ -165,7 +227,50 @@ def _lora(params: UpdateParams, policy: Policy) -> Lora:
 
 
 def _recorded(lora: Lora) -> dict[str, Any]:
-    return {"lora_rank": lora.rank, "lora_alpha": lora.alpha, "lora_targets": ",".join(lora.targets)}
+    targets = "all" if lora.targets == DEFAULT_LORA.targets else ",".join(lora.targets)
+    return {"lora_rank": lora.rank, "lora_alpha": lora.alpha, "lora_targets": targets}
+
+
+def _columns(params: UpdateParams, inputs: Sequence[Path]) -> pa.Schema:
+    """What is read of a scored shard. Raises UsageError for preferences where there are none, or of the Proposer."""
+    if params.loss != "dpo":
+        return SCORED
+    if params.roles != "solver":
+        raise UsageError("--loss dpo learns from pairs of the Solver's rows; say --roles solver")
+    if params.sampling_temperature:
+        raise UsageError("--sampling-temperature is for a loss that π/μ enters; leave it out with --loss dpo")
+    file = shards.input_files(inputs)[0]
+    if not set(PAIRS.names) <= set(shards.schema_of(file).names):
+        raise UsageError(f"{file}: has no pairs to learn from; `score --pairs` makes them")
+    return pa.schema([*SCORED, *PAIRS])
+
+
+def _self_reward(params: UpdateParams, start: Start) -> SelfReward | None:
+    """The policy's self-reward, or the one that begins with this update, whose reference is still to be measured and
+    NaN till then. Raises UsageError for another token than the policy's, and for one that will not do."""
+    own = start.policy.state.self_reward if start.policy.state else None
+    if params.loss_aux is None:
+        return own
+    if own and params.last_token not in (None, own.token):
+        raise UsageError(
+            f"{start.policy.folder} has the last token {own.token!r}, which stays as it was at the first such update; "
+            "leave --last-token out, or start from the base model"
+        )
+    token = own.token if own else params.last_token or unused_token(start.model)
+    unused_id(start.model, token)
+    return SelfReward(token, params.self_reward_scale, own.reference if own else math.nan)
+
+
+def _last_token(params: UpdateParams, own: SelfReward | None, model: Model) -> LastToken | None:
+    """What the learner reads behind each answer, where it learns from it."""
+    if own is None or params.loss_aux is None:
+        return None
+    return LastToken(unused_id(model, own.token), own.scale, own.reference)
+
+
+def _measured(own: SelfReward | None, last: LastToken | None) -> SelfReward | None:
+    """The self-reward with the reference that the learner has."""
+    return replace(own, reference=last.reference) if own and last else own
 
 
 def _temperatures(params: UpdateParams, scored: Metadata) -> dict[Role, float]:
@@ -184,6 +289,39 @@ def _temperatures(params: UpdateParams, scored: Metadata) -> dict[Role, float]:
             )
         found[role] = float(temperature)
     return found
+
+
+def unlike_sampled(rows: Sequence[dict[str, Any]], learner: Learner, scored: Metadata) -> str | None:
+    """What to say where an update's first steps, whose policy is the one that was sampled from, find that what was
+    sampled has other probabilities now than rounding explains. Nothing where the μ of any pass is of another
+    distribution: at another temperature, of the likeliest tokens alone, on another prompt, another adapter's, or a
+    stand-in's."""
+    for role, passes in ((SOLVER, [*scored.passes.values()]), (PROPOSER, [scored.stage_params("propose")])):
+        first = next((row for row in rows if row["role"] == role), None)
+        alike = all(_is_of_policy(params, learner.temperature(role)) for params in passes)
+        if first is None or not passes or not alike:
+            continue
+        bound = EXPLAINED.get(dtype := learner.model.head.weight.dtype, EXPLAINED_OF_NARROW)
+        if first["logprob_gap"] > bound:
+            return UNLIKE_SAMPLED.format(
+                role=role,
+                mean=first["logprob_gap"],
+                largest=first["logprob_gap_max"],
+                dtype=str(dtype).removeprefix("torch."),
+                bound=bound,
+            )
+    return None
+
+
+def _is_of_policy(params: dict[str, Any], temperature: float) -> bool:
+    """Whether rows sampled with these parameters have the log μ of what is learned, at this temperature."""
+    return (
+        params.get("temperature") == temperature
+        and params.get("top_p") == 1
+        and params.get("sampler") != "fake"
+        and params.get("adapter", SOLVER) == SOLVER
+        and not params.get("learn_prompt")
+    )
 
 
 def hardly_moved(learner: Learner, metrics: list[dict[str, Any]]) -> bool:

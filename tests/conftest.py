@@ -57,12 +57,12 @@ TEXTS = (
 )
 
 
-def build_tiny_model(folder: Path, seed: int = 0) -> Path:
+def build_tiny_model(folder: Path, seed: int = 0, layers: int = 2) -> Path:
     """A random Qwen2.5-VL of 0.1 million parameters, with a tokenizer trained on the spot."""
     from ireasoner_cli.demo import architecture
 
     sizes = architecture.Sizes(
-        hidden=64, layers=2, heads=2, kv_heads=1, intermediate=96,
+        hidden=64, layers=layers, heads=2, kv_heads=1, intermediate=96,
         vision_hidden=32, vision_layers=1, vision_heads=2, vision_intermediate=48, pixels=56 * 56, init=0.2,
     )  # fmt: skip
     tokenizer = architecture.build_tokenizer(TEXTS, vocabulary=400)

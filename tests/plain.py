@@ -35,16 +35,16 @@ class Example:
 
     def group(self, model: PolicyModel) -> TrainingGroup:
         prompt = model.process((self.image,), self.prompt, self.pixels)
-        return TrainingGroup(prompt, self.token_ids, self.logprobs, self.rewards)
+        return TrainingGroup([prompt], self.token_ids, self.logprobs, self.rewards)
 
 
 def stock_model(model: Model, adapter: Path | None = None, dtype: torch.dtype = torch.float32) -> Any:
     """The checkpoint as transformers loads it, frozen, with an adapter as plain PEFT loads it."""
     prepare_transformers()
     from peft import PeftModel
-    from transformers import Qwen2_5_VLForConditionalGeneration
+    from transformers import AutoModelForImageTextToText
 
-    stock = Qwen2_5_VLForConditionalGeneration.from_pretrained(model.path, dtype=dtype).eval().requires_grad_(False)
+    stock = AutoModelForImageTextToText.from_pretrained(model.path, dtype=dtype).eval().requires_grad_(False)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if adapter is None:
         return stock.to(device)
@@ -66,13 +66,16 @@ class PlainLoop:
         completion = torch.tensor([list(ids)])
         inputs["input_ids"] = torch.cat([inputs["input_ids"], completion], dim=1)
         inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-        types = inputs["mm_token_type_ids"]
-        inputs["mm_token_type_ids"] = torch.cat([types, torch.zeros_like(completion)], dim=1)
+        for name in {"mm_token_type_ids", "token_type_ids"} & inputs.keys():
+            seen_both_ways = name == "token_type_ids" and self._stock.config.model_type == "paligemma"
+            types = torch.full_like(completion, int(seen_both_ways))
+            inputs[name] = torch.cat([inputs[name], types], dim=1)
+        inputs.pop("labels", None)
         return inputs.to(self._stock.device)
 
     def logprobs(self, inputs: Any, length: int) -> Tensor:
         """Log-probabilities [length, V] at the last `length` tokens, −∞ for what cannot be sampled."""
-        logits = self._stock(**inputs).logits[0]
+        logits = self._stock(**inputs, use_cache=False).logits[0]
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         forbidden = torch.tensor(self._model.forbidden_tokens, device=logits.device)
         return torch.log_softmax(logits.index_fill(1, forbidden, -torch.inf), dim=-1)[-length - 1 : -1]
@@ -108,16 +111,19 @@ class PlainLoop:
 
 
 @contextmanager
-def exact_norms() -> Iterator[None]:
-    """Within, the stock RMSNorm computes in float64 what it is given in float64; it rounds to float32 otherwise."""
-    from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as modeling
+def double_throughout() -> Iterator[None]:
+    """Within, what would be float32 is float64, also where a model asks for it, as norms and routers do."""
+    to, to_float, default = Tensor.to, Tensor.float, torch.get_default_dtype()
 
-    def forward(self: Any, states: Tensor) -> Tensor:
-        return torch.nn.functional.rms_norm(states, self.weight.shape, self.weight, self.variance_epsilon)
+    def wider(self: Tensor, *arguments: Any, **named: Any) -> Tensor:
+        arguments = tuple(torch.float64 if given is torch.float32 else given for given in arguments)
+        named = {name: torch.float64 if given is torch.float32 else given for name, given in named.items()}
+        return to(self, *arguments, **named)
 
-    stock = modeling.Qwen2_5_VLRMSNorm.forward
-    modeling.Qwen2_5_VLRMSNorm.forward = forward
+    torch.set_default_dtype(torch.float64)
+    Tensor.to, Tensor.float = wider, Tensor.double
     try:
         yield
     finally:
-        modeling.Qwen2_5_VLRMSNorm.forward = stock
+        Tensor.to, Tensor.float = to, to_float
+        torch.set_default_dtype(default)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from stages.rewards.consensus import NO_ANSWER, consensus
+from stages.rewards.groups import Groups
 from stages.rewards.rollouts import Rollouts
 from stages.rewards.step import compared_steps, step_similarity
 from tests import oracle
@@ -50,5 +51,18 @@ def rollouts(*groups: Sequence[oracle.Rollout], **given: Any) -> Rollouts:
         rollout=rollout,
         position=position,
         similarity=similarity,
+        key=key,
+        right=np.full(len(members), NO_ANSWER),
+        answers=[rollout.key for rollout in members],
+        verdict=np.full(len(members), np.nan),
+        told=[""] * len(members),
+        parents={name: np.full(len(members), -1) for name in ("children", "reader", "verdict")},
     )
-    return replace(seen, **{name: value if name == "texts" else np.array(value) for name, value in given.items()})
+    plain = ("texts", "answers", "told", "parents")
+    return replace(seen, **{name: value if name in plain else np.array(value) for name, value in given.items()})
+
+
+def questions(entropy: np.ndarray, share: np.ndarray, answered: np.ndarray, **given: Any) -> Groups:
+    """What the Proposer's terms see of these, with nothing known of what is not `given`."""
+    nothing = {name: np.full(len(entropy), np.nan) for name in ("valid", "novelty", "balance")}
+    return Groups(entropy, share, answered, **{**nothing, **{name: np.array(value) for name, value in given.items()}})

@@ -241,7 +241,7 @@ def test_the_first_update_says_what_the_adapters_are_and_later_ones_keep_it(read
 
 
 def test_unknown_targets_are_named(ready: Path) -> None:
-    with pytest.raises(UsageError, match="no projection 'qq'; there are q,k,v,o,gate,up,down"):
+    with pytest.raises(UsageError, match="no projection 'qq'; there are q,k,v,o,gate,up"):
         update([ready], UpdateParams(lora_targets="q,qq"))
 
 

@@ -77,7 +77,13 @@ def test_what_would_be_read_is_looked_into(world: Path) -> None:
     kept = picture.read_bytes()
     Path("rollouts.parquet").rename("rolled.parquet")
     picture.unlink()
-    assert f"{picture}: No such file" in refused(CHAIN["rollouts.parquet"])
+    told = plan(CHAIN["rollouts.parquet"])
+    assert told["unreadable_images"] == sum(
+        bool(row["question"]) and row["images"][0]["path"] == str(picture)
+        for row in chain.rows(Path("questions.parquet"))
+    )
+    asked_of = [row for row in chain.rows(Path("questions.parquet")) if row["question"]]
+    assert told["requests"] == 3 * (len(asked_of) - told["unreadable_images"]) > 0
     assert call("score", "rolled.parquet", "--dry-run").exit_code == 0  # compares words, and reads no picture
     assert f"{picture}: No such file" in refused(("score", "rolled.parquet", "--embedding", "hidden"))
     assert call("score", "rolled.parquet").exit_code == 0

@@ -9,6 +9,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from stages.errors import EngineError
+from stages.models.estimate import Group
 from stages.models.finding import find_model
 from stages.models.fitting import (
     GPU_MEMORY_UTILIZATION,
@@ -17,10 +18,12 @@ from stages.models.fitting import (
     check_room,
     check_weights,
     missing_weights,
+    step_advice,
     weight_bytes,
 )
 from stages.models.loading import prepare_transformers
 from stages.parameters.sampling import EngineOptions
+from stages.policy import DEFAULT_LORA
 from stages.sampling import Wanted, open_sampler
 from tests.conftest import needs_vllm
 from tests.llava import build_tiny_llava
@@ -124,3 +127,16 @@ def test_a_vllm_for_cuda_beside_a_torch_for_cpus_is_said(
         return
     with pytest.raises(EngineError, match=r"built for CUDA.*ireasoner\[cpu\]"):
         check_build(torch)
+
+
+def test_a_step_that_filled_the_gpu_is_told_by_its_parts(model_dir: Path, tmp_path: Path) -> None:
+    prepare_transformers()
+    model, group = find_model(str(model_dir)), Group(prompt=16660)
+    advice = step_advice(model, group, DEFAULT_LORA, checkpointing=False)
+    assert "16,660 + 5 × 256 tokens takes about" in advice and "activations" in advice
+    assert "--gradient-checkpointing (" in advice and "--max-pixels" in advice
+    assert "--gradient-checkpointing" not in step_advice(model, group, DEFAULT_LORA, checkpointing=True)
+    strange = tmp_path / "strange"
+    shutil.copytree(model_dir, strange)
+    (strange / "config.json").write_text(json.dumps({"model_type": "unheard-of"}))
+    assert "--max-pixels" in step_advice(find_model(str(strange)), group, DEFAULT_LORA, checkpointing=False)

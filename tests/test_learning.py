@@ -3,18 +3,19 @@
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from stages.contract import PROPOSER, SOLVER, Role
+from stages.learning import again, attention
 from stages.learning import loss as losses
-from stages.learning.attention import Behind, attend_behind, attend_to_itself, causal_behind
 from stages.learning.control import Baseline, next_kl_coef
 from stages.learning.learner import Learner, TrainingGroup, UpdateParams
-from stages.learning.lora import LoraLinear, project
 from stages.learning.loss import Head, Terms, Tokens, loss_terms
 from stages.learning.model import PolicyModel
 from stages.learning.passes import TOKENS_PER_PASS
@@ -22,7 +23,8 @@ from stages.models.finding import Model, find_model
 from stages.models.prompting import PromptBuilder
 from stages.parameters.sampling import Pixels
 from stages.policy import RoleState
-from tests.plain import Example, PlainLoop, exact_norms, stock_model
+from tests.conftest import build_tiny_model
+from tests.plain import Example, PlainLoop, double_throughout, stock_model
 
 TEXTS = ("<answer>4</answer>", "Step 1: The red bar is 7.", "1")
 
@@ -93,11 +95,10 @@ def set_kl_coef(learner: Learner, kl_coef: float, baseline: Baseline = Baseline(
 
 def own_terms(learner: Learner, group: TrainingGroup, role: Role = SOLVER) -> Terms:
     tokens = [torch.tensor(ids) for ids in group.token_ids]
-    assert group.prompt is not None
     with torch.no_grad():
-        reference, prefix = learner.model.prompts([group.prompt], role)
+        reference, prefix = learner.model.prompts(group.prompts, role)
         states, reference_states = (
-            learner.model.states([group.prompt], part, [tokens], of) for part, of in ((prefix, role), (reference, None))
+            learner.model.states(group.prompts, part, [tokens], of) for part, of in ((prefix, role), (reference, None))
         )
     ones = torch.ones(len(states))
     return loss_terms(states, reference_states, Tokens(torch.cat(tokens), ones, ones, ones), 0.1, learner.model.head)
@@ -127,7 +128,7 @@ def test_logprobs_and_kl_are_those_of_separate_passes(learner: Learner, model: M
 
 @pytest.fixture
 def exact() -> Iterator[None]:
-    with exact_norms():
+    with double_throughout():
         yield
 
 
@@ -195,55 +196,119 @@ def test_metrics_are_those_of_the_plain_loop(learner: Learner, model: Model, tmp
     assert row["grad_norm"] == pytest.approx(norm, rel=1e-4)
 
 
-def test_a_completion_sees_the_prompt_and_itself_only() -> None:
-    """Attention over prompts and completions, against attention under the mask of the whole."""
+def expected_attention(q: Tensor, k: Tensor, v: Tensor, visible: Tensor) -> Tensor:
+    """softmax(q kᵀ / √d) v of each head, keys copied for the queries that share them; [B, L, heads, d]."""
+    k, v = (tensor.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for tensor in (k, v))
+    scores = (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(~visible, -torch.inf)
+    return (scores.softmax(-1) @ v).transpose(1, 2)
+
+
+@pytest.mark.parametrize("case", ["causal", "one mask", "a mask a row"])
+def test_attention_is_that_of_the_formula(case: str) -> None:
+    """Values and gradients, of grouped queries; under a mask no head of keys is broadcast (pytorch/pytorch#191937)."""
     torch.manual_seed(0)
-    prompt, lengths = 5, [3, 1, 4]
-    segments = torch.tensor([0] * prompt + [i + 1 for i, length in enumerate(lengths) for _ in range(length)])
-    total = len(segments)
-    q = torch.randn(total, 6, 8, dtype=torch.float64)
-    k, v = torch.randn(2, total, 2, 8, dtype=torch.float64)
-    mask = (segments[None] == 0) | (segments[None] == segments[:, None])
-    mask &= torch.ones(total, total, dtype=torch.bool).tril()
-    wide = [x.repeat_interleave(3, dim=1).transpose(0, 1) for x in (k, v)]
-    scores = (q.transpose(0, 1) @ wide[0].transpose(1, 2) / 8**0.5).masked_fill(~mask, -torch.inf)
-    whole = (scores.softmax(-1) @ wide[1]).transpose(0, 1).flatten(1)
-    own = attend_to_itself(q[:prompt], k[:prompt], v[:prompt], [prompt])
-    visible = causal_behind(prompt, max(lengths), torch.device("cpu"))
-    behind = attend_behind(q[prompt:], k[prompt:], v[prompt:], [Behind(k[:prompt], v[:prompt], lengths, visible)])
-    assert torch.cat([part.pack(*part.outputs) for part in (own, behind)]) == pytest.approx(whole, abs=1e-12)
+    batch, length, keys = 3, 5, 5 if case == "causal" else 9
+    q = torch.randn(batch, 6, length, 8, dtype=torch.float64, requires_grad=True)
+    k, v = (torch.randn(batch, 2, keys, 8, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    visible = torch.ones(batch, 1, length, keys, dtype=torch.bool).tril(keys - length)
+    if case == "a mask a row":
+        visible[1, :, :, :3] = False
+    elif case == "one mask":
+        visible = visible[:1].expand(batch, -1, -1, -1)
+    own, _ = attention.attention(None, q, k, v, None if case == "causal" else visible)
+    expected = expected_attention(q, k, v, visible)
+    assert torch.allclose(own, expected, atol=1e-12)
+    gradients = [torch.autograd.grad(out.square().sum(), [q, k, v]) for out in (own, expected)]
+    assert all(torch.allclose(one, other, atol=1e-10) for one, other in zip(*gradients, strict=True))
 
 
-def test_prompts_do_not_see_one_another() -> None:
+def test_no_key_is_broadcast_under_a_mask_nor_copied_without_one(
+    learner: Learner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, kernel = [], attention.scaled_dot_product_attention
+
+    def spy(q: Tensor, k: Tensor, v: Tensor, **settings: Any) -> Tensor:
+        calls.append((settings.get("attn_mask") is not None, k.stride(1) == 0 or v.stride(1) == 0, k.shape[1]))
+        return kernel(q, k, v, **settings)
+
+    monkeypatch.setattr(attention, "scaled_dot_product_attention", spy)
+    learner.step(SOLVER, [a_group(learner)])
+    assert {masked for masked, _, _ in calls} == {True, False}
+    assert all(heads == 1 and not broadcast if masked else broadcast for masked, broadcast, heads in calls)
+
+
+def test_lean_layers_do_what_the_layers_did(model: Model) -> None:
+    """Values and gradients of projections, norms and MLPs, against PEFT's through ordinary autograd."""
+    policy = PolicyModel(model, seed=0)
+    stock = stock_model(model)
+    from peft import get_peft_model
+
+    stock = get_peft_model(stock, policy._peft.peft_config[SOLVER])
     torch.manual_seed(0)
-    q, k, v = torch.randn(3, 7, 2, 8, dtype=torch.float64)
-    together, alone = attend_to_itself(q, k, v, [3, 4]), attend_to_itself(q[3:], k[3:], v[3:], [4])
-    assert together.pack(*together.outputs)[3:] == pytest.approx(alone.pack(*alone.outputs), abs=1e-12)
+    with torch.no_grad():
+        for name, parameter in stock.named_parameters():
+            if "lora_" in name:
+                own = policy.parameters(SOLVER)[name.replace(".default.", ".")]
+                own.add_(0.05 * torch.randn_like(own))
+                parameter.copy_(own)
+    x = torch.randn(2, 3, 64)
+    layer, stock_layer = policy._text.layers[0], stock.get_base_model().model.language_model.layers[0]
+    gradients = []
+    for module, stock_norm, trained in (
+        (layer.mlp, layer.post_attention_layernorm, [p for p in layer.mlp.parameters() if p.requires_grad]),
+        (stock_layer.mlp, stock_layer.post_attention_layernorm, None),
+    ):
+        leaf = x.clone().requires_grad_()
+        with policy._running.as_role(SOLVER):
+            out = module(stock_norm(leaf))
+        parameters = [p for name, p in module.named_parameters() if "lora_" in name and "proposer" not in name]
+        gradients.append([out, *torch.autograd.grad(out.square().sum(), [leaf, *parameters])])
+        assert trained is None or len(parameters) == 6
+    for own, expected in zip(*gradients, strict=True):
+        assert own.detach() == pytest.approx(expected.detach(), rel=1e-4, abs=1e-5)
 
 
-@pytest.mark.parametrize("role", [SOLVER, None])
-def test_projections_with_adapters(role: Role | None) -> None:
-    """Values and gradients against the formula, through ordinary autograd; a second function as preparation."""
-    torch.manual_seed(0)
-    x = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
-    linears, parameters = [], []
-    for out, bias in ((3, True), (6, False)):
-        a, b = torch.randn(2, 4, dtype=torch.float64), torch.randn(out, 2, dtype=torch.float64)
-        parameters += [a.requires_grad_(), b.requires_grad_()]
-        weight = torch.randn(out, 4, dtype=torch.float64)
-        own_bias = torch.randn(out, dtype=torch.float64) if bias else None
-        linears.append(LoraLinear(weight, own_bias, {SOLVER: (a, b)}, 2.0))
-    own = project(torch.tanh, [x], linears, role)
-    expected = []
-    for linear in linears:
-        a, b = linear.adapters[SOLVER]
-        y = torch.tanh(x) @ linear.weight.T + (0 if linear.bias is None else linear.bias)
-        expected.append(y + 2.0 * torch.tanh(x) @ a.T @ b.T if role else y)
-    leaves = [x, *parameters] if role else [x]
-    found = torch.autograd.grad(sum((y**2).sum() for y in own), leaves)
-    wanted = torch.autograd.grad(sum((y**2).sum() for y in expected), leaves)
-    assert all(torch.allclose(y, e, atol=1e-12) for y, e in zip(own, expected, strict=True))
-    assert all(torch.allclose(f, w, atol=1e-10) for f, w in zip(found, wanted, strict=True))
+def test_what_is_made_again_is_not_kept() -> None:
+    """Of a step that is made again, and of a projection of it, backward keeps the step's input alone."""
+    x = torch.randn(4, 8, dtype=torch.float64, requires_grad=True)
+    made = again.remade(torch.tanh, x)
+    recipe, inputs = again.kept(made.reshape(2, 2, 8))
+    assert recipe is not None and inputs == (x,)
+    assert again.kept(made[:2])[0] is None and again.kept(made.T)[0] is None
+    assert torch.equal(recipe.again(inputs), made)
+    [found] = torch.autograd.grad((made**2).sum(), x)
+    assert found == pytest.approx(2 * torch.tanh(x).detach() * (1 - torch.tanh(x).detach() ** 2), abs=1e-12)
+
+
+class Counting(TorchDispatchMode):
+    """How many operations are started that compute or copy; views are free."""
+
+    VIEWS = (
+        *("view", "transpose", "t", "expand", "unsqueeze", "squeeze", "slice", "select", "detach", "alias", "permute"),
+        *("split", "split_with_sizes", "_unsafe_view", "as_strided", "unbind", "lift_fresh"),
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), named: Any = None) -> Any:
+        self.count += function.overloadpacket.__name__ not in self.VIEWS
+        return function(*arguments, **(named or {}))
+
+
+def test_a_layer_starts_few_operations(tmp_path: Path) -> None:
+    """A GPU takes as long to start what a step is made of as to compute it: a budget, of a prompt and one pass of
+    completions behind it, of π_ref and π, forward and backward, and the step's own."""
+    counts = []
+    for layers in (2, 3):
+        model = find_model(str(build_tiny_model(tmp_path / str(layers), layers=layers)))
+        learner = Learner(model, UpdateParams(), seed=0)
+        group = a_group(learner)
+        with Counting() as operations:
+            gradient(learner, group)
+        counts.append(operations.count)
+    assert counts[1] - counts[0] <= 490
 
 
 def test_the_gradient_changes_when_the_image_changes(learner: Learner) -> None:
@@ -291,10 +356,9 @@ def test_the_reference_is_the_base_model_whatever_the_adapters_hold(learner: Lea
     with torch.no_grad():
         base = torch.cat(PlainLoop(model, stock_model(model)).group_logprobs(example))
     for role in (SOLVER, PROPOSER):
-        assert group.prompt is not None
-        reference, _ = learner.model.prompts([group.prompt], role)
+        reference, _ = learner.model.prompts(group.prompts, role)
         with torch.no_grad():
-            logits = learner.model.head.logits(learner.model.states([group.prompt], reference, [tokens], None))
+            logits = learner.model.head.logits(learner.model.states(group.prompts, reference, [tokens], None))
         assert torch.log_softmax(logits, -1).exp() == pytest.approx(base.exp(), abs=1e-5)
 
 
@@ -434,7 +498,7 @@ def test_on_policy_at_default_sampling_the_weight_is_one(learner: Learner, model
     group = a_group(learner)
     lengths = [len(ids) for ids in group.token_ids]
     logprobs = [row.tolist() for row in own_terms(learner, group).logprob.split(lengths)]
-    on_policy = TrainingGroup(group.prompt, group.token_ids, logprobs, group.rewards)
+    on_policy = TrainingGroup(group.prompts, group.token_ids, logprobs, group.rewards)
     assert learner.step(SOLVER, [on_policy])["importance_weight"] == pytest.approx(1.0, abs=1e-6)
 
 

@@ -1,5 +1,5 @@
-"""Two whole iterations through the command line on the real engines, in the demo's folder, as a shell loop would run
-them."""
+"""Two whole iterations through the command line on the real engines, in the demo's folder, and the same once more as a
+shell loop would type them."""
 
 import json
 import os
@@ -8,45 +8,55 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from ireasoner_cli.app import app
 from tests import chain
 
-LOOP = """
-set -eu
-ireasoner() { "$PYTHON" -m ireasoner_cli "$@"; }
-policy=
-for it in it0001 it0002; do
-    mkdir -p $it
-    ireasoner propose --images pool/ --groups 6 $policy --out $it/questions.parquet
-    ireasoner rollout $it/questions.parquet --samples 4 $policy
-    ireasoner score $it/rollouts.parquet --total-steps 10
-    ireasoner update $it/scored.parquet --groups-per-step 1 $policy
-    policy="--policy $it/policy"
-done
-ireasoner eval benchmark.parquet --limit 20 $policy
-"""
+SETTINGS = {
+    "IREASONER_PROPOSE_GROUPS": "6", "IREASONER_ROLLOUT_SAMPLES": "4", "IREASONER_SCORE_TOTAL_STEPS": "10",
+    "IREASONER_UPDATE_GROUPS_PER_STEP": "1", "IREASONER_EVAL_LIMIT": "20",
+}  # fmt: skip
 
 
 @pytest.fixture
 def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    subprocess.run([sys.executable, "-m", "ireasoner_cli", "demo", "demo"], check=True)
+    assert CliRunner().invoke(app, ["demo", "demo"]).exit_code == 0
     monkeypatch.chdir(tmp_path / "demo")
+    for name, value in SETTINGS.items():
+        monkeypatch.setenv(name, value)
     return tmp_path / "demo"
 
 
 def run() -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHON": sys.executable}
-    done = subprocess.run(["bash", "-c", LOOP], capture_output=True, text=True, env=environment, timeout=900)
+    words = ["run", "--images", "pool/", "--out", "run", "--iterations", "2", "--benchmark", "benchmark.parquet"]
+    done = subprocess.run(
+        [sys.executable, "-m", "ireasoner_cli", *words], capture_output=True, text=True, env=os.environ, timeout=900
+    )
     assert done.returncode == 0, done.stderr
     return done
 
 
-def test_two_iterations(demo: Path) -> None:
+def shell_loop() -> list[tuple[str, ...]]:
+    """The commands of two iterations."""
+    commands: list[tuple[str, ...]] = []
+    policy: tuple[str, ...] = ()
+    for it in ("run/it0001", "run/it0002"):
+        commands += [
+            ("propose", "--images", "pool/", *policy, "--out", f"{it}/questions.parquet"),
+            ("rollout", f"{it}/questions.parquet", *policy),
+            ("score", f"{it}/rollouts.parquet"),
+            ("update", f"{it}/scored.parquet", *policy),
+        ]
+        policy = ("--policy", f"{it}/policy")
+    return [*commands, ("eval", "benchmark.parquet", *policy, "--out", "run/it0002/eval.parquet")]
+
+
+def test_two_iterations(demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = run()
-    names = ("questions.parquet", "rollouts.parquet", "scored.parquet", "policy")
-    assert done.stdout.split("\n")[:8] == [f"{it}/{name}" for it in ("it0001", "it0002") for name in names]
-    assert "Warning" not in done.stderr
+    assert done.stdout == "run\n" and "Warning" not in done.stderr
+    monkeypatch.chdir("run")
     for it, first in (("it0001", 1), ("it0002", 7)):
         rows = chain.rows(Path(it, "scored.parquet"))
         solver = [row for row in rows if row["role"] == "solver"]
@@ -66,10 +76,9 @@ def test_two_iterations(demo: Path) -> None:
     made_on = {"name": "cpu", "dtype": "float32", "tensor_parallel": 1, "batch_invariant": False}
     assert chain.metadata(Path("it0002/rollouts.parquet"))["device"] == made_on
 
-    outputs = [
-        file for file in demo.rglob("*") if file.is_file() and file.parent.name in ("it0001", "it0002", "policy")
-    ]
-    before = {file: file.stat().st_mtime_ns for file in outputs}
-    again = run()
-    assert again.stderr.count("up to date") == 9 and again.stdout == done.stdout
-    assert {file: file.stat().st_mtime_ns for file in outputs} == before
+    monkeypatch.chdir(demo)
+    before = {file: file.stat().st_mtime_ns for file in Path("run").rglob("*")}
+    for command in shell_loop():
+        again = CliRunner().invoke(app, command)
+        assert again.exit_code == 0 and "up to date" in again.stderr, (command, again.stderr)
+    assert {file: file.stat().st_mtime_ns for file in Path("run").rglob("*")} == before

@@ -18,8 +18,10 @@ from stages.learning import losses as loss_rules
 from stages.learning.advantages import Advantage
 from stages.learning.control import next_kl_coef
 from stages.learning.kl import Kl
-from stages.learning.loss import Head, LossRule, Tokens, loss_terms
+from stages.learning.last_token import LastToken, balanced, last_token_loss
+from stages.learning.loss import Head, LossRule, Tokens, loss_terms, token_logprobs
 from stages.learning.losses import Loss
+from stages.learning.losses.dpo import pair_loss
 from stages.learning.losses.token_loss import Bounds, TokenLoss
 
 SIX_DECIMALS = 6e-7
@@ -253,6 +255,100 @@ def test_a_token_all_but_impossible_has_a_finite_gradient(name: Loss, advantage:
     assert found.loss.isfinite().all() and found.slope.isfinite().all() and found.weight.isfinite().all()
 
 
+def pair(policy: Sequence[float], reference: Sequence[float], sft: float = 0.0) -> tuple[float, list[float]]:
+    """The loss of one pair at β = 0.1, and its gains."""
+    sums = (torch.tensor([values], dtype=torch.float64) for values in (policy, reference))
+    loss, gains = pair_loss(*sums, beta=0.1, sft_coef=sft)
+    return float(loss), gains[0].tolist()
+
+
+@pytest.mark.parametrize(
+    ("policy", "reference", "sft", "loss", "slope"),
+    [
+        ((-40, -50), (-42, -48), 0.0, 0.513015, -0.040131),
+        ((-42, -48), (-42, -48), 0.0, 0.693147, -0.050000),
+        ((-45, -44), (-42, -48), 0.0, 1.103186, -0.066819),
+        ((-120, -90), (-124, -88), 0.0, 0.437488, -0.035434),
+        ((-120, -90), (-124, -88), 1 / 1024, 0.554675, -0.036411),
+        ((-120, -90), (-120, -90), 1 / 1024, 0.810335, -0.050977),
+    ],
+)
+def test_preferences_by_hand(
+    policy: tuple[float, float], reference: tuple[float, float], sft: float, loss: float, slope: float
+) -> None:
+    found, gains = pair(policy, reference, sft)
+    assert found == pytest.approx(loss, abs=SIX_DECIMALS)
+    assert -gains[0] == pytest.approx(slope, abs=SIX_DECIMALS)
+    assert gains[1] == pytest.approx(sft - gains[0], abs=1e-12)
+
+
+LOGPROBS = st.floats(-500, 0)
+
+
+@given(LOGPROBS, LOGPROBS, LOGPROBS, LOGPROBS, st.floats(0, 0.01))
+def test_a_preference_pulls_its_two_apart_and_never_by_more_than_beta(
+    won: float, lost: float, ref_won: float, ref_lost: float, sft: float
+) -> None:
+    loss, gains = pair((won, lost), (ref_won, ref_lost), sft)
+    assert 0 <= gains[0] - sft <= 0.1 and gains[1] == pytest.approx(sft - gains[0], abs=1e-12)
+    other, _ = pair((lost, won), (ref_lost, ref_won))
+    margin = 0.1 * ((won - ref_won) - (lost - ref_lost))
+    assert loss + sft * won - other == pytest.approx(-margin, abs=1e-9)  # −log σ(m) + log σ(−m) = −m
+
+
+# ------------------------------------------------------------------------------------- the last token
+
+
+def squared(logprob: Sequence[float], right: Sequence[bool], shares: Sequence[float]) -> tuple[float, list[float]]:
+    """Σ share · (r_s − r_v)² and its slope in each log π(z), at c = −23, β_v = 0.1; read off a vocabulary of two."""
+    last = LastToken(1, 0.1, -23.0)
+    wanted = torch.tensor(logprob, dtype=torch.float64)
+    states = torch.stack([torch.log1p(-wanted.exp()), wanted], dim=-1)  # log-probabilities, with weights of one
+    head = Head(torch.eye(2, dtype=torch.float64), torch.tensor([], dtype=torch.int64))
+    loss, gradient = last_token_loss(
+        states, *(torch.tensor(x, dtype=torch.float64) for x in (right, shares)), head, last
+    )
+    return float(loss), (gradient[:, 1] / (1 - wanted.exp())).tolist()
+
+
+def test_the_last_token_by_hand() -> None:
+    rewards = LastToken(1, 0.1, -23.0).self_reward(torch.tensor([-13, -14.5, -22, -23.4], dtype=torch.float64))
+    assert rewards.tolist() == pytest.approx([1.0, 0.85, 0.1, -0.04])
+    loss, slope = squared([-13, -14.5, -22, -23.4], [True, True, False, False], [0.25] * 4)
+    assert loss == pytest.approx(0.008525)
+    assert [0.1 * value for value in slope] == pytest.approx([0, -0.00075, 0.0005, -0.0002], abs=1e-12)
+
+
+def test_the_classes_of_the_last_token_count_alike() -> None:
+    right = [True, True, True, False]
+    weight = balanced(right)
+    assert weight == pytest.approx({True: 2 / 3, False: 2.0})
+    loss, _ = squared([-13, -14, -15, -21], right, [weight[value] / 5 for value in right])  # a fifth row was cut off
+    assert loss == pytest.approx(0.022667, abs=SIX_DECIMALS)
+    assert squared([-13, -14, -15, -21], right, [0.2] * 4)[0] == pytest.approx(0.018)
+    assert balanced([True, True]) == {True: 0.5, False: 0.0}
+    assert squared([-13, -16], [True, True], [0.25] * 2)[0] == pytest.approx(0.0225)
+    assert balanced([]) == {True: 0.0, False: 0.0}
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=32).filter(lambda right: len(set(right)) == 2))
+def test_balanced_classes_have_half_of_all_weight_each(right: list[bool]) -> None:
+    weight = balanced(right)
+    for value in (True, False):
+        assert right.count(value) * weight[value] == pytest.approx(len(right) / 2)
+
+
+def test_the_slope_of_the_last_token_by_hand() -> None:
+    logits = torch.tensor([[0.7, 0.2, 0.1]], dtype=torch.float64).log()
+    head = Head(torch.eye(3, dtype=torch.float64), torch.tensor([], dtype=torch.int64))
+    one = torch.ones(1, dtype=torch.float64)
+    last = LastToken(2, 0.5, -3.0)
+    loss, gradient = last_token_loss(logits, one, one, head, last)
+    assert float(last.self_reward(logits[0, 2])) == pytest.approx(0.348707, abs=SIX_DECIMALS)
+    assert float(loss) == pytest.approx(0.424182, abs=SIX_DECIMALS)
+    assert gradient[0].tolist() == pytest.approx([0.455905, 0.130259, -0.586163], abs=SIX_DECIMALS)
+
+
 # ------------------------------------------------------------------------------------- divergences
 
 POLICY, REFERENCE = (0.5, 0.3, 0.2), (0.4, 0.4, 0.2)
@@ -344,6 +440,8 @@ def plain_loss(states: Tensor, reference: Tensor, tokens: Tokens, head: Head, ru
         loss = -a * ratio.detach().clamp(max=2) * logprob
     elif rule.loss == "sft":
         loss = -logprob
+    elif rule.loss == "dpo":
+        loss = -a * logprob
     else:
         bounded = ratio.clamp(1 - rule.clip_low, 1 + rule.clip_high)
         loss = torch.maximum(-a * ratio, -a * bounded)
@@ -358,7 +456,7 @@ def plain_loss(states: Tensor, reference: Tensor, tokens: Tokens, head: Head, ru
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 1.5])
 @pytest.mark.parametrize("kl", get_args(Kl))
 @pytest.mark.parametrize(
-    ("loss", "dual"), [("policy-gradient", 3.0), ("clip", 3.0), ("clip", None), ("sft", 3.0)], ids=str
+    ("loss", "dual"), [("policy-gradient", 3.0), ("clip", 3.0), ("clip", None), ("sft", 3.0), ("dpo", 3.0)], ids=str
 )
 def test_the_gradient_of_every_rule_is_autograds(
     loss: Loss, dual: float | None, kl: Kl, temperature: float, positions: int, monkeypatch: pytest.MonkeyPatch
@@ -369,8 +467,48 @@ def test_the_gradient_of_every_rule_is_autograds(
     terms = loss_terms(states, reference, tokens, KL_COEF, head, rule)
     expected = plain_loss(states, reference, tokens, head, rule)
     [gradient] = torch.autograd.grad(expected, states)
-    assert float(terms.loss) == pytest.approx(float(expected.detach()), abs=1e-10)
+    if loss != "dpo":  # whose loss is that of its pair
+        assert float(terms.loss) == pytest.approx(float(expected.detach()), abs=1e-10)
     assert (terms.gradient - gradient).abs().max() <= 1e-10
+
+
+@pytest.mark.parametrize("positions", [1, 7, 100])
+@pytest.mark.parametrize("sft", [0.0, 1 / 1024])
+def test_the_gradient_of_preferences_is_autograds(sft: float, positions: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values first, then the gradient of each completion's tokens with the gain that its pair gives it."""
+    monkeypatch.setitem(losses.POSITIONS_PER_CHUNK, "cpu", positions)
+    states, reference, tokens, head = a_step()
+    lengths = [1, 5, 7, 11]  # of two pairs, the preferred completion first
+
+    def sums(logprob: Tensor) -> Tensor:
+        return torch.stack([own.sum() for own in logprob.split(lengths)]).view(2, 2)
+
+    of_reference = sums(token_logprobs(reference, tokens.ids, head))
+    _, gains = pair_loss(sums(token_logprobs(states.detach(), tokens.ids, head)), of_reference, 0.5, sft)
+    of_token = gains.flatten().repeat_interleave(torch.tensor(lengths))
+    ones = torch.ones(COUNT, dtype=torch.float64)
+    terms = loss_terms(states, reference, Tokens(tokens.ids, ones, of_token, ones), 0.0, head, LossRule("dpo"))
+
+    logprob = torch.log_softmax(head.logits(states), -1).gather(1, tokens.ids[:, None])[:, 0]
+    of_policy = sums(logprob)
+    margin = 0.5 * ((of_policy - of_reference) @ torch.tensor([1.0, -1.0], dtype=torch.float64))
+    [gradient] = torch.autograd.grad((-torch.log(torch.sigmoid(margin)) - sft * of_policy[:, 0]).sum(), states)
+    assert (terms.gradient - gradient).abs().max() <= 1e-10
+
+
+@pytest.mark.parametrize("more", [{}, {"scale": 0.5, "cap": 2.0}], ids=["plain", "capped"])
+def test_the_gradient_of_the_last_token_is_autograds(more: dict[str, float]) -> None:
+    states, _, tokens, head = a_step()
+    head = Head(head.weight, head.forbidden, **more)
+    last, right = LastToken(5, 0.3, -2.5), (tokens.advantages > 0).double()
+    loss, gradient = last_token_loss(states, right, tokens.shares, head, last)
+    z = head.scale * states @ head.weight.T
+    z = z if head.cap is None else head.cap * torch.tanh(z / head.cap)
+    logprob = torch.log_softmax(z.index_fill(-1, head.forbidden, -torch.inf), -1)[:, 5]
+    expected = (tokens.shares * (0.3 * (logprob + 2.5) - right).square()).sum()
+    [wanted] = torch.autograd.grad(expected, states)
+    assert float(loss) == pytest.approx(float(expected.detach()), abs=1e-12)
+    assert (gradient - wanted).abs().max() <= 1e-12
 
 
 def test_the_temperature_is_that_of_the_token_and_not_of_the_divergence() -> None:
@@ -384,10 +522,10 @@ def test_the_temperature_is_that_of_the_token_and_not_of_the_divergence() -> Non
     assert other.logprob.tolist() == pytest.approx(expected.tolist(), abs=1e-12)
 
 
-@pytest.mark.parametrize(("loss", "largest"), [("policy-gradient", 2.0), ("clip", 6.0), ("sft", 1.0)])
+@pytest.mark.parametrize(("loss", "largest"), [("policy-gradient", 2.0), ("clip", 6.0), ("sft", 1.0), ("dpo", 1.0)])
 def test_the_importance_weight_is_the_rules_own(loss: Loss, largest: float) -> None:
     states, reference, tokens, head = a_step()
     ratio = torch.linspace(0.1, 6, COUNT // 2, dtype=torch.float64).repeat_interleave(2)
-    expected = torch.ones(COUNT, dtype=torch.float64) if loss == "sft" else ratio.clamp(max=largest)
+    expected = torch.ones(COUNT, dtype=torch.float64) if loss in ("sft", "dpo") else ratio.clamp(max=largest)
     terms = loss_terms(states, reference, tokens, KL_COEF, head, LossRule(loss))
     assert float(terms.weight_mean) == pytest.approx(float((tokens.shares * expected).sum()))

@@ -1,7 +1,6 @@
 """Recipes: settings files with names, whose rewards and advantages are the published ones."""
 
 import json
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +133,120 @@ def test_m_star_learns_the_two_that_agree_best_in_their_weakest_step(workdir: Pa
     assert solver[0]["r_process"] < solver[1]["r_process"] and solver[3]["r_process"] == 0
 
 
+def passing(rows: list[dict[str, Any]], name: str, texts: list[str], parents: list[int] | None = None) -> Any:
+    """Those of a group, and completions of another pass, made of these of another."""
+    made = chain.group(rows[0]["group_index"], "pool/0.png", texts)[1:]
+    of = parents or [None] * len(texts)
+    return [*rows, *({**row, "pass": name, "parent_index": at} for row, at in zip(made, of, strict=True))]
+
+
+def test_vision_sr1_pays_for_what_a_blind_reader_can_use(workdir: Path) -> None:
+    described = [f"<description>bars</description><think>Step 1: a</think>{answered(key)}" for key in (12, 12, 12, 15)]
+    rows = passing(group(0, []), "answer", [*described, "<description>bars</description>"])
+    rows = passing(rows, "reader", [answered(key) for key in (12, 9, 12, 15, 12)], [0, 1, 2, 3, 4])
+    assert tuple(rewards(scored("vision-sr1", rows))[:5]) == six(2.0, 1.0, 2.0, 0.1, 1.0)
+    [found] = advantages("vision-sr1")
+    assert tuple(found) == six(0.973479, -0.274571, 0.973479, -1.397816, -0.274571)
+
+
+def test_co_rewarding_labels_each_wording_by_the_other(workdir: Path) -> None:
+    rows = group(0, ["a", "a", "b", None])
+    rows = passing(rows, "reword", ["<reworded>What?</reworded>"])
+    rows = passing(rows, "reworded", [answered(key) for key in "bbbba"], [0] * 5)
+    seen = scored("co-rewarding", rows)
+    assert rewards(seen) == [0.0, 0.0, 1.0, 0.0, None, *[0.0] * 4, 1.0]
+    [found] = advantages("co-rewarding")
+    assert tuple(found) == six(-0.499999, -0.499999, 1.499997, -0.499999, *[-0.447213] * 4, 1.788850)
+
+
+def test_self_judge_scales_agreement_by_a_verdict(workdir: Path) -> None:
+    """p·(0.8 + 0.4·v), and p where nothing can be read."""
+    rows = group(0, ["a", "a", "a", "b"])
+    verdicts = ["<score>1</score>", "<score>0.5</score>", "<score>7</score>", "<score>0</score>"]
+    seen = scored("self-judge", passing(rows, "judge", verdicts, [0, 1, 2, 3]))
+    assert tuple(rewards(seen)[:4]) == six(0.9, 0.75, 0.75, 0.2)
+    [found] = advantages("self-judge")
+    assert tuple(found) == six(0.25, 0.1, 0.1, -0.45)
+
+
+def test_doge_pays_an_analysis_by_the_answers_of_the_whole_group(workdir: Path) -> None:
+    rows = passing(group(0, []), "think", [f"<analysis>{name}</analysis>" for name in "abc"])
+    keys = [7, 7, 7, 8, 7, 7, 9, 9, 8, 8, 8, 8]
+    rows = passing(rows, "answer", [answered(key) for key in keys], [place // 4 for place in range(12)])
+    seen = scored("doge", rows)
+    assert tuple(rewards(seen)[:3]) == six(0.775, 0.55, 0.1) and rewards(seen)[3:] == [None] * 12
+    [found] = advantages("doge")
+    assert tuple(found) == six(0.872869, 0.218217, -1.091086)
+
+
+def test_rise_rewards_questions_that_are_valid_and_of_a_rare_kind(workdir: Path) -> None:
+    kinds = ["logical reasoning"] * 9 + ["Instance Reasoning", "logical reasoning", "rhymes"]
+    groups = []
+    for index, kind in enumerate(kinds):
+        question = f"Question number {index} about {index * 7} and {index * 13}, in words of its own {index}?"
+        asked = {"question": question, "completion": f"<kind>{kind}</kind><question>{question}</question>"}
+        valid = f"<score>{int(index != 10)}</score>"
+        groups.append(passing(group(index, ["a"] * 4 + ["b"] * 4, **asked), "valid", [valid]))
+    seen = scored("rise", *groups)
+    balance = [row["r_balance"] for row in seen if row["role"] == "proposer"]
+    even = 11 / 6
+    assert tuple(balance) == six(*[0.0] * 9, (even - 1) / even, 0.0, 0.0)
+    assert [row["r_valid"] for row in seen if row["role"] == "proposer"] == [1.0] * 10 + [0.0, 1.0]
+    share = [row["r_question_share"] for row in seen if row["role"] == "proposer"]
+    expected = [
+        max(0.0, 0.5 + 0.1 * (place != 10) + 0.2 * balance[place] - share[place]) for place in range(len(kinds))
+    ]
+    assert tuple(rewards(seen, "proposer")) == six(*expected)
+
+
+def beside(rows: list[dict[str, Any]], name: str, answers: list[Any], **more: Any) -> list[dict[str, Any]]:
+    """Those of a group, and answers of another pass."""
+    others = group(rows[0]["group_index"], answers)[1:]
+    return [*rows, *({**row, "pass": name, **more} for row in others)]
+
+
+def test_temporal_prefers_the_majority_to_the_base_models_worst(workdir: Path) -> None:
+    rows = scored("temporal", beside(group(0, [*"AABACAB"]), "base", [*"DABCDDA"]))
+    paired = [(row["pass"], row["sample_index"], row["preferred"]) for row in rows if row["pair"] is not None]
+    assert paired == [("answer", 0, True), ("base", 0, False)]
+    assert advantages("temporal") == [[pytest.approx(0.05), pytest.approx(-0.05)]]  # at the reference, half of β
+    [row] = chain.rows(Path("policy/metrics.parquet"))
+    assert row["loss"] == pytest.approx(0.693147, abs=SIX_DECIMALS)
+
+
+@pytest.mark.parametrize(("own", "base"), [([*"AAB"], [*"AAA"]), ([*"AABB"], [*"AABB"])])
+def test_temporal_falls_back_on_its_own_worst(workdir: Path, own: list[str], base: list[str]) -> None:
+    rows = scored("temporal", beside(group(0, own), "base", base))
+    paired = [(row["pass"], row["sample_index"], row["preferred"]) for row in rows if row["pair"] is not None]
+    assert paired == ([("answer", 0, True), ("answer", 2, False)] if len(own) == 3 else [])
+
+
+def test_stic_prefers_what_was_described_well(workdir: Path) -> None:
+    """At the reference: −log σ(0), and 1/1024 of the likelihood of the better description."""
+    learned = {"learn_prompt": "Describe the picture."}
+    rows = group(0, [4])
+    for name, text in (("good", "a red bar"), ("bad", "a cat"), ("spoilt", "a blur")):
+        rows = beside(rows, name, [text], prompt=name, view="resize:20" if name == "spoilt" else None, **learned)
+    paired = [row for row in scored("stic", rows) if row["pair"] is not None]
+    assert [(row["pass"], row["preferred"]) for row in paired] in (
+        [("good", True), (other, False)] for other in ("bad", "spoilt")
+    )
+    assert advantages("stic") == [[pytest.approx(0.05 + 1 / 1024), pytest.approx(-0.05)]]
+    [row] = chain.rows(Path("policy/metrics.parquet"))
+    assert row["loss"] > 0.693147 and row["kl_coef"] == 0
+
+
+def test_laser_learns_to_foretell_the_majority(workdir: Path) -> None:
+    answers = ["12"] * 6 + ["15"] * 2
+    scored("laser:1", group(0, answers), group(1, answers))
+    first = advantages("laser:1", "--groups-per-step", 2)
+    assert first == advantages("laser:1", "--groups-per-step", 2, "--aux-coef", 0, "--force")
+    succeeds("update", "scored.parquet", "--recipe", "laser:1", "--out", "learned", "--groups-per-step", 1)
+    own = json.loads(Path("learned/state.json").read_text())["self_reward"]
+    assert own["token"] == "<|endoftext|>" and own["scale"] == 0.1
+    fails(2, "score", "rollouts.parquet", "--recipe", "laser:2", "--out", "other.parquet")
+
+
 # ----------------------------------------------------------------------------------------- as settings files
 
 
@@ -141,9 +254,18 @@ def test_m_star_learns_the_two_that_agree_best_in_their_weakest_step(workdir: Pa
 def test_each_says_what_it_is_and_has_only_options_that_there_are(name: str, workdir: Path) -> None:
     assert "arXiv" in recipes.title(name)
     assert succeeds("recipes", name).strip() == recipes.text(name).strip()
-    chain.write_shard(Path("rollouts.parquet"), [group(0, [1, 2])], params=SAMPLED)
+    made = {table["name"]: table for table in recipes.load(name)[0].get("pass", [])}
+    made = made if "answer" in made else {"answer": {}, **made}
+    passes = {each: {"prompt": "", **SAMPLED, **table, "of": table.get("of")} for each, table in made.items()}
+    rows = group(0, [])
+    for each, table in passes.items():
+        parents = [0, 1] if table["of"] else None
+        rows = passing(rows, each, [answered(1), answered(2)], parents)
+    last = {**passes.popitem()[1], "pass": [*made][-1], "passes": passes}
+    chain.write_shard(Path("rollouts.parquet"), [rows], params=last)
     for phase in [f"{name}:{i}" for i in range(1, len(recipes.phases(name)) + 1)] or [name]:
-        succeeds("score", "rollouts.parquet", "--recipe", phase, "--out", f"{phase}.parquet", "--question-share", "0")
+        of_policies = ("--question-share", "0", "--vote", "count")
+        succeeds("score", "rollouts.parquet", "--recipe", phase, "--out", f"{phase}.parquet", *of_policies)
 
 
 @pytest.fixture
@@ -169,15 +291,34 @@ def test_two_iterations_of_each_in_the_demonstration_world(name: str, charts: Pa
     lineage = json.loads(Path("run/it0002/policy/state.json").read_text())["lineage"]["params"]
     phased = bool(recipes.phases("own.toml"))
     assert lineage["recipe"] == lineage["score"]["recipe"] == ("own.toml:2" if phased else "own.toml")
-    settings = tomllib.loads(own)["update"]
+    settings = recipes.load("own.toml:2" if phased else "own.toml")[0]["update"]
     for key, value in settings.items():
         if key not in ("lr", "groups-per-step"):
             assert lineage[key.replace("-", "_")] == value, key
     if phased:
         roles = [{row["role"] for row in chain.rows(Path(f"run/it000{i}/policy/metrics.parquet"))} for i in (1, 2)]
-        assert roles == [{"proposer"}, {"solver"}]
+        assert roles == [{recipes.load(f"own.toml:{i}")[0]["update"]["roles"]} for i in (1, 2)]
     again = call("run", "--images", "pool", "--out", "run", "--iterations", "2", "--recipe", "own.toml")
     assert again.exit_code == 0, again.output
+    succeeds("verify", "run", "pool")
+
+
+def test_a_method_of_ones_own_from_the_page(charts: Path) -> None:
+    """The file that docs/recipes.md gives, run and typed."""
+    page = (Path(__file__).parent.parent / "docs/recipes.md").read_text()
+    Path("robust.toml").write_text(page.split("```toml\n# robust.toml")[1].split("```")[0].partition("\n")[2])
+    Path("ireasoner.toml").write_text('model = "model"\nsampler = "fake"\n[propose]\ngroups = 8\n[update]\nlr = 1e-3\n')
+    succeeds("run", "--images", "pool", "--out", "run", "--iterations", "2", "--recipe", "robust.toml")
+    seen = chain.rows(Path("run/it0001/scored.parquet"))
+    assert {row["pass"] for row in seen} == {None, "answer", "masked", "check"}
+    assert {row["view"] for row in seen if row["pass"] == "masked"} == {"mask:0.6"}
+    assert any(row["reward"] for row in seen if row["pass"] == "answer")
+    source = "run/it0001/questions.parquet"
+    for name in ("answer", "masked", "check"):
+        succeeds("rollout", source, "--pass", name, "--recipe", "robust.toml", "--out", f"{name}.parquet")
+        source = f"{name}.parquet"
+    succeeds("score", source, "--recipe", "robust.toml")
+    assert chain.rows(Path("scored.parquet")) == seen
     succeeds("verify", "run", "pool")
 
 
@@ -217,6 +358,8 @@ def test_a_recipe_is_a_settings_file() -> None:
     group_: Any = typer.main.get_command(app)
     for name in recipes.names():
         for phase in [f"{name}:{i}" for i in range(1, len(recipes.phases(name)) + 1)] or [name]:
-            for command, settings in recipes.load(phase)[0].items():
+            content = recipes.load(phase)[0]
+            tables = [("rollout", {k: v for k, v in made.items() if k != "name"}) for made in content.pop("pass", [])]
+            for command, settings in [*content.items(), *tables]:
                 known = {parameter.name for parameter in group_.commands[command].params}
                 assert {key.replace("-", "_") for key in settings} <= known, (phase, command)

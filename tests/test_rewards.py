@@ -8,14 +8,13 @@ from hypothesis import strategies as st
 
 from stages.rewards import proposer, terms, votes
 from stages.rewards.consensus import NO_ANSWER, consensus
-from stages.rewards.groups import Groups
 from stages.rewards.schedule import step_weight
 from stages.rewards.selection.keep import keep
 from stages.rewards.selection.top import top
 from stages.rewards.step import density
 from stages.score import ScoreParams
 from tests import oracle
-from tests.rollouts import agreeing, answers, rollouts
+from tests.rollouts import agreeing, answers, questions, rollouts
 
 DEFAULTS = ScoreParams()
 KEYS = st.lists(st.integers(NO_ANSWER, 3), min_size=1, max_size=8)
@@ -49,7 +48,7 @@ def test_all_rewards_equal_a_plain_reading_of_the_formulas(
     rho = density(seen.size, seen.dominant_size, 0.0 if no_density else 0.7)
     keys = [ord(rollout.key) if rollout.key else NO_ANSWER for group in batch for rollout in group]
     agreement = consensus(seen.group, np.array(keys), len(batch))
-    asked = Groups(agreement.entropy, agreement.vote, agreement.dominant_size > 0)
+    asked = questions(agreement.entropy, agreement.vote, agreement.dominant_size > 0)
     proposers = proposer.load("entropy")(asked, constants)
 
     flags = oracle.Flags(no_decay=no_decay, no_density=no_density)
@@ -87,8 +86,8 @@ def test_five_unparsed_answers_earn_nothing() -> None:
     agreement = consensus(*of_one_group([NO_ANSWER] * 5), 1)
     assert not agreement.prob.any() and not agreement.dominant.any()
     assert (agreement.entropy.tolist(), agreement.vote.tolist()) == ([0.0], [0.0])
-    assert not any(terms.load(name)(seen, DEFAULTS).any() for name in terms.names())
-    asked = Groups(agreement.entropy, agreement.vote, agreement.dominant_size > 0)
+    assert not any(np.nan_to_num(terms.load(name)(seen, DEFAULTS)).any() for name in terms.names())
+    asked = questions(agreement.entropy, agreement.vote, agreement.dominant_size > 0)
     assert not any(proposer.load(name)(asked, DEFAULTS).any() for name in proposer.names())
 
 
@@ -131,7 +130,7 @@ def test_weighted_votes_equal_counting_by_hand(batch: list[list[tuple[int, int]]
 def test_votes_that_count_one_each_are_the_counts(batch: list[list[tuple[int, int]]]) -> None:
     group = np.repeat(np.arange(len(batch)), [len(cast) for cast in batch])
     key = np.array([key for votes in batch for key, _ in votes], dtype=int)
-    weights = votes.load("count")(group, np.full(len(group), np.nan))
+    weights = votes.load("count")(group, *np.full((2, len(group)), np.nan))
     counted, default = (consensus(group, key, len(batch), given) for given in (weights, None))
     for name, values in vars(default).items():
         assert np.array_equal(getattr(counted, name), values, equal_nan=True), name
@@ -155,8 +154,9 @@ LOGPROBS = st.lists(st.floats(-3000, 0) | st.just(np.nan), min_size=1, max_size=
 @given(LOGPROBS, LOGPROBS, st.floats(-1e4, 0))
 def test_votes_by_likelihood_are_ratios_within_the_group(one: list[float], other: list[float], offset: float) -> None:
     group = np.repeat([0, 1], [len(one), len(other)])
-    weights = votes.load("likelihood")(group, np.array(one + other))
-    moved = votes.load("likelihood")(group, np.array(one + [value + offset for value in other]))
+    unknown = np.full(len(group), np.nan)
+    weights = votes.load("likelihood")(group, np.array(one + other), unknown)
+    moved = votes.load("likelihood")(group, np.array(one + [value + offset for value in other]), unknown)
     assert np.array_equal(np.isnan(one + other) & (weights != 0), np.zeros(len(group), dtype=bool))
     for members, values in ((weights[group == 0], one), (weights[group == 1], other)):
         stored = [value for value in values if not math.isnan(value)]
@@ -169,9 +169,19 @@ def test_votes_by_likelihood_are_ratios_within_the_group(one: list[float], other
 def test_a_likely_answer_outvotes_two_unlikely_ones() -> None:
     group, key = of_one_group([NO_ANSWER, 1, 1, 2])
     logprob = np.log([0.2, 0.1, 0.2, 0.5]) - 2000
-    agreement = consensus(group, key, 1, votes.load("likelihood")(group, logprob))
+    agreement = consensus(group, key, 1, votes.load("likelihood")(group, logprob, logprob))
     assert agreement.dominant.tolist() == [False, False, False, True]
     assert agreement.vote == pytest.approx([0.5])
+
+
+def test_an_answer_that_is_trusted_outvotes_two_that_are_not() -> None:
+    group, key = of_one_group([1, 1, 2, 3, NO_ANSWER])
+    trust = np.array([0.10, 0.15, 0.90, -0.5, np.nan])  # the last was cut off
+    weight = votes.load("self-reward")(group, trust, trust)
+    assert weight.tolist() == [0.10, 0.15, 0.90, 0.0, 0.0]
+    agreement = consensus(group, key, 1, weight)
+    assert agreement.dominant.tolist() == [False, False, True, False, False]
+    assert agreement.vote == pytest.approx([0.90 / 1.15])
 
 
 # ------------------------------------------------------------------------------------------------- selection

@@ -123,6 +123,33 @@ def test_a_run_can_start_from_a_policy(world: Path) -> None:
     assert run(*start, *asked, out="on").exit_code == 0
 
 
+def test_seeds_are_runs_of_their_own_one_after_another(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = ("--benchmark", "benchmark.parquet")
+    for seed in (1, 2):
+        assert run(*asked, "--seed", seed, out=f"alone-{seed}", iterations=1).exit_code == 0
+    learn = update._learn
+    monkeypatch.setattr(update, "_learn", interrupted_at(2, learn))
+    assert run(*asked, "--seeds", "1,2", iterations=1).exit_code == 130
+    monkeypatch.setattr(update, "_learn", learn)
+    done = run(*asked, "--seeds", "1,2", "--json", iterations=1)
+    assert done.exit_code == 0, done.output
+    assert [json.loads(line)["path"] for line in done.stdout.splitlines()] == ["run/seed-1", "run/seed-2"]
+    assert sorted(path.name for path in Path("run").iterdir()) == ["seed-1", "seed-2"]
+    for seed in (1, 2):
+        assert chain.file_bytes(Path(f"run/seed-{seed}")) == chain.file_bytes(Path(f"alone-{seed}"))
+    for words in (("compare", "alone-1", "run"), ("report", "run/seed-1", "run/seed-2"), ("verify", "run")):
+        looked = call(*words)
+        assert looked.exit_code == 0, looked.output
+
+
+@pytest.mark.parametrize("seeds", ["1,1", "1,,2", "one", "-1,2", f"1,{2**63}", "1.5"])
+def test_what_is_no_list_of_seeds_is_refused(seeds: str, world: Path) -> None:
+    refused = run(f"--seeds={seeds}")
+    assert refused.exit_code == 2 and "different seeds" in " ".join(refused.stderr.replace("│", " ").split())
+    assert run("--seeds", "1,2", "--seed", 3).exit_code == 2
+    assert not Path("run").exists()
+
+
 def test_hidden_states_are_those_of_the_policy_of_each_turn(world: Path) -> None:
     Path("ireasoner.toml").write_text(SETTINGS.replace("[score]", '[score]\nembedding = "hidden"'))
     shell_loop("shell", 2)
@@ -171,21 +198,27 @@ def test_two_runs_in_one_folder_are_refused_at_once(world: Path) -> None:
     assert not [path for path in Path().iterdir() if path.name.startswith(".")]
 
 
+def interrupted_at(last: int, learn: Callable[..., list[Row]]) -> Callable[..., list[Row]]:
+    """`learn`, whose call number `last` is interrupted."""
+    calls = 0
+
+    def interrupted(*args: object) -> list[Row]:
+        nonlocal calls
+        calls += 1
+        if calls == last:
+            raise KeyboardInterrupt
+        return learn(*args)
+
+    return interrupted
+
+
 @pytest.mark.parametrize("stopped", [1, 2])
 def test_interrupted_and_run_again_equals_uninterrupted(
     world: Path, monkeypatch: pytest.MonkeyPatch, stopped: int
 ) -> None:
     assert run(out="whole").exit_code == 0
-    whole, calls = update._learn, 0
-
-    def interrupted(*args: object) -> list[Row]:
-        nonlocal calls
-        calls += 1
-        if calls == 2 * stopped:
-            raise KeyboardInterrupt
-        return whole(*args)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(update, "_learn", interrupted)
+    whole = update._learn
+    monkeypatch.setattr(update, "_learn", interrupted_at(2 * stopped, whole))
     done = run()
     assert done.exit_code == 130 and "run the same command again" in done.stderr
     monkeypatch.setattr(update, "_learn", whole)

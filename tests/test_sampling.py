@@ -211,11 +211,14 @@ def test_a_model_that_cannot_be_loaded_is_an_engine_failure(tmp_path: Path, mode
         open_sampler(Wanted("transformers", find_model(str(broken))))
 
 
-def test_asking_for_vllm_where_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert resolve_sampler(None) == "transformers"
+def test_asking_for_vllm_where_it_is_not_installed(monkeypatch: pytest.MonkeyPatch, model_dir: Path) -> None:
+    model = find_model(str(model_dir))
+    assert resolve_sampler(None, model, None) == "vllm"
+    monkeypatch.setattr("stages.sampling.opening.installed_vllm", lambda: None)
+    monkeypatch.setattr("stages.models.support.installed_vllm", lambda: None)
+    assert resolve_sampler(None, model, None) == "transformers"
     with pytest.raises(UsageError, match="not installed"):
-        resolve_sampler("vllm")
+        resolve_sampler("vllm", model, None)
 
 
 def test_the_fake_knows_what_asks_for_a_question(workdir: Path) -> None:

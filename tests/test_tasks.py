@@ -1,6 +1,7 @@
 """The eight benchmarks: their schemas, what is asked, how answers are read off, their metrics."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +139,57 @@ def test_of_a_data_set_with_several_configurations_the_tasks_own_is_taken(tmp_pa
     other.parent.mkdir()
     other.write_bytes(own.read_bytes())
     assert files_of(tasks.load("infovqa"), [tmp_path / "DocVQA"], None) == [own]
-    assert files_of(tasks.load("infovqa"), [other], None) == [other]  # what is named is taken
+    with pytest.raises(UsageError, match=r"DocVQA.*lies in a folder of DocVQA, and is not InfographicVQA's"):
+        files_of(tasks.load("infovqa"), [other], None)
+
+
+@pytest.mark.parametrize(
+    ("name", "named", "taken", "said"),
+    [
+        (
+            "mathvision",
+            "MathVision/data/{test,testmini}-0-of-1",
+            "MathVision/data/test-0-of-1",
+            "testmini-0-of-1.*left",
+        ),
+        ("scienceqa", "ScienceQA/ScienceQA-{FULL,IMG}/test-0", "ScienceQA/ScienceQA-IMG/test-0", "FULL.*left out"),
+        ("mmmu", "MMMU/Art/{dev,test,validation}-0", "MMMU/Art/validation-0", "dev.* and 1 more: left out"),
+        ("infovqa", "DocVQA/{DocVQA,InfographicVQA}/validation-0", "DocVQA/InfographicVQA/validation-0", "left out"),
+        (
+            "chartqa",
+            "ChartQA/data/{val-0,val-1}",
+            "ChartQA/data/{val-0,val-1}",
+            "of the split val, not of the official",
+        ),
+        ("chartqa", "mine/{charts,more}", "mine/{charts,more}", None),
+    ],
+)
+def test_of_files_named_one_by_one_one_split_of_the_task_is_asked(
+    name: str, named: str, taken: str, said: str | None
+) -> None:
+    told: list[str] = []
+    assert files_of(tasks.load(name), expanded(named), None, told.append) == expanded(taken)
+    assert len(told) == (said is not None) and (said is None or re.search(said, told[0]))
+
+
+@pytest.mark.parametrize(
+    ("name", "named", "says"),
+    [
+        ("chartqa", "ai2d/data/{test-0,test-1}", "lies in a folder of ai2d, and is not ChartQA's"),
+        ("chartqa", "datasets--lmms-lab--ai2d/snapshots/{0,1}/test", "folder of ai2d"),
+        ("chartqa", "ChartQA/{train,val}-0-of-1", r"several splits \(train, val\)"),
+    ],
+)
+def test_what_no_evaluation_is_of_is_refused(name: str, named: str, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        files_of(tasks.load(name), expanded(named), None)
+
+
+def expanded(pattern: str) -> list[Path]:
+    """The paths that a shell makes of `a{b,c}d`, each a Parquet file."""
+    start, _, rest = pattern.partition("{")
+    middle, _, end = rest.partition("}")
+    return [Path(f"{start}{each}{end}.parquet") for each in middle.split(",")]
 
 
 def test_no_files(tmp_path: Path) -> None:

@@ -16,13 +16,12 @@ from stages.parsing import answer_key, parse_completion
 from stages.rewards import expression, proposer, question_share, terms, votes
 from stages.rewards.combination import proposer_reward, weighted_sum
 from stages.rewards.consensus import consensus
-from stages.rewards.groups import Groups
 from stages.rewards.question_share import MERGED_BELOW, question_shares, sentence_bleu
 from stages.rewards.rollouts import Rollouts
 from stages.rewards.selection.top import top
 from stages.score import ScoreParams
 from tests import oracle
-from tests.rollouts import agreeing, answers, rollouts
+from tests.rollouts import agreeing, answers, questions, rollouts
 
 DEFAULTS = ScoreParams()
 
@@ -36,7 +35,7 @@ def proposed(name: str, *counts: Sequence[int], unparsed: int = 0, constants: Sc
     keys = [np.repeat(np.arange(-1, len(group)), [unparsed, *group]) for group in counts]
     group = np.repeat(np.arange(len(keys)), [len(members) for members in keys])
     agreement = consensus(group, np.concatenate(keys), len(keys))
-    seen = Groups(agreement.entropy, agreement.dominant_size / agreement.size, agreement.dominant_size > 0)
+    seen = questions(agreement.entropy, agreement.dominant_size / agreement.size, agreement.dominant_size > 0)
     return proposer.load(name)(seen, constants)
 
 
@@ -53,9 +52,12 @@ def six(*values: float) -> object:
 
 
 def test_there_are_these_choices() -> None:
-    assert terms.names() == ["answer", "brevity", "confidence", "format", "majority", "process", "step"]
-    assert proposer.names() == ["entropy", "tent"]
-    assert votes.names() == ["count", "likelihood"]
+    assert terms.names() == [
+        *("answer", "brevity", "calibration", "children", "confidence", "format"),
+        *("majority", "process", "reader", "step", "verdict"),
+    ]
+    assert proposer.names() == ["balance", "entropy", "novelty", "tent", "valid"]
+    assert votes.names() == ["count", "likelihood", "self-reward"]
 
 
 def test_a_new_file_is_a_new_term(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,7 +71,7 @@ def test_a_new_file_is_a_new_term(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     ("package", "name", "said"),
     [
         (terms, "majorty", "unknown term 'majorty'; the nearest is 'majority', of answer, brevity"),
-        (proposer, "tents", "unknown proposer term 'tents'; the nearest is 'tent', of entropy, tent"),
+        (proposer, "tents", "unknown proposer term 'tents'; the nearest is 'tent', of balance, entropy"),
         (votes, "../likelihood", "unknown vote '../likelihood'; the nearest is 'likelihood'"),
     ],
 )
@@ -250,10 +252,11 @@ def test_a_term_is_one_number_a_rollout_and_of_its_group_alone(
     name: str, batch: list[list[tuple[oracle.Rollout, int, float, str]]]
 ) -> None:
     """From 0 to 1; and so the order of the groups makes no difference."""
-    reward = of(name, sampled(*batch))
+    reward = np.nan_to_num(of(name, sampled(*batch)))  # a verdict that nobody gives is none
     assert reward.dtype == np.float64 and reward.shape == (sum(map(len, batch)),)
     assert (reward >= 0).all() and (reward <= 1 + 1e-12).all()
-    assert reward == pytest.approx(np.concatenate([of(name, sampled(group)) for group in batch]), abs=1e-12)
+    alone = np.concatenate([np.nan_to_num(of(name, sampled(group))) for group in batch])
+    assert reward == pytest.approx(alone, abs=1e-12)
 
 
 @pytest.mark.parametrize("name", terms.names())
@@ -305,7 +308,9 @@ YES = np.ones(4, dtype=bool)
 
 
 def tents(*shares: float) -> np.ndarray:
-    return proposer.load("tent")(Groups(np.zeros(len(shares)), np.array(shares), np.ones(len(shares), bool)), DEFAULTS)
+    return proposer.load("tent")(
+        questions(np.zeros(len(shares)), np.array(shares), np.ones(len(shares), bool)), DEFAULTS
+    )
 
 
 def test_questions_that_are_alike_share_their_reward() -> None:
@@ -338,7 +343,7 @@ def test_answers_that_cannot_be_read_do_not_make_a_question_hard() -> None:
 def test_the_proposers_terms_stay_in_bounds(groups: list[tuple[float, float, bool]]) -> None:
     entropy, share, answered = (np.array(part) for part in zip(*groups, strict=True))
     for name in proposer.names():
-        reward = proposer.load(name)(Groups(entropy, share, answered), DEFAULTS)
+        reward = proposer.load(name)(questions(entropy, share, answered), DEFAULTS)
         assert (reward >= 0).all() and (reward <= 1).all() and not reward[~answered].any()
 
 

@@ -15,10 +15,11 @@ SCOPE = (
     "Intervals and tests allow for which questions were asked (clustered by picture), not for the randomness of "
     "training: runs from other seeds may differ by more."
 )
+OVER_SEEDS = "Intervals and tests allow for which questions were asked (clustered by picture) and for the seeds: "
 
 
 def command(
-    runs: Annotated[list[Path], typer.Argument(help="The base run's eval file or directory, then others'.")],
+    runs: Annotated[list[Path], typer.Argument(help="The base's eval file, run or folder of seeds, then others'.")],
     plot: Annotated[
         Path | None, options.Option(help="Draw the differences into this SVG file.", show_default=False)
     ] = None,
@@ -44,19 +45,25 @@ def command(
 
     ireasoner compare base.parquet tuned.parquet --markdown
 
+    ireasoner compare runs/full runs/no-decay
+
     Differences are paired by question, with intervals that allow for questions about one picture; the test is
     McNemar's or, where questions share pictures or scores are fractions, a paired permutation test; p is
-    Holm-corrected over everything that is compared. docs/statistics.md has the formulas.
+    Holm-corrected over everything that is compared. Of a run's folder the newest evaluation is taken, and the runs of
+    `run --seeds` are one side, paired by seed as well, with Student's t over seeds and questions. docs/statistics.md
+    has the formulas.
     """
     if len(runs) < 2 and not markdown:
         raise typer.BadParameter("name at least two eval files: the base, and what to compare with it")
     if plot and plot.suffix != ".svg":
         raise typer.BadParameter(f"{plot}: the plot is an SVG; name it so")
+    from ireasoner_cli.running.evaluations import read_side
     from stages.evaluation.compare import compare, paper_table
-    from stages.evaluation.scores import read_run
     from stages.tasks import NAMES
 
-    read = [read_run(path) for path in runs]
+    read = [read_side(path) for path in runs]
+    if power and any(run.seeds for run in read):
+        raise typer.BadParameter("--power is for two single runs; how far seeds differ is for more seeds to show")
     if markdown:
         print(paper_table(read))
         if not any(task in NAMES for run in read for task in run.tasks):
@@ -77,7 +84,8 @@ def command(
         _print(comparison)
         if power:
             _print_power(comparison)
-    console.stderr.print(SCOPE, style="dim")
+    pooled = next((found.seeds for found in comparisons if found.seeds), ())
+    console.stderr.print(OVER_SEEDS + ", ".join(map(str, pooled)) if pooled else SCOPE, style="dim")
 
 
 def _print(comparison: "Comparison") -> None:
@@ -123,6 +131,7 @@ def _print_power(comparison: "Comparison") -> None:
         table.add_column(heading, justify="right")
     for task in comparison.tasks:
         change = task.difference
+        assert change.detectable is not None
         figures = [f"±{100 * change.detectable:.1f} points", f"{change.needed:,} questions"]
         if change.clusters < 2:  # which say nothing of others
             figures = ["unknown", "unknown"]

@@ -19,7 +19,8 @@ def command(
 ) -> None:
     """Write the policy's Solver as a plain checkpoint that transformers, vLLM and lmms-eval load, with a model card.
 
-    The policy's adapters (policy/solver, policy/proposer) are also usable as they are, by PEFT and vLLM.
+    The policy's adapters (policy/solver, policy/proposer and, if it has one, policy/teacher) are also usable as they
+    are, by PEFT and vLLM.
 
     ireasoner export policy/ --merge charts-solver/
 

@@ -1,11 +1,13 @@
 import os
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from ireasoner_cli import console, options
-from ireasoner_cli.config import is_own
+from ireasoner_cli.config import is_own, passes
 from ireasoner_cli.recipes import phases
 from stages.errors import MadeDifferently, UsageError
 
@@ -38,6 +40,12 @@ def command(
         int | None,
         options.Option(min=0, max=2**63 - 1, help="The run's seed.", show_default="[propose] seed, or 0"),
     ] = None,
+    seeds: Annotated[
+        str | None,
+        options.Option(
+            help="Several seeds, as in 1,2,3: a run with each, in OUT/seed-1 and so on.", show_default=False
+        ),
+    ] = None,
     track: Annotated[
         Literal["wandb"] | None,
         options.Option(help="Send the figures to a tracker, too (the extra `track`).", show_default=False),
@@ -55,13 +63,19 @@ def command(
 
     ireasoner run --images more/ --policy runs/first/it0040/policy --out runs/on
 
+    ireasoner run --images pool/ --out runs/full --seeds 1,2,3
+
     It writes the files that a shell loop over propose, rollout, score, update and eval writes, with the settings these
     have from ireasoner.toml and variables. Interrupted, the same command goes on where it stopped. Of policies no
     longer kept, state and metrics stay. A run that has collapsed (no entropy, KL out of bounds, nothing parsed) stops
-    and says what to change.
+    and says what to change. With --seeds the runs come one after another, each as --seed makes it, and `compare` takes
+    their folder as one side.
     """  # fmt: skip
     if "TORCHELASTIC_RUN_ID" in os.environ:  # set by torchrun, and by nothing else
         raise UsageError("run is one process and cannot be started by torchrun; a shell loop can, its `update` alone")
+    if seeds and is_own(context, "seed"):
+        raise typer.BadParameter("--seed is for one run and --seeds for several; leave one of them out")
+    several = _numbers(seeds) if seeds else []
     if not debug:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read when torch is imported, here before vLLM
     from ireasoner_cli.running.display import Display
@@ -69,7 +83,9 @@ def command(
     from ireasoner_cli.running.prepare import preparing
     from ireasoner_cli.running.tracking import tracking
     from stages import shards
+    from stages.sampling.warm import WarmEngine
 
+    named = passes(context)  # the answers come first, unless they have a place among them
     # A key at the top of ireasoner.toml reaches the stages by itself, where a stage's table may override it.
     plan = Plan(
         images,
@@ -82,14 +98,32 @@ def command(
         benchmark=benchmark,
         eval_every=eval_every,
         keep=keep,
-        debug=debug,
         recipe=recipe,
         phases=phases(recipe) if recipe else (),
+        passes=named if "answer" in named else ["answer", *named],
     )
-    # Alone in the folder: of two runs one would take a stage from the other, which then fails.
-    with shards.writing(out, force=True), Display(iterations) as view, tracking(track, out, view.say) as tracked:
-        try:
-            summary = run_loop(plan, preparing(context, config, debug), view, tracked)
-        except MadeDifferently as error:
-            raise UsageError(f"{error.found}; go on with the settings it began with, or name another --out") from error
-    console.result(out, summary, False, json)
+    runs = [replace(plan, out=out / f"seed-{each}", seed=each) for each in several] or [plan]
+    with closing(WarmEngine(debug)) as engines:
+        for one in runs:
+            # Alone in the folder: of two runs one would take a stage from the other, which then fails.
+            with (
+                shards.writing(one.out.absolute(), force=True),
+                Display(iterations) as view,
+                tracking(track, one.out, view.say) as tracked,
+            ):
+                if several:
+                    view.say(f"{one.out}:")
+                try:
+                    summary = run_loop(one, preparing(context, config, debug), view, engines, tracked)
+                except MadeDifferently as error:
+                    told = f"{error.found}; go on with the settings it began with, or name another --out"
+                    raise UsageError(told) from error
+            console.result(one.out, summary, False, json)
+
+
+def _numbers(seeds: str) -> list[int]:
+    """The seeds in a text such as `1,2,3`."""
+    numbers = [int(word) for word in seeds.split(",") if word.strip().isdecimal()]
+    if len(set(numbers)) < len(seeds.split(",")) or max(numbers) >= 2**63:
+        raise typer.BadParameter(f"{seeds!r} is no list of different seeds, as 1,2,3 is", param_hint="--seeds")
+    return numbers

@@ -15,11 +15,13 @@ def command(
     recipe: options.Recipe = None,
     debug: options.Debug = False,
 ) -> Work:
-    """Learn from a scored shard: the KL-regularised policy gradient, on both adapters.
+    """Learn from a scored shard: the KL-regularised policy gradient, on both adapters, or another loss.
 
     ireasoner update scored.parquet
 
     ireasoner update it0002/scored.parquet --policy it0001/policy --lr 5e-5
+
+    ireasoner update scored.parquet --loss dpo --roles solver --kl-fixed 0
 
     On several GPUs: torchrun --nproc-per-node 8 -m ireasoner_cli update …, with --groups-per-step 8 or more.
     """

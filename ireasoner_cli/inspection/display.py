@@ -23,7 +23,7 @@ from ireasoner_cli.inspection.groups import Answer, Group, Row, is_changed
 from ireasoner_cli.inspection.summary import Summary
 from ireasoner_cli.lineage import settings
 from ireasoner_cli.runs import Iteration
-from stages.contract import Metadata
+from stages.contract import ANSWER, Metadata
 from stages.rewards.explained import RewardTerms, Summands, reward_terms
 
 LABEL, GOOD, ODD, BAD = "bold cyan", "green", "yellow", "red"
@@ -34,7 +34,7 @@ WHAT = {
     "rollout": "rollouts: the Solver's answers to each question",
     "score": "scored trajectories: what `update` learns from",
     "eval": "answers to a benchmark",
-    "policy": "policy: two LoRA adapters and all that resuming needs",
+    "policy": "policy: its LoRA adapters and all that resuming needs",
     "metrics": "metrics: a row an optimizer step",
     "benchmark": "benchmark: questions with their answers",
 }
@@ -108,6 +108,10 @@ def _policy(summary: Summary) -> Table:
         average = own.baseline.average
         baseline = "none yet" if average is None else f"{average:.3f}"
         table.add_row(role, Text(f"{own.updates} updates, baseline {baseline}, KL coefficient {own.kl_coef:.3g}"))
+    if state.has_teacher:
+        table.add_row("teacher", Text("the moving average of the solver's adapter"))
+    if last := state.self_reward:
+        table.add_row("self-reward", plain(f"{last.scale:g} · (log π({last.token}) − ({last.reference:.3f}))"))
     return table
 
 
@@ -257,7 +261,8 @@ def _one_line(text: str) -> str:
 
 
 def _trajectory(row: Row, terms: RewardTerms | Summands | None) -> RenderableType:
-    head = Text(f"#{row['sample_index']}  ", style="dim")
+    of_pass = "" if (row["pass"] or ANSWER) == ANSWER else f"{plain(row['pass'])} "
+    head = Text(f"{of_pass}#{row['sample_index']}  ", style="dim")
     if row["answer"] is None:
         head.append("none", style=f"not dim {BAD}")
     else:

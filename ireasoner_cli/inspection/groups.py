@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from stages import shards
-from stages.contract import PROPOSER, SCORE_COLUMNS, SCORED, SOLVER, TRAJECTORY, Metadata
+from stages.contract import ANSWER, PROPOSER, SCORE_COLUMNS, SCORED, SOLVER, TRAJECTORY, Metadata
 from stages.errors import UsageError
 from stages.parsing import parse_completion
 from stages.rewards.explained import RewardTerms, Summands, reward_terms
@@ -57,10 +57,14 @@ class Group:
         return self.proposal["step"] is not None
 
     @property
+    def _answered(self) -> list[Row]:
+        return [row for row in self.rollouts if (row["pass"] or ANSWER) == ANSWER]
+
+    @property
     def answers(self) -> list[Answer]:
-        """The answers, most frequent first, then in the order they were sampled."""
+        """The answers, most frequent first, then in the order they were sampled; of other passes none."""
         by_key: dict[str | None, list[Row]] = {}
-        for row in self.rollouts:
+        for row in self._answered:
             by_key.setdefault(row["answer_key"], []).append(row)
         ranked = sorted(by_key.items(), key=lambda item: (item[0] is None, -len(item[1])))
         return [
@@ -76,9 +80,10 @@ class Group:
     @property
     def entropy(self) -> float | None:
         """Of the answers, nats, as `score` has it or would have it."""
-        if self.is_scored or not self.rollouts:
+        answered = self._answered
+        if self.is_scored or not answered:
             return self.proposal["entropy"]
-        shares = [count / len(self.rollouts) for count in Counter(r["answer_key"] for r in self.rollouts).values()]
+        shares = [count / len(answered) for count in Counter(row["answer_key"] for row in answered).values()]
         return abs(sum(share * math.log(share) for share in shares))
 
     def to_json(self) -> Row:

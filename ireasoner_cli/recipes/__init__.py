@@ -2,7 +2,8 @@
 comments. To add one, add its file.
 
 A recipe may have phases, which `run` goes through in turn: `[[phase]]` tables with a number of iterations and tables of
-settings that stand above the rest of the recipe. `NAME:2` is a recipe in its second phase.
+settings that stand above the rest of the recipe. `NAME:2` is a recipe in its second phase. And it may have passes,
+`[[pass]]` tables with a name and settings of `rollout`, in the order in which `run` makes them.
 """
 
 import tomllib

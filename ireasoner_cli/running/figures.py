@@ -9,7 +9,7 @@ from statistics import fmean
 import pyarrow as pa
 
 from stages import shards
-from stages.contract import METRICS, PROPOSER, SCORED, SOLVER
+from stages.contract import ANSWER, METRICS, PROPOSER, SCORED, SOLVER
 from stages.evaluation.scores import summarize
 from stages.policy import METRICS_FILE, read_state
 
@@ -18,14 +18,16 @@ NO_ENTROPY = 0.01  # nats
 KL_BOUND = 50  # times its target
 UNPARSED = 0.9  # share of the answers, or of the questions
 
-_ROWS = pa.schema([SCORED.field(name) for name in ("role", "question", "answer", "reward", "density", "entropy")])
+_ROWS = pa.schema(
+    [SCORED.field(name) for name in ("role", "pass", "question", "answer", "reward", "density", "entropy")]
+)
 
 
 @dataclass(frozen=True)
 class Figures:
     """The means over an iteration, under the names of the columns they are means of; None where there is nothing to
-    take the mean of. `reward` and `density` are the Solver's, `kl` and `kl_coef` too; `entropy` is the groups';
-    `unparsed` and `unasked` are shares of the rollouts without an answer and of the proposals without a question;
+    take the mean of. `reward` is the Solver's, `kl` and `kl_coef` too, `density` that of its answers; `entropy` is the
+    groups'; `unparsed` and `unasked` are shares of the answers that have none and of the proposals without a question;
     `accuracy` is that of the benchmark, where it was asked."""
 
     step: int
@@ -47,6 +49,7 @@ def read_figures(folder: Path) -> Figures:
     """Those of a finished iteration. Raises DataError for a file that is damaged."""
     rows = [row for batch in shards.read_batches(folder / "scored.parquet", _ROWS) for row in batch.to_pylist()]
     solver = [row for row in rows if row["role"] == SOLVER]
+    answers = [row for row in solver if (row["pass"] or ANSWER) == ANSWER]
     proposer = [row for row in rows if row["role"] == PROPOSER]
     state = read_state(folder / "policy")
     metrics = shards.read_table(folder / "policy" / METRICS_FILE, METRICS).to_pylist()
@@ -55,11 +58,11 @@ def read_figures(folder: Path) -> Figures:
     return Figures(
         step=state.step,
         reward=_mean([row["reward"] for row in solver]),
-        density=_mean([row["density"] for row in solver]),
+        density=_mean([row["density"] for row in answers]),
         entropy=_mean([row["entropy"] for row in proposer]),
         kl=_mean([row["kl"] for row in learned]),
         kl_coef=learned[-1]["kl_coef"] if learned else None,
-        unparsed=_mean([row["answer"] is None for row in solver]),
+        unparsed=_mean([row["answer"] is None for row in answers]),
         unasked=_mean([row["question"] is None for row in proposer]),
         accuracy=summarize(evaluated).get("accuracy") if evaluated.is_file() else None,
         kl_target=state.lineage.params["kl_target"],

@@ -2,12 +2,13 @@
 
 OUT/base.parquet                                                      on the benchmark, what the run starts from
 OUT/it0001/questions.parquet  rollouts.parquet  scored.parquet        as a shell loop writes them
+OUT/it0001/NAME.parquet                                               of each other pass, with what was there before
 OUT/it0001/policy/  eval.parquet
 """
 
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
@@ -18,10 +19,13 @@ from ireasoner_cli.running.figures import Figures, collapse, read_figures
 from ireasoner_cli.running.prepare import Prepare
 from ireasoner_cli.running.tracking import Track, no_tracker
 from stages import shards
+from stages.contract import ANSWER
 from stages.errors import EngineError
+from stages.models.support import adapters, check_learning
 from stages.policy import STATE_FILE, is_pruned, open_policy, prune
 from stages.progress import Progress
 from stages.result import Result
+from stages.sampling import Sampler, Wanted
 from stages.sampling.warm import WarmEngine
 
 
@@ -40,12 +44,17 @@ class Plan:
     benchmark: Path | None = None
     eval_every: int = 5
     keep: int = 3
-    debug: bool = False
     recipe: str | None = None
     phases: Sequence[Phase] = ()
+    passes: Sequence[str] = (ANSWER,)
 
     def folder(self, number: int) -> Path:
         return self.out / f"it{number:04d}"
+
+    @staticmethod
+    def rows(name: str) -> str:
+        """What the file of an iteration is called that has the rows up to those of the pass `name`."""
+        return "rollouts" if name == ANSWER else name
 
     def policy(self, number: int) -> Path | None:
         """The policy that iteration `number` made; for 0 the one that the run starts from, None for the base model."""
@@ -79,34 +88,37 @@ class View(Progress, Protocol):
         ...
 
 
-def run_loop(plan: Plan, prepare: Prepare, view: View, track: Track = no_tracker) -> dict[str, Any]:
+def run_loop(
+    plan: Plan, prepare: Prepare, view: View, engines: WarmEngine, track: Track = no_tracker
+) -> dict[str, Any]:
     """Runs what is missing of the plan's iterations; returns the figures of the last, and which policy is best.
     `track` is told the figures of each.
 
     Raises what the stages raise; EngineError when the run has collapsed; KeyboardInterrupt leaves what is done.
     """
-    for stage in ("rollout", "score", "update", *(["eval"] if plan.benchmark else [])):
-        for recipe in plan.recipes:  # settings that are wrong: said now, rather than hours later
+    for recipe in plan.recipes:  # settings that are wrong: said now, rather than hours later
+        for name in plan.passes:
+            prepare("rollout", {"recipe": recipe, "pass": name}, plan.out)
+        for stage in ("score", "update", *(["eval"] if plan.benchmark else [])):
             prepare(stage, {"recipe": recipe}, plan.benchmark or plan.out)
-    with closing(WarmEngine(plan.debug)) as engines:
-        loop = _Loop(plan, prepare, view, track, engines)
-        first = loop.resume()
-        if plan.benchmark is not None:
-            loop.evaluate(0)
-        made: list[Figures] = []  # by this process: who goes on after a collapse means it
-        for number in range(first, max(first, plan.iterations) + 1):
-            new = loop.iterate(number)
-            loop.clear()
-            made += [loop.history[number]] if new else []
-            if reason := collapse(made):
-                raise EngineError(
-                    f"stopped after {plan.folder(number)}: {reason}. To go on regardless, run the same command again"
-                )
-        return loop.summary()
+    loop = _Loop(plan, prepare, view, engines, track)
+    first = loop.resume()
+    if plan.benchmark is not None:
+        loop.evaluate(0)
+    made: list[Figures] = []  # by this process: who goes on after a collapse means it
+    for number in range(first, max(first, plan.iterations) + 1):
+        new = loop.iterate(number)
+        loop.clear()
+        made += [loop.history[number]] if new else []
+        if reason := collapse(made):
+            raise EngineError(
+                f"stopped after {plan.folder(number)}: {reason}. To go on regardless, run the same command again"
+            )
+    return loop.summary()
 
 
 class _Loop:
-    def __init__(self, plan: Plan, prepare: Prepare, view: View, track: Track, engines: WarmEngine) -> None:
+    def __init__(self, plan: Plan, prepare: Prepare, view: View, engines: WarmEngine, track: Track) -> None:
         self._plan = plan
         self._prepare = prepare
         self._view = view
@@ -142,7 +154,9 @@ class _Loop:
         """One turn of the loop. False when all of it was there."""
         started = time.monotonic()
         with self._view.iteration(number):
-            results = [stage(number) for stage in (self._propose, self._rollout, self._score, self._update)]
+            results = [self._propose(number)]
+            results += [self._rollout(number, name) for name in self._plan.passes]
+            results += [self._score(number), self._update(number)]
             if self._plan.due(number):
                 results.append(self.evaluate(number))
         new = not all(result.reused for result in results)
@@ -164,13 +178,18 @@ class _Loop:
         }
         return self._sample("propose", number, "questions", settings)
 
-    def _rollout(self, number: int) -> Result:
-        return self._sample("rollout", number, "rollouts", {}, self._plan.folder(number) / "questions.parquet")
+    def _rollout(self, number: int, name: str) -> Result:
+        """The pass `name`, beside what the ones before it have made."""
+        place = self._plan.passes.index(name)
+        before = self._plan.rows(self._plan.passes[place - 1]) if place else "questions"
+        source = self._plan.folder(number) / f"{before}.parquet"
+        return self._sample("rollout", number, self._plan.rows(name), {"pass": name}, source)
 
     def _score(self, number: int) -> Result:
         folder = self._plan.folder(number)
         settings = {"policy": self._plan.policy(number - 1), "out": folder / "scored.parquet"}
-        work = self._prepare("score", {**settings, "recipe": self._plan.recipe_of(number)}, folder / "rollouts.parquet")
+        rows = folder / f"{self._plan.rows(self._plan.passes[-1])}.parquet"
+        work = self._prepare("score", {**settings, "recipe": self._plan.recipe_of(number)}, rows)
         self._engines.sleep()  # hidden states need the device; nothing is sampled again before the update
         return work.stage(progress=self._view)
 
@@ -188,7 +207,7 @@ class _Loop:
         out = plan.folder(number) / "eval.parquet" if number else plan.out / "base.parquet"
         settings = {"model": plan.model, "seed": plan.seed, "policy": plan.policy(number), "out": out}
         work = self._prepare("eval", settings, plan.benchmark)
-        result = work.stage(progress=self._view, engines=self._engines)
+        result = work.stage(progress=self._view, engines=self._open)
         if not number:
             self.base_accuracy = result.summary["accuracy"]
         return result
@@ -200,7 +219,15 @@ class _Loop:
             "out": folder / f"{output}.parquet",
             "recipe": self._plan.recipe_of(number),
         }
-        return self._prepare(stage, {**settings, **own}, *inputs).stage(progress=self._view, engines=self._engines)
+        return self._prepare(stage, {**settings, **own}, *inputs).stage(progress=self._view, engines=self._open)
+
+    def _open(self, wanted: Wanted) -> Sampler:
+        """The warm engine. Raises EngineError, the first time already, where the loop would come to nothing: the model
+        cannot be learned from, or vLLM not sample from the policy that the first iteration makes."""
+        check_learning(wanted.model)
+        if wanted.name == "vllm" and (reason := adapters(wanted.model)):
+            raise EngineError(f"{wanted.model.ref.name}: {reason}")
+        return self._engines(wanted)
 
     @property
     def best(self) -> int | None:

@@ -4,13 +4,13 @@ TRAJECTORY = {
     "group_id": "16 hex digits: hash of the run's seed, the training step and the images' hashes",
     "group_index": "0-based position of the group in this iteration, the same however the work is sharded",
     "role": "`proposer` or `solver`: whose adapter it was sampled with, and who learns from it",
-    "pass": "null for the proposer; the Solver's pass, which is `answer`",
+    "pass": "null for the proposer; the Solver's pass, `answer` unless `rollout --pass` says otherwise",
     "sample_index": "0 for the proposer, 0…N−1 within a pass",
-    "parent_index": "null, or the sample_index of the row that this one was made from",
-    "images": "Hugging Face Image features, one or several; path as reached from the working directory; bytes with "
-    "`--embed-images`, and always when the image has no file of its own",
+    "parent_index": "null, or the sample_index of the row that this one was made from (`--of`)",
+    "images": "Hugging Face Image features, one or several, none of a pass without; path as reached from the working "
+    "directory; bytes with `--embed-images`, and always when the image has no file of its own",
     "images_sha256": "of the encoded files; checked whenever an image is read again",
-    "view": "null, or how the pictures are changed on the way to the model",
+    "view": "null, or how the pictures are changed on the way to the model (`resize:20`), seeded by the row",
     "question": "the parsed question; null if the proposal had none",
     "target": "on the proposer's row: null, or the answer that is known; never shown to the model",
     "prompt": "the user text that was sent with the images",
@@ -32,7 +32,7 @@ SCORE_COLUMNS = {
     "steps": "the reasoning steps, at most `--max-steps`",
     "answer_prob": "p(a∣x,q): share of the N rollouts with this answer_key; 0 where null",
     "entropy": "Shannon entropy (nats) of the group's answers, all unparsed rollouts together being one more outcome; "
-    "on every row of the group; null without rollouts",
+    "on every row of the group, of another pass that of its own answers; null without rollouts",
     "dominant": "in the dominant-answer group G",
     "density": "ρ = (|G|/N)^γ",
     "step_similarity": "cosine of each step to its prototype, by the embedding that the parameter `embedding` names; "
@@ -40,19 +40,21 @@ SCORE_COLUMNS = {
     "r_answer": "p(a)^α · (1 − η·ℓ)",
     "r_step": "ρ · Σ_j w_j (1 + cos)/2 / Σ_j w_j",
     "step_weight": "λ(t)",
-    "selected": "whether the row is learned from",
+    "selected": "whether the row is learned from; never one of a pass that is not rewarded",
     "reward": "what `update` learns from; null where it must not",
 }
 
 METRICS = {
     "step": "training step of the last group in the optimizer step",
     "role": "whose adapter moved",
-    "loss": "policy gradient and KL term together",
+    "loss": "the rule's loss, the KL term and what is learned beside them, together",
     "kl": "KL(π‖π_ref), nats a token, exact over the vocabulary that can be sampled",
     "kl_coef": "β with which this step was taken",
-    "advantages": "reward − baseline of each trajectory",
+    "advantages": "reward − baseline of each trajectory, or of one in a pair what its log-probability is worth",
     "grad_norm": "before clipping; a step whose gradient is not finite is skipped",
     "importance_weight": "mean of ŵ = min(π/μ, 2)",
+    "logprob_gap": "mean of |log π − log μ| of the tokens: rounding, in an update's first step of a role",
+    "logprob_gap_max": "the largest |log π − log μ| of a token",
     "tokens": "tokens learned from",
 }
 

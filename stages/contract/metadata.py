@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from stages import __version__
+from stages.contract.tables import ANSWER
 from stages.errors import DataError
 
 FORMAT = 2
@@ -101,6 +102,16 @@ class Metadata:
             if not name:
                 return {}
         return params
+
+    @property
+    def passes(self) -> dict[str, dict[str, Any]]:
+        """The parameters of each of the Solver's passes, by name; empty if not recorded."""
+        last = self.stage_params("rollout")
+        if not last:
+            return {}
+        own = {name: value for name, value in last.items() if name != "passes" and name not in STAGES}
+        earlier = last.get("passes")
+        return {**(earlier if isinstance(earlier, dict) else {}), last.get("pass") or ANSWER: own}
 
 
 STAGES = ("propose", "rollout", "score", "update", "eval")

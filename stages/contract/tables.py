@@ -63,6 +63,8 @@ SCORE_COLUMNS = pa.schema(
 )
 
 SCORED = pa.schema([*TRAJECTORY, *SCORE_COLUMNS])
+# Of a shard whose rows are compared: which pair a row is in, and whether it is the better of the two.
+PAIRS = pa.schema([("pair", pa.int32()), ("preferred", pa.bool_())])
 
 BENCHMARK = pa.schema(
     [
@@ -108,6 +110,8 @@ METRICS = pa.schema(
         ("advantages", pa.list_(pa.float64())),
         ("grad_norm", pa.float64()),
         ("importance_weight", pa.float64()),
+        ("logprob_gap", pa.float64()),
+        ("logprob_gap_max", pa.float64()),
         ("tokens", pa.int64()),
     ]
 )

@@ -18,6 +18,7 @@ from stages import images
 from stages.contract import SOLVER
 from stages.embedding import TOKENS_PER_STEP, Step
 from stages.errors import DataError, EngineError
+from stages.images.views import shown
 from stages.learning.learner import forbidden_in
 from stages.learning.model import PolicyModel
 from stages.models.device import memory_bounded, this_device
@@ -27,7 +28,7 @@ from stages.policy import DEFAULT_LORA, Policy
 
 COLUMNS = (
     *("group_id", "role", "sample_index", "images", "images_sha256"),
-    *("prompt", "completion", "token_ids", "reject_reason"),
+    *("view", "seed", "prompt", "completion", "token_ids", "reject_reason"),
 )
 Row = Mapping[str, Any]
 
@@ -78,26 +79,29 @@ class HiddenEmbedder:
 
     def _embed_group(self, steps: list[Step], rows: Mapping[int, Row]) -> np.ndarray:
         embeddings = np.zeros((len(steps), self._width), np.float32)
-        sampled = [number for number in dict.fromkeys(step.row for step in steps) if self._has_tokens(rows[number])]
-        states = self.states([rows[number] for number in sampled], self.depth // 2)
-        for number, of_row in zip(sampled, states, strict=True):
-            starts, ends = token_spans(self._model.tokenizer, rows[number])
-            for place, step in enumerate(steps):
-                if step.row == number:
-                    embeddings[place] = of_row[tokens_of(step, starts, ends)].mean(0)
+        by_sight: dict[Any, list[int]] = {}  # rows by what the model was shown
+        for number in dict.fromkeys(step.row for step in steps):
+            if self._has_tokens(row := rows[number]):
+                by_sight.setdefault((row["prompt"], row["view"] and (row["view"], row["seed"])), []).append(number)
+        for alike in by_sight.values():
+            states = self.states([rows[number] for number in alike], self.depth // 2)
+            for number, of_row in zip(alike, states, strict=True):
+                starts, ends = token_spans(self._model.tokenizer, rows[number])
+                for place, step in enumerate(steps):
+                    if step.row == number:
+                        embeddings[place] = of_row[tokens_of(step, starts, ends)].mean(0)
         if not np.isfinite(embeddings).all():
             raise EngineError(f"group {rows[steps[0].row]['group_id']}: its hidden states are not finite")
         return centred(steps, embeddings)
 
     def states(self, rows: Sequence[Row], depth: int) -> Iterator[np.ndarray]:
         """The hidden states [L_i, width], float32, after `depth` layers at each token of the completions of Solver
-        rows of one group, a few rows at a time. Raises as `embed` does."""
+        rows that were shown the same, a few rows at a time. Raises as `embed` does."""
         if not rows:
             return
-        if len({row["prompt"] for row in rows}) > 1:
-            raise DataError(f"group {rows[0]['group_id']}: its solver rows have different prompts")
-        pictures = images.load_all(rows[0])
-        prompt = self._policy.process(pictures, rows[0]["prompt"] or "", self._pixels)
+        first = rows[0]
+        pictures = shown(images.load_all(first), first["view"], first["seed"])
+        prompt = self._policy.process(pictures, first["prompt"] or "", self._pixels)
         completions = [torch.tensor(row["token_ids"]) for row in rows]
         with memory_bounded("stop what else runs on it, or use --embedding static"):
             for states in self._policy.token_states(prompt, completions, self._role, depth):

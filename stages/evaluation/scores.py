@@ -21,7 +21,8 @@ OPTIONAL = ("task", "type", "question", "cluster", "reject_reason")
 
 @dataclass
 class Answered:
-    """A question and its samples: scores and predictions, both [k], empty where it could not be asked."""
+    """A question and its samples: scores and predictions, both [k], empty where it could not be asked. `by_seed`: the
+    score in each of the runs that this one is pooled of, by their seeds; empty for a single run."""
 
     id: str
     type: str
@@ -33,6 +34,7 @@ class Answered:
     scores: list[float] = field(default_factory=list)
     predictions: list[str | None] = field(default_factory=list)
     truncated: int = 0
+    by_seed: dict[int, float] = field(default_factory=dict)
 
     @property
     def score(self) -> float:
@@ -54,11 +56,12 @@ class Answered:
 
 @dataclass(frozen=True)
 class Run:
-    """The questions of each task of an eval file, in order."""
+    """The questions of each task of an eval file, in order. `seeds`: those of the runs that it is pooled of."""
 
     path: Path
     metadata: Metadata
     tasks: dict[str, list[Answered]]
+    seeds: tuple[int, ...] = ()
 
 
 def read_run(path: Path) -> Run:

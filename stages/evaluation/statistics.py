@@ -20,6 +20,7 @@ POWER = 0.8
 Z_POWER = NORMAL.inv_cdf(POWER)
 ONE_POINT = 0.01
 RESAMPLES = 10_000
+NOTHING = 1e-15  # a variance that rounding alone can make
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Difference:
 
     `detectable` is the smallest true difference that as many questions show about four times in five, (z_{0.975} +
     z_{0.8}) half-widths of the interval over z_{0.975}; `needed` is how many would so show a difference of one point.
+    Both are of a single pair of runs, and None where runs from several seeds are pooled.
     """
 
     questions: int
@@ -51,8 +53,8 @@ class Difference:
     high: float
     p: float
     test: str
-    detectable: float
-    needed: int
+    detectable: float | None = None
+    needed: int | None = None
 
 
 def estimate(scores: Sequence[float], clusters: Sequence[object]) -> Estimate:
@@ -65,17 +67,26 @@ def estimate(scores: Sequence[float], clusters: Sequence[object]) -> Estimate:
     n = len(scores)
     if not n:
         return Estimate(0, 0, None, None, None, None)
-    sums, sizes = cluster_sums(scores, clusters)
-    count, mean = len(sums), float(sums.sum() / n)
+    mean, (variance, count) = float(np.mean(scores)), clustered_variance(scores, clusters)
     if count < 2:
         return Estimate(n, count, mean, None, None, None)
-    residuals = sums - sizes * mean
-    variance = float(residuals @ residuals) / n**2 * count / (count - 1)
-    if variance > 1e-15:
-        low, high = wilson(mean, mean * (1 - mean) / variance, student(count - 1))
-    else:  # without any spread, as where all are right, the clusters are all that is known to be independent
-        low, high = wilson(mean, count)
-    return Estimate(n, count, mean, math.sqrt(variance), low, high)
+    return Estimate(n, count, mean, math.sqrt(variance), *share_interval(mean, variance, count - 1, count))
+
+
+def clustered_variance(values: Sequence[float] | np.ndarray, clusters: Sequence[object]) -> tuple[float, int]:
+    """The variance of the mean of `values` [n], as above, and how many clusters there are; 0 with fewer than two."""
+    sums, sizes = cluster_sums(values, clusters)
+    count, n = len(sums), len(values)
+    residuals = sums - sizes * (sums.sum() / n)
+    return (float(residuals @ residuals) / n**2 * count / (count - 1) if count > 1 else 0.0), count
+
+
+def share_interval(mean: float, variance: float, freedom: float, count: int) -> tuple[float, float]:
+    """Wilson's 95 % interval for a share with that variance of so many degrees of freedom. Without any spread, as where
+    all are right, the `count` clusters are all that is known to be independent."""
+    if variance <= NOTHING:
+        return wilson(mean, count)
+    return wilson(mean, mean * (1 - mean) / variance, student(freedom))
 
 
 def wilson(mean: float, n: float, quantile: float = Z) -> tuple[float, float]:
@@ -87,14 +98,14 @@ def wilson(mean: float, n: float, quantile: float = Z) -> tuple[float, float]:
 
 
 @lru_cache(maxsize=1024)
-def student(freedom: int) -> float:
-    """The quantile of Student's t with that many degrees of freedom beyond which, on either side, lie 5 %."""
+def student(freedom: float) -> float:
+    """The quantile of Student's t beyond which, on either side, lie 5 %; the degrees of freedom need not be whole."""
     from scipy.special import stdtrit  # as slow to import as all the rest
 
     return float(stdtrit(freedom, 1 - ALPHA / 2))
 
 
-def cluster_sums(values: Sequence[float], clusters: Sequence[object]) -> tuple[np.ndarray, np.ndarray]:
+def cluster_sums(values: Sequence[float] | np.ndarray, clusters: Sequence[object]) -> tuple[np.ndarray, np.ndarray]:
     """The sum of the values of each cluster, and how many they are: float64 [G] both."""
     place: dict[object, int] = {}
     index = [place.setdefault(cluster, len(place)) for cluster in clusters]

@@ -43,12 +43,13 @@ class PoolImage:
 
 @dataclass(frozen=True)
 class PoolRow:
-    """What stands at one position of the pool: images, at least one, and where it has them a question about these and
-    its answer."""
+    """What stands at one position of the pool: images, at least one, and where it has them a question about these, its
+    answer, and how they are changed on the way to the model."""
 
     images: tuple[PoolImage, ...]
     question: str | None = None
     target: str | None = None
+    view: str | None = None
 
 
 def count(value: Any) -> int:

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from itertools import groupby, islice
 from typing import Any
 
-from stages import images
-from stages.contract import PROPOSER, SOLVER, Metadata, Role
+from stages.contract import ANSWER, PROPOSER, SOLVER, Metadata, Role
 from stages.errors import DataError
 from stages.learning.advantages import COMPARING
-from stages.learning.learner import Learner, TrainingGroup, forbidden_in
+from stages.learning.contexts import Context, Contexts, processed
+from stages.learning.learner import Learner, forbidden_in
+from stages.learning.rows import TrainingGroup
 from stages.models.finding import Model
-from stages.parameters.sampling import Pixels
 
 Group = list[dict[str, Any]]
 
@@ -46,13 +46,7 @@ class GroupReader:
         self._vocabulary = len(model.embedding_table())
         self._policy_step = policy_step
         self._learner = learner
-        self._pixels: dict[Role, Pixels] = {
-            role: Pixels(params.get("min_pixels"), params.get("max_pixels"))
-            for role, params in (
-                (SOLVER, recorded.stage_params("rollout")),
-                (PROPOSER, recorded.stage_params("propose")),
-            )
-        }
+        self._contexts = Contexts(recorded)
 
     def batches(self, groups: Iterable[Group], after: int) -> Iterator[Batch]:
         """The groups in the batches of an update; of those up to training step `after`, only step and size."""
@@ -65,7 +59,8 @@ class GroupReader:
         for group in groups:
             self._check_rewards(group)
         roles = self._learner.params.roles
-        solver = [rows for rows in (_learnable(group, SOLVER) for group in groups) if rows and roles != "proposer"]
+        learnable = _paired if self._learner.params.loss == "dpo" else _learnable
+        solver = [rows for rows in (learnable(group, SOLVER) for group in groups) if rows and roles != "proposer"]
         return Batch(
             step=self._step(groups[-1]),
             size=len(groups),
@@ -107,21 +102,34 @@ class GroupReader:
                 raise DataError(f"{_where(row)}: its reward is not a finite number")
 
     def _training_group(self, rows: Group, role: Role, place: int) -> TrainingGroup:
-        """`rows` of one group, which is the step's at `place`; its prompt only where this process computes it."""
+        """`rows` of one group, which is the step's at `place`; its prompts only where this process computes it."""
         for row in rows:
             self._check(row)
-        if len({row["prompt"] for row in rows}) > 1:
-            raise DataError(f"group {rows[0]['group_id']}: its {role} rows have different prompts")
-        prompt = None
+        contexts = [self._contexts.of(row) for row in rows]
+        first: dict[Context, dict[str, Any]] = {}
+        for context, row in zip(contexts, rows, strict=True):
+            first.setdefault(context, row)
+        order = list(first)
+        prompts = []
         if self._learner.computes(place):
-            pictures = images.load_all(rows[0])
-            prompt = self._learner.model.process(pictures, rows[0]["prompt"] or "", self._pixels[role])
+            prompts = [processed(self._learner.model, context, row) for context, row in first.items()]
+        of_pairs = role == SOLVER and self._learner.params.loss == "dpo"
         return TrainingGroup(
-            prompt=prompt,
+            prompts=prompts,
             token_ids=[row["token_ids"] for row in rows],
             logprobs=[row["logprobs"] for row in rows],
-            rewards=[row["reward"] for row in rows],
+            rewards=[] if of_pairs else [row["reward"] for row in rows],
+            behind=[order.index(context) for context in contexts],
+            passes=[row["pass"] or ANSWER for row in rows],
+            pairs=_pairs(rows) if of_pairs else (),
+            right=self._right(rows) if role == SOLVER and self._learner.params.loss_aux else (),
+            step=self._step(rows),
         )
+
+    def _right(self, rows: Group) -> list[bool | None]:
+        """Whether each has the dominant answer; None of one that was cut off, behind which nothing is read."""
+        ends = self._model.end_of_turn
+        return [bool(row["dominant"]) if row["token_ids"][-1] in ends else None for row in rows]
 
     def _check(self, row: dict[str, Any]) -> None:
         where = _where(row)
@@ -141,9 +149,32 @@ def _pictured(group: Group) -> tuple[str, ...]:
 
 
 def _learnable(group: Group, role: Role) -> Group:
-    """The role's rows that have tokens and a reward."""
-    return [row for row in group if row["role"] == role and row["token_ids"] and row["reward"] is not None]
+    """The role's rows that have tokens and a reward, and were not left out."""
+    return [
+        row
+        for row in group
+        if row["role"] == role and row["token_ids"] and row["reward"] is not None and row["selected"] is not False
+    ]
+
+
+def _paired(group: Group, role: Role) -> Group:
+    """The role's rows in pairs of which both have tokens. Raises DataError for what is no pair."""
+    by_pair: dict[int, Group] = {}
+    for row in group:
+        if row["role"] == role and row["pair"] is not None:
+            by_pair.setdefault(row["pair"], []).append(row)
+    for pair, rows in by_pair.items():
+        if sorted(bool(row["preferred"]) for row in rows) != [False, True]:
+            raise DataError(f"group {group[0]['group_id']}: pair {pair} is not of a preferred row and another")
+    whole = {pair for pair, rows in by_pair.items() if all(row["token_ids"] for row in rows)}
+    return [row for row in group if row["role"] == role and row["pair"] in whole]
+
+
+def _pairs(rows: Group) -> list[tuple[int, int]]:
+    """The places of the preferred row and of the other, of each pair, in the order in which pairs come."""
+    places = {(row["pair"], bool(row["preferred"])): place for place, row in enumerate(rows)}
+    return [(places[pair, True], places[pair, False]) for pair in dict.fromkeys(row["pair"] for row in rows)]
 
 
 def _where(row: dict[str, Any]) -> str:
-    return f"group {row['group_id']}, {row['role']} {row['sample_index']}"
+    return f"group {row['group_id']}, {' '.join(filter(None, (row['role'], row['pass'])))} {row['sample_index']}"

@@ -1,6 +1,7 @@
 """One optimizer step of one role, and everything that must survive from step to step."""
 
 import math
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,19 +11,34 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from stages.contract import PROPOSER, SOLVER, Role
+from stages.contract import ANSWER, PROPOSER, SOLVER, Role
 from stages.errors import DataError
 from stages.learning.advantages import COMPARING
 from stages.learning.advantages import rule as advantage_rule
 from stages.learning.control import Baseline, next_kl_coef
-from stages.learning.loss import LossRule, Tokens, loss_terms
-from stages.learning.model import PolicyModel, PromptInputs, write_tensors
+from stages.learning.last_token import LastToken, last_token_loss
+from stages.learning.loss import LossRule, Terms, loss_terms, token_logprobs
+from stages.learning.losses.dpo import pair_loss
+from stages.learning.model import PolicyModel, write_tensors
 from stages.learning.passes import TOKENS_PER_PASS, packed
 from stages.learning.ranks import Ranks
+from stages.learning.rows import Bundle, Row, TrainingGroup, bundles, completions_of, in_passes, tokens_of
 from stages.models.device import memory_bounded, repeatable
+from stages.models.estimate import Group
 from stages.models.finding import Model
+from stages.models.fitting import step_advice
 from stages.parameters.update import UpdateParams
-from stages.policy import DEFAULT_LORA, OPTIMIZER_FILE, Lora, PolicyState, RoleState, read_state
+from stages.policy import (
+    ADAPTER_CONFIG,
+    ADAPTER_FILE,
+    DEFAULT_LORA,
+    OPTIMIZER_FILE,
+    TEACHER,
+    Lora,
+    PolicyState,
+    RoleState,
+    read_state,
+)
 
 ROLES: tuple[Role, ...] = (SOLVER, PROPOSER)
 WEIGHT_DECAY = 0.01
@@ -31,37 +47,20 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True)
-class TrainingGroup:
-    """The trajectories of one role in one group, all on the same prompt: only those with tokens and a reward.
+class Readout:
+    """What a model makes of groups' rows, a float64 tensor [N] a group: log π of all a row's tokens together, and of
+    the last token behind it, 0 where none is read."""
 
-    token_ids [N][L_i] as sampled, logprobs [N][L_i] as stored, rewards [N]. `prompt` may be None where another
-    process computes the group's gradient.
-    """
-
-    prompt: PromptInputs | None
-    token_ids: list[list[int]]
-    logprobs: list[list[float]]
-    rewards: list[float]
-
-    @property
-    def mean_reward(self) -> float:
-        return sum(self.rewards) / len(self.rewards)
-
-
-@dataclass(frozen=True)
-class Row:
-    """A trajectory on its way through the learner: which of the groups at hand it belongs to, its tokens, log μ,
-    advantage A, and what it counts in the mean over rows and groups."""
-
-    group: int
-    tokens: Tensor
-    sampled_logprobs: Tensor
-    advantage: float
-    share: float
+    logprob: list[Tensor]
+    last: list[Tensor]
 
 
 class Learner:
-    """The policy in memory: the model with both adapters, AdamW's moments, baselines and KL coefficients."""
+    """The policy in memory: the model with both adapters, AdamW's moments, baselines and KL coefficients.
+
+    Set once they are known: `references`, by training step, log π_ref [N] of the rows in a group's pairs; `last`, the
+    token of `--loss-aux`. `teacher`: the tensors of that adapter, where there is one.
+    """
 
     def __init__(
         self,
@@ -76,8 +75,8 @@ class Learner:
         given."""
         self.params = params
         self.ranks = ranks or Ranks()
-        self.lora = lora
         self.model = PolicyModel(model, seed, params.gradient_checkpointing, lora)
+        self.lora = self.model.lora
         self._rules = {
             role: LossRule(
                 params.loss,
@@ -89,8 +88,7 @@ class Learner:
             )
             for role in ROLES
         }
-        saving = "" if params.gradient_checkpointing else "use --gradient-checkpointing, or "
-        self._memory_advice = f"{saving}sample with a smaller --max-pixels"
+        self._model, self._asked = model, Group()
         kl_coef = params.kl_start if params.kl_fixed is None else params.kl_fixed
         self.roles: dict[Role, RoleState] = dict.fromkeys(ROLES, RoleState(Baseline(), kl_coef))
         self._optimizers = {
@@ -99,26 +97,42 @@ class Learner:
             )
             for role in ROLES
         }
+        self.references: Mapping[int, Sequence[float]] = {}
+        self.last: LastToken | None = None
+        self._largest_gap = torch.zeros(self.ranks.size)
+        self.teacher = self._as_teacher(self.model.parameters(SOLVER))
 
     # ----------------------------------------------------------------------------------------- learning
 
     def advantages(self, role: Role, groups: Sequence[TrainingGroup]) -> list[list[float]]:
-        """A of each row of each group, by the rule that was asked for; the groups of one step share the moving average.
+        """A of each row of each group, by the rule that was asked for, within its pass; groups of one step share the
+        pass's moving average.
 
         Of a proposal by itself a rule that compares within its group could say nothing: it has the moving average.
         """
-        moving = self.roles[role].baseline.value(first=groups[0].mean_reward)
-        name = self.params.advantage
-        rules = [
-            advantage_rule("ema" if role == PROPOSER and name in COMPARING and len(group.rewards) == 1 else name)
-            for group in groups
-        ]
-        return [rule(group.rewards, moving) for rule, group in zip(rules, groups, strict=True)]
+        first: dict[str, float] = {}
+        for group in groups:
+            first = group.mean_rewards() | first
+        return [self._advantages(role, group, first) for group in groups]
 
-    def observe(self, role: Role, mean_reward: float) -> None:
-        """Lets the role's baseline see a group's mean reward."""
-        state = self.roles[role]
-        self.roles[role] = replace(state, baseline=state.baseline.after(mean_reward))
+    def _advantages(self, role: Role, group: TrainingGroup, first: Mapping[str, float]) -> list[float]:
+        name = self.params.advantage
+        alone = role == PROPOSER and name in COMPARING and len(group.rewards) == 1
+        rule = advantage_rule("ema" if alone else name)
+        found = [0.0] * len(group.rewards)
+        for of_pass, places in group.by_pass().items():
+            moving = self.roles[role].baseline_of(of_pass).value(first[of_pass])
+            for place, advantage in zip(places, rule([group.rewards[i] for i in places], moving), strict=True):
+                found[place] = advantage
+        return found
+
+    def observe(self, role: Role, mean_reward: float, of_pass: str = ANSWER) -> None:
+        """Lets the baseline of a role and pass see a group's mean reward."""
+        self.roles[role] = self.roles[role].observing(of_pass, mean_reward)
+
+    def temperature(self, role: Role) -> float:
+        """At which log π enters the role's loss."""
+        return self._rules[role].temperature
 
     def computes(self, place: int) -> bool:
         """Whether this process computes the gradient of the step's group at `place`."""
@@ -133,23 +147,32 @@ class Learner:
         state, optimizer = self.roles[role], self._optimizers[role]
         kl_fixed = self.params.kl_fixed
         state = state if kl_fixed is None else replace(state, kl_coef=kl_fixed)
-        advantages = self.advantages(role, groups)
+        self._asked = _longest(groups)
         with memory_bounded(self._memory_advice):
             parameters = list(self.model.parameters(role).values())
             for parameter in parameters:
                 parameter.grad = torch.zeros_like(parameter)
-            figures = torch.zeros(3, device=self.model.device)
-            limit = TOKENS_PER_PASS[self.model.device.type]
-            own = [pair for place, pair in enumerate(zip(groups, advantages, strict=True)) if self.computes(place)]
+            figures = torch.zeros(4, device=self.model.device)
+            self._largest_gap = torch.zeros(self.ranks.size, device=self.model.device)  # each process's own
+            pairs = 0.0
             with repeatable(self.model.device):
-                for pack in packed(own, lambda pair: len(_prompt(pair[0])), limit):
-                    figures += self._backward(role, pack, state.kl_coef, 1 / len(groups))
-            self.ranks.sum([*(parameter.grad for parameter in parameters if parameter.grad is not None), figures])
-            loss, kl, weight = figures.tolist()
+                if self.params.loss == "dpo":
+                    pairs, advantages, slopes = self._preferences(role, groups)
+                else:
+                    slopes = advantages = self.advantages(role, groups)
+                for pack in self._packs(self._bundles(groups, slopes)):
+                    figures += self._backward(role, pack, state.kl_coef)
+            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+            self.ranks.sum([*gradients, figures, self._largest_gap])
+            loss, kl, weight, gap = figures.tolist()
+            loss += pairs
             grad_norm = float(torch.nn.utils.clip_grad_norm_(parameters, MAX_GRAD_NORM))
             if all(map(math.isfinite, (grad_norm, loss, kl))):
                 optimizer.step()
-                self.roles[role] = RoleState(state.baseline, self._next_kl_coef(state.kl_coef, kl), state.updates + 1)
+                kl_coef = self._next_kl_coef(state.kl_coef, kl)
+                self.roles[role] = replace(state, kl_coef=kl_coef, updates=state.updates + 1)
+                if role == SOLVER:
+                    self._teach()
             optimizer.zero_grad(set_to_none=True)
         return {
             "role": role,
@@ -159,36 +182,130 @@ class Learner:
             "advantages": [advantage for group_advantages in advantages for advantage in group_advantages],
             "grad_norm": grad_norm,
             "importance_weight": weight,
+            "logprob_gap": gap,
+            "logprob_gap_max": float(self._largest_gap.max()),
             "tokens": sum(len(tokens) for group in groups for tokens in group.token_ids),
         }
+
+    def _memory_advice(self) -> str:
+        """What helps where the step that was asked for has filled the GPU."""
+        return step_advice(self._model, self._asked, self.lora, self.params.gradient_checkpointing)
 
     def _next_kl_coef(self, kl_coef: float, kl: float) -> float:
         if self.params.kl_fixed is not None:
             return self.params.kl_fixed
         return next_kl_coef(kl_coef, kl, self.params.kl_target, self.params.kl_min)
 
-    def _backward(
-        self, role: Role, pairs: Sequence[tuple[TrainingGroup, list[float]]], kl_coef: float, share: float
-    ) -> Tensor:
-        """Adds the gradient of `share` times the sum of the groups' losses, each on its advantages; returns the same
-        sums [3] of the loss, of KL and of ŵ. Runs every prompt once and the completions behind them in passes."""
+    def _preferences(
+        self, role: Role, groups: Sequence[TrainingGroup]
+    ) -> tuple[float, list[list[float]], list[list[float]]]:
+        """Of groups with pairs, the loss, the mean over groups of the mean over their pairs; each row's gain; and, for
+        that mean, the slope of the row's mean log π(y_t) as one of the group's rows."""
+        total, gains, slopes = 0.0, [], []
+        for group, logprob in zip(groups, self.readout(role, groups).logprob, strict=True):
+            pairs, reference = torch.tensor(group.pairs), torch.tensor(self.references[group.step]).to(logprob)
+            params = self.params
+            loss, gain = pair_loss(logprob[pairs], reference[pairs], params.dpo_beta, params.sft_coef)
+            total += float(loss.mean()) / len(groups)
+            own = torch.zeros_like(logprob).index_put_((pairs,), gain).tolist()
+            scale = len(group) / len(pairs)
+            gains.append(own)
+            slopes.append([value * scale * len(ids) for value, ids in zip(own, group.token_ids, strict=True)])
+        return total, gains, slopes
+
+    def readout(self, role: Role | None, groups: Sequence[TrainingGroup]) -> Readout:
+        """log π of the groups' rows, or, without a role, log π_ref: each process its own groups, then shared."""
+        device, head = self.model.device, self.model.head
+        found = [torch.zeros(2, len(group), dtype=torch.float64, device=device) for group in groups]
+        unweighed = [[0.0] * len(group) for group in groups]
+        with memory_bounded(self._memory_advice), torch.no_grad():
+            for pack in self._packs(self._bundles(groups, unweighed)):
+                prompts = [bundle.prompt for bundle in pack]
+                reference, prefix = self.model.prompts(prompts, role or SOLVER)
+                for rows in in_passes(pack, device):
+                    completions = completions_of(pack, rows, last=True)
+                    states = self.model.states(prompts, prefix if role else reference, completions, role)
+                    ids = torch.cat([row.read for row in rows]).to(device)
+                    logprobs = token_logprobs(states, ids, head).double().split([len(row.read) for row in rows])
+                    for row, own in zip(rows, logprobs, strict=True):
+                        found[row.group][0, row.place] = own[: len(row.tokens)].sum()
+                        found[row.group][1, row.place] = own[len(row.tokens) :].sum()
+        self.ranks.sum(found)
+        return Readout([values[0].cpu() for values in found], [values[1].cpu() for values in found])
+
+    def _bundles(self, groups: Sequence[TrainingGroup], advantages: Sequence[Sequence[float]]) -> list[Bundle]:
+        """Of the groups that this process computes."""
+        last = self.last.token if self.last else None
+        return bundles(groups, advantages, self.computes, last, self.params.aux_coef)
+
+    def _packs(self, bundles: Sequence[Bundle]) -> Iterator[list[Bundle]]:
+        """As many as run together."""
+        return packed(bundles, lambda bundle: len(bundle.prompt), TOKENS_PER_PASS[self.model.device.type])
+
+    def _backward(self, role: Role, pack: Sequence[Bundle], kl_coef: float) -> Tensor:
+        """Adds the gradient of the rows' part in the loss; returns the same sums [4] of the loss, of KL, of ŵ and of
+        |log π − log μ|. Runs
+        every prompt once and the completions behind them in passes."""
         device = self.model.device
-        prompts = [_prompt(group) for group, _ in pairs]
+        prompts = [bundle.prompt for bundle in pack]
         reference, prefix = self.model.prompts(prompts, role)
         leaves = prefix.leaves()
-        figures = torch.zeros(3, device=device)
-        for rows in packed(_rows(pairs, share), lambda row: len(row.tokens), TOKENS_PER_PASS[device.type]):
-            completions = [[row.tokens for row in rows if row.group == index] for index in range(len(pairs))]
+        figures = torch.zeros(4, device=device)
+        for rows in in_passes(pack, device):
             with torch.no_grad():
-                reference_states = self.model.states(prompts, reference, completions, None)
-            states = self.model.states(prompts, leaves, completions, role)
-            terms = loss_terms(
-                states, reference_states, _tokens(rows, device), kl_coef, self.model.head, self._rules[role]
-            )
-            states.backward(terms.gradient)
-            figures += torch.stack([terms.loss, terms.kl_mean, terms.weight_mean])
+                reference_states = self.model.states(prompts, reference, completions_of(pack, rows), None)
+            states = self.model.states(prompts, leaves, completions_of(pack, rows, last=True), role)
+            own, gradient = self._gradient(role, rows, states, reference_states, kl_coef)
+            states.backward(gradient)
+            figures += own
         prefix.backward(leaves)
         return figures
+
+    def _gradient(
+        self, role: Role, rows: Sequence[Row], states: Tensor, reference_states: Tensor, kl_coef: float
+    ) -> tuple[Tensor, Tensor]:
+        """The sums [4] of `_backward` of some rows, and the gradient [n, d] with respect to `states`; those of π_ref
+        are of the rows' own tokens alone."""
+        device, head = states.device, self.model.head
+        rule, tokens = self._rules[role], tokens_of(rows, device)
+        read = [row for row in rows if row.last is not None]
+        if self.last is None or not read:
+            terms = loss_terms(states, reference_states, tokens, kl_coef, head, rule)
+            return self._figures(terms), terms.gradient
+        ends = torch.tensor([len(row.read) for row in rows]).cumsum(0) - 1
+        at = ends[[row.last is not None for row in rows]].to(device)
+        is_own = torch.ones(len(states), dtype=torch.bool, device=device).index_fill_(0, at, False)
+        terms = loss_terms(states[is_own], reference_states, tokens, kl_coef, head, rule)
+        right, shares = (
+            torch.tensor(values, device=device).to(terms.kl)
+            for values in zip(*((row.right, row.last_share) for row in read), strict=True)
+        )
+        loss, last_gradient = last_token_loss(states[at], right, shares, head, self.last)
+        gradient = torch.empty_like(states)
+        gradient[is_own], gradient[at] = terms.gradient, last_gradient
+        figures = self._figures(terms)
+        figures[0] += loss
+        return figures, gradient
+
+    def _figures(self, terms: Terms) -> Tensor:
+        mine = self._largest_gap[self.ranks.rank]
+        torch.maximum(mine, terms.gap.max(), out=mine)
+        return torch.stack([terms.loss, terms.kl_mean, terms.weight_mean, terms.gap_mean])
+
+    # ------------------------------------------------------------------------------------------ the teacher
+
+    def _as_teacher(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+        """A teacher begins as its pupil, where one is to be kept."""
+        if self.params.teacher_decay is None:
+            return None
+        return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+
+    @torch.no_grad()
+    def _teach(self) -> None:
+        """teacher ← α · teacher + (1 − α) · solver, after each of the Solver's optimizer steps."""
+        if self.teacher is not None and self.params.teacher_decay is not None:
+            for name, parameter in self.model.parameters(SOLVER).items():
+                self.teacher[name].lerp_(parameter, 1 - self.params.teacher_decay)
 
     # ------------------------------------------------------------------------------------------- on disk
 
@@ -203,6 +320,8 @@ class Learner:
         except Exception as error:
             raise DataError(f"{folder / OPTIMIZER_FILE}: missing or damaged ({error})") from error
         adapters = {role: self.model.read_adapter(role, folder / role) for role in ROLES}
+        own_teacher = (folder / TEACHER).is_dir()
+        teacher = self.model.read_adapter(SOLVER, folder / TEACHER) if own_teacher else None
         for role in ROLES:
             for name, parameter in self.model.parameters(role).items() if state.roles[role].updates else ():
                 for moment in MOMENTS:
@@ -216,6 +335,10 @@ class Learner:
                 if updates:
                     own = {moment: moments[f"{role}.{name}.{moment}"].to(parameter) for moment in MOMENTS}
                     self._optimizers[role].state[parameter] = {"step": torch.tensor(float(updates)), **own}
+        solver = self.model.parameters(SOLVER)
+        self.teacher = self._as_teacher(solver)
+        if teacher is not None:
+            self.teacher = {name: tensor.to(solver[name]) for name, tensor in teacher.items()}
         return state
 
     def save(self, folder: Path) -> None:
@@ -229,27 +352,19 @@ class Learner:
                 if stored:
                     moments |= {f"{role}.{name}.{moment}": stored[moment].cpu().contiguous() for moment in MOMENTS}
         write_tensors(moments, folder / OPTIMIZER_FILE)
+        if self.teacher is not None:
+            (folder / TEACHER).mkdir()
+            shutil.copyfile(folder / SOLVER / ADAPTER_CONFIG, folder / TEACHER / ADAPTER_CONFIG)
+            tensors = {name: tensor.cpu().contiguous() for name, tensor in self.teacher.items()}
+            write_tensors(tensors, folder / TEACHER / ADAPTER_FILE)
 
 
-def _prompt(group: TrainingGroup) -> PromptInputs:
-    if group.prompt is None:
-        raise ValueError("the group's prompt was not processed in this process")
-    return group.prompt
-
-
-def _rows(pairs: Sequence[tuple[TrainingGroup, list[float]]], share: float) -> Iterator[Row]:
-    for index, (group, advantages) in enumerate(pairs):
-        for ids, logprobs, advantage in zip(group.token_ids, group.logprobs, advantages, strict=True):
-            yield Row(index, torch.tensor(ids), torch.tensor(logprobs), advantage, share / len(advantages))
-
-
-def _tokens(rows: Sequence[Row], device: torch.device) -> Tokens:
-    lengths = torch.tensor([len(row.tokens) for row in rows])
-    return Tokens(
-        torch.cat([row.tokens for row in rows]).to(device),
-        torch.cat([row.sampled_logprobs for row in rows]).to(device),
-        torch.tensor([row.advantage for row in rows]).repeat_interleave(lengths).to(device),
-        (torch.tensor([row.share for row in rows]) / lengths).repeat_interleave(lengths).to(device),
+def _longest(groups: Sequence[TrainingGroup]) -> Group:
+    """What memory is needed for: the longest prompt, the most trajectories, the longest of them."""
+    return Group(
+        max((len(prompt) for group in groups for prompt in group.prompts), default=0),
+        max(len(group.token_ids) for group in groups),
+        max(len(tokens) for group in groups for tokens in group.token_ids),
     )
 
 

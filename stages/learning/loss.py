@@ -64,29 +64,66 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Head:
-    """The vocabulary projection: weight [V, d], frozen; forbidden [F] int64, tokens that cannot be sampled."""
+    """The vocabulary projection: weight [V, d], frozen; forbidden [F] int64, tokens that cannot be sampled; and what
+    the family does with the product: z = scale · W h, and where there is a cap, cap · tanh(z / cap)."""
 
     weight: Tensor
     forbidden: Tensor
+    scale: float = 1.0
+    cap: float | None = None
 
     def logits(self, states: Tensor) -> Tensor:
         """[n, V], float32 at least, of hidden states [n, d]; −∞ where a token cannot be sampled."""
-        logits = states @ self.weight.T
-        return logits.to(torch.promote_types(logits.dtype, torch.float32)).index_fill_(-1, self.forbidden, -torch.inf)
+        if states.is_cuda and states.dtype.itemsize < 4:  # the product is summed in float32: it need not be rounded
+            logits = torch.mm(states, self.weight.T, out_dtype=torch.float32)
+        else:
+            logits = states @ self.weight.T
+            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if self.scale != 1:
+            logits.mul_(self.scale)
+        if self.cap is not None:
+            logits.div_(self.cap).tanh_().mul_(self.cap)
+        return logits.index_fill_(-1, self.forbidden, -torch.inf)
+
+    def slope(self, logits: Tensor) -> Tensor | None:
+        """Of capped logits, by how much each moves with its z: 1 − tanh² [n, V]. None of others: by as much."""
+        if self.cap is None:
+            return None
+        return logits.div(self.cap).square_().neg_().add_(1).index_fill_(-1, self.forbidden, 0.0)
+
+    def gradient(self, d_logits: Tensor, slope: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """Of the hidden states [n, d], in their dtype, from that of the logits, which is overwritten."""
+        if slope is not None:
+            d_logits.mul_(slope)
+        d_states = d_logits.to(dtype) @ self.weight
+        return d_states if self.scale == 1 else d_states.mul_(self.scale)
 
 
 @dataclass(frozen=True)
 class Terms:
-    """logprob, kl [T]: log π(y_t) at the rule's temperature and KL_t, float32 at least. loss, kl_mean, weight_mean:
-    the shared-out sums of the loss, of KL_t and of the importance weight, scalars. gradient [T, d]: of the loss, with
-    respect to the policy's hidden states."""
+    """logprob, kl [T]: log π(y_t) at the rule's temperature and KL_t, float32 at least; gap [T]: |log π(y_t) − log μ|.
+    loss, kl_mean, weight_mean, gap_mean: the shared-out sums of the loss, of KL_t, of the importance weight and of the
+    gap, scalars. gradient [T, d]: of the loss, with respect to the policy's hidden states."""
 
     logprob: Tensor
     kl: Tensor
+    gap: Tensor
     loss: Tensor
     kl_mean: Tensor
     weight_mean: Tensor
+    gap_mean: Tensor
     gradient: Tensor
+
+
+@torch.no_grad()
+def token_logprobs(states: Tensor, ids: Tensor, head: Head) -> Tensor:
+    """log π(y) [T]; states [T, d] predict the tokens `ids` [T]."""
+    positions = POSITIONS_PER_CHUNK[states.device.type]
+    found = [
+        torch.log_softmax(head.logits(some), -1).gather(-1, own[:, None])[:, 0]
+        for some, own in zip(states.split(positions), ids.split(positions), strict=True)
+    ]
+    return torch.cat(found)
 
 
 def loss_terms(
@@ -110,12 +147,15 @@ def loss_terms(
         )
     ]
     logprob, kl, loss, weight, gradient = (torch.cat(list(parts)) for parts in zip(*chunks, strict=True))
+    gap = (logprob - tokens.sampled_logprobs).abs()
     return Terms(
         logprob,
         kl,
+        gap,
         (tokens.shares * (kl_coef * kl + loss)).sum(),
         (tokens.shares * kl).sum(),
         (tokens.shares * weight).sum(),
+        (tokens.shares * gap).sum(),
         gradient,
     )
 
@@ -130,6 +170,7 @@ def _chunk_terms(
     ∂(−log p(y))/∂z = (p − 1_y)/T
     """
     both = head.logits(torch.cat([states, reference_states]))  # one product: the weight is read once
+    slope = head.slope(both[: len(states)])
     for logits in both.split(len(states)):
         logits.sub_(logits.logsumexp(-1, keepdim=True))
     logp, logq = both.split(len(states))
@@ -148,4 +189,4 @@ def _chunk_terms(
         kl, d_logits = divergence(logp, logq, head.forbidden, scale, torch.zeros_like(pull))
         d_logits.addcmul_(tempered.exp_(), pull[:, None])
     d_logits.scatter_add_(-1, tokens.ids[:, None], -pull[:, None])
-    return logprob, kl, loss, weight, d_logits.to(states.dtype) @ head.weight
+    return logprob, kl, loss, weight, head.gradient(d_logits, slope, states.dtype)

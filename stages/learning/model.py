@@ -1,25 +1,45 @@
-"""The frozen base model with two LoRA adapters on it, and its forward pass over prompts and their completions."""
+"""The frozen base model with two LoRA adapters on it, and its forward pass over prompts and their completions.
 
+Its layers are transformers' own, whatever the family; see `prefix` for how a prompt is run once for all that stands
+behind it.
+"""
+
+import copy
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL.Image import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from stages.contract import PROPOSER, SOLVER, Role
-from stages.errors import DataError, EngineError
-from stages.learning.decoder import Decoder, Prefix
+from stages.errors import DataError
+from stages.learning.attention import use_in
+from stages.learning.cache import empty_cache, keeps_everything, mapped
+from stages.learning.checking import Examination, compare, tried
+from stages.learning.checkpointing import checkpointed
+from stages.learning.lean import Running, make_lean
 from stages.learning.loss import Head
 from stages.learning.passes import TOKENS_PER_PASS, packed
+from stages.learning.prefix import Prefix, Prefixes
+from stages.models.device import repeatable
 from stages.models.finding import Model
-from stages.models.loading import load_base
-from stages.models.prompting import PromptBuilder
+from stages.models.language_model import check_learnable, fitting, has_experts, language_model, target_modules
+from stages.models.loading import load_base, skeleton
+from stages.models.prompting import OF_TOKENS, PromptBuilder
 from stages.parameters.sampling import Pixels
 from stages.policy import ADAPTER_FILE, DEFAULT_LORA, Lora
+
+# What a family's model remembers of the positions of a prompt for the tokens behind it, by its attributes.
+REMEMBERED = ("rope_deltas",)
 
 
 def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
@@ -35,18 +55,13 @@ def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
 
 @dataclass(frozen=True)
 class PromptInputs:
-    """A prompt and its images, processed, not yet on the device: input_ids [P] int64, is_image [P] bool,
-    position_ids [3, P] int64; pixel_values [patches, pixels] float32 and grid [images, 3] int64, None without an
-    image."""
+    """A prompt and its images as the model's processor made them, not yet on the device: input_ids [1, P] int64 among
+    them; those of pixels, if there are images, by whatever names."""
 
-    input_ids: Tensor
-    is_image: Tensor
-    position_ids: Tensor
-    pixel_values: Tensor | None
-    grid: Tensor | None
+    tensors: dict[str, Any]
 
     def __len__(self) -> int:
-        return len(self.input_ids)
+        return self.tensors["input_ids"].shape[1]
 
 
 class PolicyModel:
@@ -55,36 +70,59 @@ class PolicyModel:
     def __init__(
         self, model: Model, seed: int, gradient_checkpointing: bool = False, lora: Lora = DEFAULT_LORA
     ) -> None:
-        """Loads `model` and puts fresh adapters on it, whose random halves come from `seed`."""
+        """Loads `model` and puts fresh adapters on it, whose random halves come from `seed`.
+
+        Raises EngineError for a model that learning would not get right: it is tried on a small prompt.
+        """
+        self._model = model
+        self._builders: dict[Pixels, PromptBuilder] = {}
+        made_empty = skeleton(model)  # what will not do is known before minutes of loading
+        check_learnable(made_empty)
+        self.lora, self.has_experts = fitting(lora, made_empty), has_experts(made_empty)
         self._base = load_base(model)
-        if not hasattr(self._base.model, "language_model"):
-            raise EngineError(f"{model.ref.name}: only Qwen2.5-VL models can be trained, or give hidden states")
         from peft import LoraConfig, get_peft_model
 
         config = LoraConfig(
             r=lora.rank,
             lora_alpha=lora.alpha,
             lora_dropout=0.0,
-            target_modules=lora.target_modules,
+            target_modules=target_modules(self.lora, self._base),
             task_type="CAUSAL_LM",
             base_model_name_or_path=model.ref.name,
         )
         torch.manual_seed(seed)
         self._peft = get_peft_model(self._base, config, adapter_name=SOLVER)
-        self._peft.add_adapter(PROPOSER, config)
+        self._peft.add_adapter(PROPOSER, copy.deepcopy(config))
         self._adapters: dict[Role, dict[str, Tensor]] = {
             role: {
-                name.replace(f".{role}.", "."): parameter.requires_grad_()
+                name.replace(f".{role}.", "."): parameter
                 for name, parameter in self._peft.named_parameters()
                 if f".{role}." in name
             }
             for role in (SOLVER, PROPOSER)
         }
-        self._language_model = self._base.model.language_model
-        self._decoder = Decoder(self._language_model, gradient_checkpointing)
+        self._inner, self._text = self._base.model, language_model(self._base)
         self._forbidden = torch.tensor(model.forbidden_tokens, dtype=torch.long, device=self.device)
-        self._model = model
-        self._builders: dict[Pixels, PromptBuilder] = {}
+        self._running = Running()
+        self.head = Head(self._base.get_output_embeddings().weight, self._forbidden)
+        self._in_batches = False
+        with tried(model.ref.name):
+            self._open(gradient_checkpointing)
+
+    def _open(self, gradient_checkpointing: bool) -> None:
+        """Lets the layers run as learning needs them, and holds them to what they did before. Raises EngineError."""
+        examination = Examination(self, self._model.forbidden_tokens)
+        with repeatable(self.device), examination.moved():
+            separate, self.head = examination.separately(self._base, self._peft)
+            for parameters in self._adapters.values():
+                for parameter in parameters.values():
+                    parameter.requires_grad_()  # PEFT freezes those of the other role
+            use_in(self._text.config)
+            make_lean(self._text, self._running)
+            if gradient_checkpointing:
+                checkpointed(self._text.layers, self._running)
+            compare(self._model.ref.name, separate, examination.together(), self._base.dtype)
+            self._in_batches = keeps_everything(empty_cache(self._text.config)) and examination.runs_in_batches()
 
     @property
     def device(self) -> torch.device:
@@ -93,7 +131,7 @@ class PolicyModel:
     @property
     def depth(self) -> int:
         """How many layers the language model has."""
-        return self._decoder.depth
+        return len(self._text.layers)
 
     # ------------------------------------------------------------------------------------ the adapters
 
@@ -124,58 +162,49 @@ class PolicyModel:
     def save_adapter(self, role: Role, folder: Path) -> None:
         """Writes the adapter as PEFT and vLLM read it."""
         folder.mkdir()
-        config = self._peft.peft_config[role]
-        training, config.inference_mode = config.inference_mode, True
+        config = copy.copy(self._peft.peft_config[role])
+        config.inference_mode = True
+        config.target_modules = self.lora.target_modules  # the rule, in the place of the list that it made
+        # Of models with experts PEFT sets these, for adapters on them that there are not.
+        config.target_parameters, config.rank_pattern, config.alpha_pattern = None, {}, {}
         config.save_pretrained(str(folder))
-        config.inference_mode = training
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.parameters(role).items()}
         write_tensors(tensors, folder / ADAPTER_FILE)
 
     # ------------------------------------------------------------------------------------- the forward
 
     def process(self, pictures: tuple[Image, ...], text: str, pixels: Pixels) -> PromptInputs:
-        """What the model takes of a prompt. Needs no device, and may run beside what does.
-
-        Where the images go is taken from where the processor put them, not from token ids.
-        """
+        """What the model takes of a prompt. Needs no device, and may run beside what does."""
         if pixels not in self._builders:
             self._builders[pixels] = PromptBuilder(self._model, pixels)
-        inputs = self._builders[pixels].inputs(pictures, text)
-        ids, types, grid = inputs["input_ids"], inputs["mm_token_type_ids"], inputs.get("image_grid_thw")
-        positions, _ = self._base.model.get_rope_index(ids, mm_token_type_ids=types, image_grid_thw=grid)
-        return PromptInputs(ids[0], types[0] == 1, positions[:, 0], inputs.get("pixel_values"), grid)
+        inputs = dict(self._builders[pixels].inputs(pictures, text))
+        if bool(inputs["attention_mask"].all()):
+            del inputs["attention_mask"]
+        return PromptInputs({name: value for name, value in inputs.items() if name != "labels"})
 
-    def prompts(self, prompts: Sequence[PromptInputs], role: Role) -> tuple[Prefix, Prefix]:
+    def prompts(self, prompts: Sequence[PromptInputs], role: Role) -> tuple[Prefixes, Prefixes]:
         """Runs the prompts once each through π_ref and through π: (without gradient, with it).
 
         The frozen vision tower sees each image once, for both.
         """
-        with torch.no_grad():
-            embeds = self._embed(prompts)
-            positions = torch.cat([prompt.position_ids for prompt in prompts], dim=1).to(self.device)
-            lengths = [len(prompt) for prompt in prompts]
-            reference = self._decoder.prompts(embeds, positions, lengths, None)
-        return reference, self._decoder.prompts(embeds, positions, lengths, role)
+        reference: list[Prefix] = []
+        own: list[Prefix] = []
+        for batch in batches(prompts) if self._in_batches else [[prompt] for prompt in prompts]:
+            encoded = self._encoded(batch)
+            with torch.no_grad():
+                reference += self._run_prompts(encoded, None)
+            own += self._run_prompts(encoded, role)
+        return Prefixes(reference), Prefixes(own)
 
-    def _embed(self, prompts: Sequence[PromptInputs]) -> Tensor:
-        """Input embeddings [ΣP, d], the images' features in their places."""
-        embeds = self._language_model.embed_tokens(torch.cat([prompt.input_ids for prompt in prompts]).to(self.device))
-        pictures = [(prompt.pixel_values, prompt.grid) for prompt in prompts if prompt.pixel_values is not None]
-        if not pictures:
-            return embeds
-        pixel_values, grids = zip(*pictures, strict=True)
-        features = self._base.model.get_image_features(
-            torch.cat(pixel_values).to(self.device),
-            torch.cat(grids).to(self.device),
-            return_dict=True,
-        ).pooler_output
-        is_image = torch.cat([prompt.is_image for prompt in prompts]).to(self.device)
-        return embeds.masked_scatter(is_image[:, None], torch.cat(features).to(embeds.dtype))
+    @torch.no_grad()
+    def run_prompts(self, prompts: Sequence[PromptInputs]) -> Sequence[Prefix]:
+        """π_ref of several prompts together, what is given of which is of one shape but for lengths."""
+        return self._run_prompts(self._encoded(prompts), None)
 
     def states(
         self,
         prompts: Sequence[PromptInputs],
-        prefix: Prefix,
+        prefix: Prefixes,
         completions: Sequence[Sequence[Tensor]],
         role: Role | None,
     ) -> Tensor:
@@ -184,9 +213,13 @@ class PolicyModel:
         completions: of each prompt, token ids [L_i] int64, L_i ≥ 1; a prompt may have none here. The last token
         predicts nothing and is not run; the first is predicted by the prompt. No role: π_ref.
         """
-        behind = self._behind(prompts, prefix, [[tokens[:-1] for tokens in own] for own in completions], role)
-        first = (prefix.last[index, None] for index, own in enumerate(completions) for _ in own)
-        return torch.cat([part for pair in zip(first, behind, strict=True) for part in pair])
+        parts: list[Tensor] = []
+        for own, rows in zip(prefix.each, completions, strict=True):
+            longer = [tokens[:-1] for tokens in rows if len(tokens) > 1]
+            behind = iter(self._run_behind(own, longer, role).last_hidden_state if longer else ())
+            for tokens in rows:
+                parts += [own.last, next(behind)[: len(tokens) - 1]] if len(tokens) > 1 else [own.last]
+        return torch.cat(parts)
 
     @torch.no_grad()
     def token_states(
@@ -197,31 +230,132 @@ class PolicyModel:
 
         completions: token ids [L_i] int64, L_i ≥ 1. No role: the base model.
         """
-        positions = prompt.position_ids.to(self.device)
-        prefix = self._decoder.prompts(self._embed([prompt]), positions, [len(prompt)], role, depth)
-        for some in packed(completions, len, TOKENS_PER_PASS[self.device.type]):
-            yield from self._behind([prompt], prefix, [some], role)
+        with self._only(depth):
+            [prefix] = self._run_prompts(self._encoded([prompt]), role)
+            for some in packed(completions, len, TOKENS_PER_PASS[self.device.type]):
+                states = self._run_behind(prefix, some, role).last_hidden_state
+                yield from (row[: len(tokens)] for row, tokens in zip(states, some, strict=True))
 
-    def _behind(
-        self,
-        prompts: Sequence[PromptInputs],
-        prefix: Prefix,
-        completions: Sequence[Sequence[Tensor]],
-        role: Role | None,
-    ) -> Sequence[Tensor]:
-        """The hidden states [L_i, d] at each token of the completions behind the prompts."""
-        starts = [int(prompt.position_ids.max()) + 1 for prompt in prompts]
-        continued = [(start, tokens) for start, own in zip(starts, completions, strict=True) for tokens in own]
-        positions = torch.cat([torch.arange(start, start + len(tokens)) for start, tokens in continued])
-        run = self._decoder.completions(
-            self._language_model.embed_tokens(torch.cat([tokens for _, tokens in continued]).to(self.device)),
-            positions.expand(3, -1).to(self.device),
-            prefix,
-            [[len(tokens) for tokens in own] for own in completions],
-            role,
+    # --------------------------------------------------------------------------- transformers' own forward
+
+    @torch.no_grad()
+    def _encoded(self, prompts: Sequence[PromptInputs]) -> "Encoded":
+        """Prompts on the device, padded behind, and what the frozen tower makes of their images."""
+        first = prompts[0].tensors
+        ids = [prompt.tensors["input_ids"][0] for prompt in prompts]
+        longest = max(map(len, ids))
+        given: dict[str, Any] = {
+            # What stands behind a prompt is seen by none of it, and must only be no image.
+            "input_ids": torch.stack([torch.cat([row, row[-1:].expand(longest - len(row))]) for row in ids])
+        }
+        for name in first.keys() - given.keys():
+            parts = [prompt.tensors[name] for prompt in prompts]
+            if name in OF_TOKENS:
+                given[name] = pad_sequence([part[0] for part in parts], batch_first=True)
+            else:
+                given[name] = torch.cat(parts) if len(parts) > 1 else parts[0]
+        given = {name: self.placed(value) for name, value in given.items()}
+        encode = self._inner.get_image_features
+        own = {name: given[name] for name in inspect.signature(encode).parameters if name in given}
+        features = encode(**own, return_dict=True) if "pixel_values" in own else None
+        return Encoded(
+            {name: value for name, value in given.items() if name != "pixel_values"}, features, list(map(len, ids))
         )
-        return run.split([len(tokens) for _, tokens in continued])
 
-    @property
-    def head(self) -> Head:
-        return Head(self._base.lm_head.weight, self._forbidden)
+    def placed(self, value: Any) -> Any:
+        """What a processor gave, on the device, and of floats in the model's dtype."""
+        if not isinstance(value, Tensor):
+            return value
+        return value.to(self.device, self._base.dtype if value.is_floating_point() else value.dtype)
+
+    def _run_prompts(self, encoded: "Encoded", role: Role | None) -> list[Prefix]:
+        """Prefix of each of a batch of prompts."""
+        cache = empty_cache(self._text.config)
+        for name in REMEMBERED:
+            if hasattr(self._inner, name):
+                setattr(self._inner, name, None)
+        # Layers change what they are given of the images.
+        features = None if encoded.features is None else {"image": copy.copy(encoded.features)}
+        ends = torch.tensor(encoded.lengths, device=self.device) - 1
+        with self._running.as_role(role, ends):
+            out = self._inner(**encoded.given, mm_encoder_outputs=features, past_key_values=cache, use_cache=True)
+        remembered = {name: value for name in REMEMBERED if (value := getattr(self._inner, name, None)) is not None}
+        if len(encoded.lengths) == 1:
+            return [Prefix(cache, out.last_hidden_state[:, -1], remembered)]
+
+        def of_row(row: int, length: int) -> Prefix:
+            own = mapped(cache, lambda kept: kept[row : row + 1, :, :length])
+            last = out.last_hidden_state[row, length - 1, None]
+            return Prefix(own, last, {name: value[row : row + 1] for name, value in remembered.items()})
+
+        return [of_row(row, length) for row, length in enumerate(encoded.lengths)]
+
+    def _run_behind(self, prefix: Prefix, completions: Sequence[Tensor], role: Role | None) -> Any:
+        """The model's output of completions behind a prompt, rows padded behind: what stands there is seen by no token
+        of a completion."""
+        ids = pad_sequence(list(completions), batch_first=True).to(self.device)
+        cache = mapped(prefix.cache, lambda kept: kept.expand(len(ids), *kept.shape[1:]))
+        for name in REMEMBERED:
+            if hasattr(self._inner, name):
+                setattr(self._inner, name, prefix.remembered.get(name))
+        with self._running.as_role(role):
+            return self._inner(input_ids=ids, past_key_values=cache, use_cache=True)
+
+    @contextmanager
+    def _only(self, depth: int) -> Iterator[None]:
+        """Within, the language model ends with the states before its layer `depth`, which are handed out in the place
+        of its own."""
+        if depth == self.depth:
+            yield
+            return
+        text, forward = self._text, self._text.forward
+
+        def stop(layer: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+            raise _Reached(inputs[0] if inputs else named["hidden_states"])
+
+        def shortened(*inputs: Any, **named: Any) -> Any:
+            from transformers.modeling_outputs import BaseModelOutputWithPast
+
+            try:
+                return forward(*inputs, **named)
+            except _Reached as reached:
+                return BaseModelOutputWithPast(reached.states, named.get("past_key_values"))
+
+        hook = text.layers[depth].register_forward_pre_hook(stop, with_kwargs=True)
+        text.forward = shortened
+        try:
+            yield
+        finally:
+            text.forward = forward
+            hook.remove()
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A batch of prompts of `lengths` on the device: what the model's forward is given, and its images' features."""
+
+    given: dict[str, Any]
+    features: Any
+    lengths: list[int]
+
+
+class _Reached(Exception):
+    def __init__(self, states: Tensor) -> None:
+        super().__init__("the layer that was asked for")
+        self.states = states
+
+
+def batches(prompts: Sequence[PromptInputs]) -> Iterator[list[PromptInputs]]:
+    """Prompts that follow one another and may run together: what is given of each is of one shape but for lengths."""
+    for _, alike in groupby(prompts, key=lambda prompt: _shape(prompt.tensors)):
+        yield list(alike)
+
+
+def _shape(tensors: Mapping[str, Any]) -> list[Any]:
+    return [
+        (
+            name,
+            "tokens" if name in (*OF_TOKENS, "input_ids") else value.shape[1:] if isinstance(value, Tensor) else name,
+        )
+        for name, value in sorted(tensors.items())
+    ]

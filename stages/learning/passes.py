@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 # Prompts, and completions, that run together: enough to keep the device busy, few enough to bound their activations.
-TOKENS_PER_PASS = {"cpu": 256, "cuda": 1024}
+TOKENS_PER_PASS = {"cpu": 256, "cuda": 2048}
 
 T = TypeVar("T")
 

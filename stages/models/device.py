@@ -5,7 +5,7 @@ import gc
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -101,8 +101,13 @@ def free_cache() -> None:
 
 
 def allow_repeatable() -> None:
-    """To be called before a GPU is first used: what `repeatable` needs is read only then, by cuBLAS."""
+    """To be called before a GPU is first used: what `repeatable` needs is read only then, by cuBLAS.
+
+    Attention is never cuDNN's, which torch 2.13 would choose outside of `repeatable`: its backward is not repeatable,
+    and with few heads of keys it has been seen to be wrong (pytorch/pytorch#193893, #196678).
+    """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 @contextmanager
@@ -121,11 +126,13 @@ def repeatable(device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def memory_bounded(advice: str) -> Iterator[None]:
-    """Within, running out of a GPU's memory is an EngineError that ends with `advice`, what helps."""
+def memory_bounded(advice: str | Callable[[], str]) -> Iterator[None]:
+    """Within, running out of a GPU's memory is an EngineError that ends with `advice`, what helps; a function of it is
+    called only then."""
     try:
         yield
     except torch.OutOfMemoryError as error:
         tried = re.search(r"allocate ([\d.]+ [KMG]iB)", str(error))
         needed = f" ({tried[1]} more were asked for)" if tried else ""
-        raise EngineError(f"the GPU's memory is full{needed}; {advice}") from error
+        helps = advice if isinstance(advice, str) else advice()
+        raise EngineError(f"the GPU's memory is full{needed}; {helps}") from error

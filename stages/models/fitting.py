@@ -5,13 +5,15 @@ from importlib import metadata
 from math import prod
 
 from stages.errors import EngineError
+from stages.models.estimate import GIB, Group, architecture, learning
 from stages.models.finding import Model
 from stages.models.untrusted import tensor_headers
 from stages.parameters.sampling import EngineOptions
+from stages.policy import Lora
 
 GPU_MEMORY_UTILIZATION = 0.92  # vLLM's own default
 BYTES_A_WEIGHT = {"F32": 2, "F16": 2, "BF16": 2}  # as bfloat16; of quantised ones, at least 1
-GIB = 2**30
+SEE_DOCTOR = "; `ireasoner doctor --model` tells the parts, and what fits"
 
 
 def check_build(torch_version: str) -> None:
@@ -83,7 +85,7 @@ def check_room(model: Model, free_bytes: int) -> None:
     if (weights := weight_bytes(model)) >= free_bytes:
         raise EngineError(
             f"{model.ref.name}: its weights take {weights / GIB:.1f} GiB, and of the GPU {free_bytes / GIB:.1f} GiB "
-            "are free. Stop what else runs there, use a larger GPU, or a smaller --model"
+            f"are free. Stop what else runs there, use a larger GPU, or a smaller --model{SEE_DOCTOR}"
         )
 
 
@@ -98,5 +100,19 @@ def check_fit(model: Model, gpu_bytes: int, options: EngineOptions) -> None:
     raise EngineError(
         f"{model.ref.name}: its weights take {each / GIB:.1f} GiB on {on}, and vLLM may use {usable / GIB:.1f} of "
         f"{gpu_bytes / GIB:.1f} GiB. Raise --tensor-parallel (more GPUs) or --gpu-memory-utilization (now {share:g}), "
-        "or take a smaller --model"
+        f"or take a smaller --model{SEE_DOCTOR}"
     )
+
+
+def step_advice(model: Model, group: Group, lora: Lora, checkpointing: bool) -> str:
+    """What helps where a step of learning on `group` has filled the GPU: its parts, and what the options would save."""
+    saving = "" if checkpointing else "use --gradient-checkpointing, or "
+    try:
+        sizes = architecture(model.path)
+        parts = learning(sizes, group, lora, checkpointing)
+        if not checkpointing:
+            less = learning(sizes, group, lora, checkpointing=True).total
+            saving = f"use --gradient-checkpointing ({less / GIB:.1f} GiB), or "
+    except EngineError:  # of a kind that cannot be laid out beforehand
+        return f"{saving}sample with a smaller --max-pixels"
+    return f"a step on {group} takes about {parts}; {saving}sample with a smaller --max-pixels"

@@ -4,6 +4,7 @@ import json
 import math
 from typing import Any
 
+from stages.models.bounds import counted_frames
 from stages.models.finding import Model
 from stages.parameters.sampling import Pixels
 
@@ -19,8 +20,10 @@ class PictureLengths:
         size = settings.get("size")
         bounds = size if isinstance(size, dict) else {}
         self._patch = settings.get("patch_size", 0) * settings.get("merge_size", 0)
-        self._fewest = pixels.min_pixels or settings.get("min_pixels") or bounds.get("shortest_edge")
-        self._most = pixels.max_pixels or settings.get("max_pixels") or bounds.get("longest_edge")
+        frames = counted_frames(str(settings.get("image_processor_type")), settings.get("temporal_patch_size", 1))
+        own = {key: value / frames for key, value in bounds.items() if isinstance(value, int)}
+        self._fewest = pixels.min_pixels or settings.get("min_pixels") or own.get("shortest_edge")
+        self._most = pixels.max_pixels or settings.get("max_pixels") or own.get("longest_edge")
 
     def tokens(self, size: tuple[int, int]) -> int:
         """Of a picture of so many pixels (width, height); 0 where the model's processor is of another make."""

@@ -41,6 +41,20 @@ def prepare_transformers() -> None:
     logging.disable_progress_bar()
 
 
+def skeleton(model: Model) -> Any:
+    """The checkpoint's architecture without its weights. Raises EngineError where transformers has none."""
+    prepare_transformers()
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    try:
+        config = AutoConfig.from_pretrained(model.path, trust_remote_code=False)
+        with torch.device("meta"):
+            return AutoModelForImageTextToText.from_config(config)
+    except Exception as error:
+        raise _unloadable(model, error) from error
+
+
 def load_base(model: Model) -> Any:
     """The checkpoint, frozen, in evaluation mode, on this process's device and in its dtype.
 
@@ -75,5 +89,9 @@ def load_base(model: Model) -> Any:
     except StageError:
         raise
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise EngineError(f"{model.ref.name}: the model cannot be loaded ({reason})") from error
+        raise _unloadable(model, error) from error
+
+
+def _unloadable(model: Model, error: Exception) -> EngineError:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return EngineError(f"{model.ref.name}: the model cannot be loaded ({reason})")

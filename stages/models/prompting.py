@@ -8,24 +8,24 @@ from typing import Any
 
 from PIL.Image import Image
 
-from stages.errors import EngineError, UsageError
+from stages.errors import EngineError
+from stages.models.bounds import picture_settings
 from stages.models.finding import Model
 from stages.models.loading import prepare_transformers
 from stages.parameters.sampling import Pixels
 
-
-def pixel_settings(pixels: Pixels) -> dict[str, int]:
-    """The image processor's own names for the bounds that are set."""
-    bounds = {"min_pixels": pixels.min_pixels, "max_pixels": pixels.max_pixels}
-    return {name: value for name, value in bounds.items() if value is not None}
+# What a processor may give of each token of a prompt, and by family what it is of a token of a completion: 0 but where
+# what is written under 0 is seen both ways.
+OF_TOKENS = ("mm_token_type_ids", "token_type_ids")
+COMPLETION_TYPES = {"paligemma": {"token_type_ids": 1}}
 
 
 class PromptBuilder:
     """Turns an image and a user text into model inputs with the checkpoint's own processor and chat template."""
 
     def __init__(self, model: Model, pixels: Pixels) -> None:
-        """Raises EngineError when the checkpoint has no processor that loads or no chat template, UsageError when
-        bounds are set that its image processor does not have."""
+        """Raises EngineError when the checkpoint has no processor of images that loads or no chat template, UsageError
+        when bounds are set that its image processor does not have."""
         prepare_transformers()
         from transformers import AutoProcessor
 
@@ -33,20 +33,11 @@ class PromptBuilder:
             self.processor = AutoProcessor.from_pretrained(model.path, trust_remote_code=False)
         except Exception as error:
             raise EngineError(f"{model.ref.name}: its processor cannot be loaded ({error})") from error
+        if not hasattr(self.processor, "image_processor"):
+            raise EngineError(f"{model.ref.name}: not a model of images and text, its folder has no image processor")
         # What is longer than the context is refused where it is sampled, rather than warned of here.
         self.processor.tokenizer.model_max_length = sys.maxsize
-        self._images_kwargs: dict[str, Any] = {}
-        if pixels != Pixels():
-            own = dict(self.processor.image_processor.size)
-            if not own.get("shortest_edge") or not own.get("longest_edge"):
-                raise UsageError(
-                    f"{model.ref.name}: its image processor has sizes of its own, and no bounds in pixels; "
-                    "leave out --min-pixels and --max-pixels"
-                )
-            self._images_kwargs["size"] = {
-                "shortest_edge": pixels.min_pixels or own["shortest_edge"],
-                "longest_edge": pixels.max_pixels or own["longest_edge"],
-            }
+        self.picture_settings = picture_settings(self.processor.image_processor, pixels, model.ref.name)
         self._special = re.compile("|".join(map(re.escape, model.special_tokens)))
         # The N requests of a group come one after another with the same prompt.
         self.chat_text = lru_cache(maxsize=16)(self._chat_text)
@@ -70,10 +61,12 @@ class PromptBuilder:
 
         `mm_token_type_ids` says where the images are; without it the model would learn blind, without an error.
         """
-        return self.processor(
+        inputs = self.processor(
             text=[self.chat_text(prompt, len(images))],
             images=list(images) or None,
-            images_kwargs=self._images_kwargs,
+            images_kwargs=self.picture_settings,
             return_mm_token_type_ids=True,
             return_tensors="pt",
         )
+        inputs.pop("labels", None)  # PaliGemma's processor prepares for its own loss
+        return inputs

@@ -1,11 +1,18 @@
 """How many proposals, about which pictures, and how they are sampled or where they are taken from."""
 
 from dataclasses import dataclass
+from pathlib import Path
+from pkgutil import iter_modules
 
 from stages.parameters.option import option
 from stages.parameters.sampling import Decoding, Sampling
 
-EXISTING = "Questions that there are already"
+EXISTING = "Questions that need not be sampled"
+PUZZLES = sorted(
+    module.name.replace("_", "-")
+    for module in iter_modules([str(Path(__file__).parent.parent / "puzzles")])
+    if module.name != "puzzle"
+)
 
 
 @dataclass(frozen=True)
@@ -21,6 +28,13 @@ class ProposeParams:
     questions: str | None = option(
         None,
         "A column with questions, which are taken instead of sampled: no model is loaded.",
+        shown=False,
+        panel=EXISTING,
+    )
+    task: str | None = option(
+        None,
+        f"Questions about what was done to the picture, whose answers are known: {', '.join(PUZZLES)}. No model is "
+        "loaded.",
         shown=False,
         panel=EXISTING,
     )

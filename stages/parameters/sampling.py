@@ -1,7 +1,6 @@
 """How completions are sampled: for all stages that sample."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from stages.parameters.option import option
@@ -68,15 +67,20 @@ class EngineOptions:
 class Sampling:
     """None leaves the choice to the model folder or the machine; a shard records what was chosen."""
 
-    prompt: Path | None = option(
-        None, "A file with the prompt.", shown="the model folder's, or our own", panel=SAMPLING, recorded=False
+    prompt: str | None = option(
+        None,
+        "A file with the prompt; a text of several lines, as a settings file can have it, is the prompt itself.",
+        metavar="FILE",
+        shown="the model folder's, or our own",
+        panel=SAMPLING,
+        recorded=False,
     )
     decoding: Decoding = Decoding()
     pixels: Pixels = Pixels()
     sampler: SamplerName | None = option(
         None,
         "Sampling engine; fake makes text up without loading a model, to try a pool and settings with.",
-        shown="vllm where installed, else transformers",
+        shown="vllm where it is installed and takes the model, else transformers",
         panel=ENGINE,
         recorded=False,
     )

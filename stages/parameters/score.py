@@ -23,6 +23,18 @@ EmbeddingName = Literal["static", "hidden"]
 class ScoreParams:
     """The options of `score`; the symbols are the design's."""
 
+    rewarded: str = option(
+        "answer",
+        "Whose rows are rewarded, with commas between several; those of other passes are not learned from.",
+        metavar="PASS",
+    )
+    target: str | None = option(
+        None,
+        "Right is the dominant answer of this pass, or the answer that is known; PASS=TARGET, with commas, where the "
+        "passes that are rewarded have not the same.",
+        metavar="PASS|known",
+        shown="each pass's own",
+    )
     reward: Literal["mixed", "answer", "step"] = option(
         "mixed", "The Solver's reward: both parts by schedule, or one alone."
     )
@@ -30,6 +42,19 @@ class ScoreParams:
         None,
         f'A sum of terms in place of it, such as "0.9*majority + 0.1*format"; there are {", ".join(SOLVER_TERMS)}.',
         shown=False,
+    )
+    factor: str | None = option(
+        None,
+        "Multiply the Solver's reward by LO + (HI − LO)·r, r such a term; by 1 where it says nothing.",
+        metavar="TERM:LO:HI",
+        shown=False,
+    )
+    form: str = option("think,answer", "The tags that make up a row in form, for the term format.", metavar="TAGS")
+    verdict: str = option(
+        "score:0:1",
+        "The tag in which rows give a number, and its bounds, for the terms verdict, calibration and valid; what is "
+        "outside them is dropped.",
+        metavar="TAG:LO:HI",
     )
     proposer_reward: str = option("entropy", f"A sum of terms: {', '.join(PROPOSER_TERMS)}.")
     question_share: float = option(
@@ -39,9 +64,16 @@ class ScoreParams:
         symbol="W",
         minimum=0.0,
     )
-    vote: Literal["count", "likelihood"] = option(
+    kinds: str | None = option(
+        None,
+        "The kinds of question, with commas, of which proposals name one in a tag <kind>, for the term balance.",
+        metavar="KINDS",
+        shown=False,
+    )
+    vote: Literal["count", "likelihood", "self-reward"] = option(
         "count",
-        "How rollouts count when the dominant answer is chosen: each the same, or by the probability that it had.",
+        "How rollouts count when the dominant answer is chosen: each the same, by the probability that it had, or by "
+        "how the policy trusts it, for which the model is loaded, and which `update --loss-aux last-token` teaches.",
     )
     keep: str | None = option(
         None,
@@ -54,6 +86,13 @@ class ScoreParams:
         "The Solver learns only from the K best rows of each dominant group.",
         minimum=1,
         metavar="K",
+        shown=False,
+    )
+    pairs: str | None = option(
+        None,
+        "Which rows are better than which, for update --loss dpo: better:GOOD:BAD[:BAD…] by their passes, or "
+        "anchored:PASS:EARLIER by the vote.",
+        metavar="RULE:PASS:PASS",
         shown=False,
     )
     term: list[str] | None = option(
@@ -93,6 +132,6 @@ class ScoreCall(Call):
 
     policy: Path | None = option(
         None,
-        "The policy that the rollouts were sampled from; only --embedding hidden looks at it.",
+        "The policy that the rollouts were sampled from; only --embedding hidden and --vote self-reward look at it.",
         shown="the base model, at step 0",
     )

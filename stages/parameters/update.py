@@ -11,6 +11,8 @@ from stages.parameters.call import Call
 from stages.parameters.option import option
 
 CLIP = "Clipping (--loss clip)"
+PAIRS = "Preferences (--loss dpo)"
+LAST_TOKEN = "Last-token self-reward (--loss-aux last-token)"
 LORA = "LoRA"
 
 
@@ -32,7 +34,8 @@ class UpdateParams:
     )
     loss: Loss = option(
         "policy-gradient",
-        "Importance-weighted policy gradient, its clipped form (PPO's), or likelihood of the selected rows.",
+        "Importance-weighted policy gradient, its clipped form (PPO's), likelihood of the selected rows, or direct "
+        "preference optimisation over the pairs of `score --pairs`, which needs no advantage.",
     )
     kl: Kl = option("reverse", "KL(π‖π_ref), or KL(π_ref‖π), exact over the vocabulary.")
     kl_fixed: float | None = option(None, "β throughout, in place of its control.", minimum=0.0, shown=False)
@@ -47,6 +50,40 @@ class UpdateParams:
         minimum=1.0,
         shown="no bound",
         panel=CLIP,
+    )
+    dpo_beta: float = option(0.1, "how much the margin of a pair counts.", symbol="β", minimum=1e-9, panel=PAIRS)
+    sft_coef: float = option(
+        0.0, "so many times the likelihood of the preferred row is learned, too.", symbol="c", minimum=0.0, panel=PAIRS
+    )
+    reference: Literal["base", "start"] = option(
+        "base", "What pairs are measured from: the base model, or the policy as this update finds it.", panel=PAIRS
+    )
+    loss_aux: Literal["last-token"] | None = option(
+        None,
+        "Learn, too, to foretell whether an answer is the dominant one: by the probability of a token behind it that "
+        "is never sampled.",
+        shown=False,
+        panel=LAST_TOKEN,
+    )
+    aux_coef: float = option(0.1, "what it counts beside the loss.", symbol="α", minimum=0.0, panel=LAST_TOKEN)
+    self_reward_scale: float = option(
+        0.1, "self-reward of a nat of that token's log-probability.", symbol="β_v", minimum=1e-9, panel=LAST_TOKEN
+    )
+    last_token: str | None = option(
+        None,
+        "The token, of the first such update, kept after.",
+        metavar="TOKEN",
+        shown="the policy's, or the tokenizer's last that nothing uses",
+        panel=LAST_TOKEN,
+    )
+    teacher_decay: float | None = option(
+        None,
+        "Keep policy/teacher, an exponential average of the Solver's adapter: after each of its optimizer steps, so "
+        "many times what it was.",
+        symbol="α",
+        minimum=0.0,
+        maximum=1.0,
+        shown=False,
     )
     sampling_temperature: bool = option(
         False, "Take log π in the loss at the temperature that the rows were sampled at, as log μ was."
@@ -65,9 +102,10 @@ class UpdateParams:
     )
     lora_targets: str | None = option(
         None,
-        "Linear layers of the language model, of the first update, kept after.",
+        "Linear layers of the language model, of the first update, kept after: of q,k,v,o,gate,up,down, or what else "
+        "the architecture has.",
         metavar="NAMES",
-        shown="the policy's, or q,k,v,o,gate,up,down",
+        shown="the policy's, or all there are",
         panel=LORA,
     )
     gradient_checkpointing: bool = option(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from stages.parsing.keys import answer_key
 
 _TAG = re.compile(r"<[ \t]*+(/?)[ \t]*+(think|answer|question)[ \t]*+>", re.IGNORECASE)
+_ANY_TAG = re.compile(r"<[ \t]*+(/?)[ \t]*+([a-z][a-z0-9_-]*+)[ \t]*+>", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,22 @@ def parse_question(text: str) -> str | None:
                 return question
             start = None
     return None
+
+
+def parse_tags(text: str) -> dict[str, str]:
+    """What stands in each kind of tag, by its name in lower case: the first that is closed and filled; of `answer` the
+    one that `parse_completion` finds."""
+    found: dict[str, str] = {}
+    opened: dict[str, int] = {}
+    for tag in _ANY_TAG.finditer(text):
+        name = tag[2].lower()
+        if not tag[1]:
+            opened[name] = tag.end()
+        elif name in opened and (content := text[opened.pop(name) : tag.start()].strip()):
+            found.setdefault(name, content)
+    found.pop("answer", None)
+    answer = parse_completion(text).answer
+    return found | ({"answer": answer} if answer is not None else {})
 
 
 def parse_completion(text: str, max_steps: int = 8) -> Completion:

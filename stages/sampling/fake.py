@@ -2,6 +2,7 @@
 chain of files."""
 
 import random
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -13,11 +14,15 @@ from stages.prompts import load_prompt
 from stages.sampling.interface import Refused, Request, Sample, Wanted
 from stages.sampling.refusing import too_long
 
+TAG = re.compile(r"<([a-z][a-z0-9_-]*)>")
+OWN = {"think", "answer"}  # what a solution has of itself
+
 
 class FakeSampler:
     """Writes plausible proposals and solutions, now and then cut short or without an answer.
 
-    What asks for a question is known by the tag that it names, or by being the model folder's own.
+    What asks for a question is known by the tag that it names, or by being the model folder's own; other tags that are
+    named are filled with a number.
     """
 
     def __init__(self, wanted: Wanted) -> None:
@@ -39,8 +44,9 @@ class FakeSampler:
                 continue
             rng = random.Random(request.seed)
             proposes = "<question>" in request.prompt or request.prompt == self._asks
-            write = _proposal if proposes else _solution
-            token_ids = [*self._tokenizer.encode(write(rng), add_special_tokens=False).ids, self._end]
+            form = list(dict.fromkeys(TAG.findall(request.prompt)))
+            text = _proposal(rng) if proposes else _tagged(rng, form) if set(form) - OWN else _solution(rng)
+            token_ids = [*self._tokenizer.encode(text, add_special_tokens=False).ids, self._end]
             finished = len(token_ids) <= decoding.max_tokens and rng.random() > 0.05
             if not finished:
                 token_ids = token_ids[: min(decoding.max_tokens, max(1, len(token_ids) // 2))]
@@ -59,6 +65,13 @@ def _proposal(rng: random.Random) -> str:
     if rng.random() < 0.1:
         return "I see an image."
     return f"<question>What is the value of item {rng.randint(1, 9)}?</question>\n<rationale>Read it.</rationale>"
+
+
+def _tagged(rng: random.Random, form: list[str]) -> str:
+    """Most of the tags of `form` in their order, and then, where they are among them, the reasoning and the answer."""
+    tags = [(name, rng.randint(0, 10) / 10) for name in form if name not in OWN and rng.random() > 0.1]
+    others = [f"<{name}>{value}</{name}>" for name, value in tags]
+    return "\n".join([*others, _solution(rng)] if OWN & set(form) else others)
 
 
 def _solution(rng: random.Random) -> str:

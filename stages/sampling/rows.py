@@ -5,10 +5,13 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from stages.contract import Role
+from stages.errors import UsageError
 from stages.job import Start
+from stages.parameters.rollout import AdapterName
 from stages.parameters.sampling import Decoding, SamplerName, Sampling
 from stages.prompts import load_prompt
 from stages.sampling.interface import Engines, Refused, Request, Sample, Sampler, Wanted
@@ -29,22 +32,40 @@ class Asking:
     settings: Sampling
     prompt: str
     sampler: SamplerName
+    adapter: Path | None
 
     @staticmethod
-    def settled(role: Role, start: Start, settings: Sampling) -> "Asking":
-        """Raises UsageError as `load_prompt` and `resolve_sampler` do."""
-        prompt = load_prompt(role, start.model.path, settings.prompt)
-        return Asking(role, start, settings, prompt, resolve_sampler(settings.sampler))
+    def settled(
+        role: Role, start: Start, settings: Sampling, whose: AdapterName | None = None, asks: bool = True
+    ) -> "Asking":
+        """`whose` adapter answers, the role's own by default; `asks`: the prompt needs a place for the question.
+
+        Raises UsageError and EngineError as `load_prompt` and `resolve_sampler` do, and UsageError for a teacher that
+        the policy has not.
+        """
+        prompt = load_prompt(role, start.model.path, settings.prompt, asks)
+        adapter = _adapter(start, whose or role)
+        return Asking(role, start, settings, prompt, resolve_sampler(settings.sampler, start.model, adapter), adapter)
 
     def recorded(self) -> dict[str, Any]:
         """What a shard records of it, beside the settings."""
         return {"prompt": self.prompt, "sampler": self.sampler}
 
     def open(self, engines: Engines, max_images: int = 1) -> "closing[Sampler]":
-        """The engine, with the role's adapter; closed where the block ends. Raises EngineError as it does."""
-        adapter, settings = self.start.policy.adapter(self.role), self.settings
-        model = self.start.model
-        return closing(engines(Wanted(self.sampler, model, adapter, settings.pixels, settings.engine, max_images)))
+        """The engine, with the adapter; closed where the block ends. Raises EngineError as it does."""
+        settings, model = self.settings, self.start.model
+        wanted = Wanted(self.sampler, model, self.adapter, settings.pixels, settings.engine, max_images)
+        return closing(engines(wanted))
+
+
+def _adapter(start: Start, whose: Role | AdapterName) -> Path | None:
+    """The folder of an adapter; None for the base model, which any policy is at its start."""
+    folder = start.policy.folder
+    if folder is None or whose == "base":
+        return None
+    if whose == "teacher" and not (folder / whose).is_dir():
+        raise UsageError(f"{folder} has no teacher; `update --teacher-decay` keeps one")
+    return folder / whose
 
 
 def with_samples(

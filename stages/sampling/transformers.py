@@ -66,11 +66,12 @@ class TransformersSampler:
             last.model.rope_deltas = None  # a prompt without images leaves those of the one before
         outputs = self._model(**inputs, use_cache=True, logits_to_keep=1)
         cache = outputs.past_key_values
-        cache.batch_repeat_interleave(len(requests))
+        cache.reorder_cache(torch.zeros(len(requests), dtype=torch.long))  # which recurrent layers' have, too
         logits = outputs.logits[:, -1].float().expand(len(requests), -1)
-        # Where positions have three dimensions, those of text continue after the prompt's last, the same in all.
+        # Where positions have three dimensions, those of text continue after the prompt's last, the same in all; others
+        # the model counts itself, from 1 as PaliGemma does or from 0.
         deltas = getattr(last.model, "rope_deltas", None)
-        next_position = length + (0 if deltas is None else int(deltas[0]))
+        next_position = None if deltas is None else length + int(deltas[0])
         while open_rows:
             distribution = self._distribution(logits, decoding)
             step = torch.zeros(len(requests), 1, dtype=torch.long)
@@ -85,15 +86,15 @@ class TransformersSampler:
             open_rows = [row for row in open_rows if tokens[row][-1] not in self._ends and len(tokens[row]) < most]
             if not open_rows:
                 break
-            shape = (len(requests), 1) if deltas is None else (3, len(requests), 1)
+            positions = {}
+            if next_position is not None:
+                shape = (3, len(requests), 1)
+                positions = {"position_ids": torch.full(shape, next_position, device=self._model.device)}
+                next_position += 1
             outputs = self._model(
-                input_ids=step.to(self._model.device),
-                position_ids=torch.full(shape, next_position, device=self._model.device),
-                past_key_values=cache,
-                use_cache=True,
+                input_ids=step.to(self._model.device), past_key_values=cache, use_cache=True, **positions
             )
             logits = outputs.logits[:, -1].float()
-            next_position += 1
         return [
             Sample(
                 text=self._tokenizer.decode(ids, skip_special_tokens=True),

@@ -13,7 +13,7 @@ from stages.errors import EngineError, StageError, UsageError
 from stages.models.finding import Model
 from stages.models.fitting import GIB, check_build, check_fit, check_weights
 from stages.models.loading import prepare_transformers
-from stages.models.prompting import PromptBuilder, pixel_settings
+from stages.models.prompting import PromptBuilder
 from stages.models.threads import fit_threads
 from stages.parameters.sampling import Decoding, EngineOptions, Pixels
 from stages.policy import DEFAULT_LORA, adapter_rank
@@ -207,7 +207,7 @@ class VllmSampler:
                 prompt: dict[str, Any] = {"prompt": prompts.chat_text(request.prompt, len(request.images))}
                 if request.images:
                     prompt["multi_modal_data"] = {"image": list(request.images)}
-                    prompt["mm_processor_kwargs"] = pixel_settings(self._pixels)
+                    prompt["mm_processor_kwargs"] = prompts.picture_settings
                 engine.add_request(request_id, prompt, params, lora_request=self._lora)
             except (VLLMClientError, *NOT_TAKEN) as error:
                 return refused(request, error, prompts, engine.model_config.max_model_len)

@@ -1,17 +1,18 @@
 """The score columns of a block of whole groups."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stages.contract import PROPOSER, SCORE_COLUMNS, UNREADABLE
+from stages.contract import ANSWER, SCORE_COLUMNS
 from stages.embedding import Step, StepEmbedder
 from stages.parameters.score import ScoreParams
-from stages.parsing import Completion, parse_completion
-from stages.rewards.combination import proposer_reward, weighted_sum
+from stages.parsing import answer_key, parse_completion
+from stages.rewards.combination import factor, proposer_reward, weighted_sum
 from stages.rewards.consensus import NO_ANSWER, Consensus, consensus
 from stages.rewards.groups import Groups
 from stages.rewards.rollouts import Rollouts
@@ -19,9 +20,21 @@ from stages.rewards.schedule import step_weight
 from stages.rewards.selection.keep import keep
 from stages.rewards.selection.top import top
 from stages.rewards.step import compared_steps, density, step_similarity
+from stages.scoring.cells import Cells
 from stages.scoring.chosen import Chosen
+from stages.scoring.parents import numbers, parents, told, verdict_passes
+from stages.scoring.passes import KNOWN
 
 STEPS_AT_ONCE = 512  # bounds the [steps, width] and [tokens, width] arrays in memory
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What is known of the questions of the whole shard by group_index, of each where something asks for it."""
+
+    share: Mapping[int, float] = field(default_factory=dict)
+    novelty: Mapping[int, float] = field(default_factory=dict)
+    balance: Mapping[int, float] = field(default_factory=dict)
 
 
 def score_block(
@@ -29,22 +42,26 @@ def score_block(
     chosen: Chosen,
     embedder: StepEmbedder,
     policy_step: int,
-    question_shares: Mapping[int, float] | None = None,
+    questions: Questions = Questions(),
+    trust: np.ndarray | None = None,
 ) -> pa.Table:
-    """The score columns of a table of whole groups, row for row; `question_shares` by group_index, where they count.
+    """The score columns of a table of whole groups, row for row; `trust`, r_s of each row, NaN where there is none.
 
-    Rows are the block's, rollouts its solver rows (R of them), groups M: a rollout's `row` and `group` index them.
+    Rows are the block's, rollouts its solver rows (R of them), groups M. Rollouts agree within a cell, which is one
+    pass of one group.
     """
-    params = chosen.params
-    is_proposer = np.array(block["role"].to_pylist()) == PROPOSER
-    row_group = np.cumsum(is_proposer) - 1
-    row = np.flatnonzero(~is_proposer)
-    group, groups = row_group[row], int(is_proposer.sum())
+    params, passes = chosen.params, chosen.passes
+    cells = Cells.of(block)
+    row, first = cells.row, cells.first
 
-    texts = block["completion"].to_pylist()
-    parsed = [parse_completion(texts[i] or "", params.max_steps) for i in row]
+    texts = [text or "" for text in block["completion"].take(row).to_pylist()]
+    parsed = [parse_completion(text, params.max_steps) for text in texts]
     tokens, logprob = (values[row] for values in _sampled(block))
-    agreement = consensus(group, _number_keys(parsed), groups, chosen.vote(group, logprob))
+    keys: dict[str, int] = {}
+    key = _number_keys([completion.answer_key for completion in parsed], keys)
+    trust = np.full(len(block), np.nan) if trust is None else trust
+    agreement = consensus(cells.cell, key, len(cells), chosen.vote(cells.cell, logprob, trust[row]))
+    right, judged_by = _targets(block, cells, chosen, agreement, key, keys)
 
     step_counts = np.array([len(completion.steps) for completion in parsed], dtype=np.int64)
     rollout = np.repeat(np.arange(len(parsed)), step_counts)
@@ -55,29 +72,36 @@ def score_block(
         for start, text in zip(completion.starts, completion.steps, strict=True)
     ]
     similarity = np.full(len(rollout), np.nan)
-    compared, prototype = compared_steps(rollout, position, group, agreement.dominant)
-    for span in _spans(group[rollout[compared]], STEPS_AT_ONCE):
+    rewarded = cells.are(*passes.rewarded)
+    compared, prototype = compared_steps(rollout, position, cells.cell, agreement.dominant & rewarded)
+    for span in _spans(cells.cell[rollout[compared]], STEPS_AT_ONCE):
         embedding = embedder.embed([found[step] for step in compared[span]], block)
         similarity[compared[span]] = step_similarity(embedding, prototype[span] - prototype[span.start])
 
+    about = {term: parents(block, cells, looked_at, passes.parent) for term, looked_at in passes.about.items()}
+    tags = [passes.told.get(name, ()) for name in cells.of_pass]
     rollouts = Rollouts(
-        group=group,
-        hit=agreement.dominant,
+        group=cells.cell,
+        hit=(key == right) & (key != NO_ANSWER),
         prob=agreement.prob,
         dominant=agreement.dominant,
         words=np.array([completion.words for completion in parsed], dtype=np.int64),
         tokens=tokens,
         logprob=logprob,
-        texts=[texts[i] or "" for i in row],
+        texts=texts,
         size=agreement.size,
         dominant_size=agreement.dominant_size,
         rollout=rollout,
         position=position,
         similarity=similarity,
+        key=key,
+        right=right,
+        answers=[completion.answer_key for completion in parsed],
+        verdict=numbers(texts, cells.are(*verdict_passes(chosen)), chosen),
+        told=told(texts, about["reader"], [tags[cell] for cell in cells.cell]) if "reader" in about else texts,
+        parents=about,
     )
-    first = np.flatnonzero(is_proposer)
-    share = agreement.dominant_size / np.maximum(agreement.size, 1)
-    asked = Groups(agreement.entropy, share, agreement.dominant_size > 0)
+    asked = _groups(block, cells, chosen, agreement, rollouts, questions)
     t = block["group_index"].to_numpy() + policy_step + 1
     weight = _step_weights(t[row], params)
     rho = density(agreement.size, agreement.dominant_size, 0.0 if params.no_density else params.density_exponent)
@@ -88,11 +112,15 @@ def score_block(
         spread[places] = values
         return spread
 
+    place_of_row = np.full(len(block), -1)
+    place_of_row[row] = np.arange(len(row))
+
     def solver(values: Sequence[Any] | np.ndarray, kind: pa.DataType) -> pa.Array:
         """A column that is null on the proposer's rows."""
-        place = pa.array(np.cumsum(~is_proposer) - 1, mask=is_proposer)
-        return pa.array(list(values), kind).take(place)
+        return pa.array(list(values), kind).take(pa.array(place_of_row, mask=place_of_row < 0))
 
+    entropy = spread(row, agreement.entropy[cells.cell])
+    entropy[first] = asked.entropy
     terms = {name: spread(row, term(rollouts, params)) for name, term in chosen.solver_terms.items()}
     terms |= {name: spread(first, term(asked, params)) for name, term in chosen.proposer_terms.items()}
     columns = {
@@ -101,9 +129,9 @@ def score_block(
         "answer_key": solver([completion.answer_key for completion in parsed], pa.string()),
         "steps": solver([completion.steps for completion in parsed], pa.list_(pa.string())),
         "answer_prob": solver(agreement.prob, pa.float64()),
-        "entropy": pa.array(agreement.entropy[row_group], from_pandas=True),
+        "entropy": pa.array(entropy, from_pandas=True),
         "dominant": solver(agreement.dominant.tolist(), pa.bool_()),
-        "density": solver(rho[group], pa.float64()),
+        "density": solver(rho[cells.cell], pa.float64()),
         "step_similarity": solver(
             _similarity_lists(similarity, step_counts, agreement.dominant), pa.list_(pa.float64())
         ),
@@ -114,22 +142,93 @@ def score_block(
     if chosen.own:
         frame = pa.table([*block.columns, *columns.values()], [*block.column_names, *columns]).to_pandas()
         terms |= {name: term.values(frame) for name, term in chosen.own.items()}
-    shares = np.zeros(groups)
-    if question_shares is not None:
-        shares = np.array([question_shares[index] for index in block["group_index"].take(first).to_pylist()])
+    shares = _by_index(questions.share, block, first, 0.0)
+    if questions.share:
         terms["question_share"] = spread(first, shares)
 
     of_solver = _solver_reward(chosen, {name: values[row] for name, values in terms.items()}, weight)
-    of_solver[~_selected(chosen, of_solver, group, agreement)] = np.nan
+    of_solver[~(rewarded & _selected(chosen, of_solver, rollouts, agreement.vote[judged_by]))] = np.nan
     wanted = weighted_sum(chosen.proposer, {name: values[first] for name, values in terms.items()})
     of_proposer = proposer_reward(wanted, shares, params.question_share, asked.answered)
-    of_proposer[~_proposed(block.take(first))] = np.nan
+    of_proposer[~_proposed(block.take(first), asked)] = np.nan
     reward = spread(row, of_solver)
     reward[first] = of_proposer
     columns |= {"selected": pa.array(~np.isnan(reward)), "reward": pa.array(reward, from_pandas=True)}
+    columns["self_reward"] = pa.array(trust, from_pandas=True)
+    columns |= _pairs(block, cells, chosen, key, tokens)
     for name in chosen.columns.names:
-        columns[name] = pa.array(terms[name.removeprefix("r_")], from_pandas=True)
-    return pa.table(columns, schema=pa.schema([*SCORE_COLUMNS, *chosen.columns]))
+        if name not in columns:
+            columns[name] = pa.array(terms[name.removeprefix("r_")], from_pandas=True)
+    schema = pa.schema([*SCORE_COLUMNS, *chosen.columns])
+    return pa.table([columns[name] for name in schema.names], schema=schema)
+
+
+def _targets(
+    block: pa.Table, cells: Cells, chosen: Chosen, agreement: Consensus, key: np.ndarray, keys: dict[str, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The key of each rollout's target, NO_ANSWER without one, and the cell whose vote that is, its own where it is no
+    vote   [R] both."""
+    best = np.full(len(cells), NO_ANSWER)
+    best[cells.cell[agreement.dominant]] = key[agreement.dominant]
+    right, judged_by = best[cells.cell], cells.cell.copy()
+    for name, target in chosen.passes.target.items():
+        own = cells.are(name)
+        if target == KNOWN:
+            known = block["target"].take(cells.first).to_pylist()
+            right[own] = _number_keys([answer_key(text or "") or None for text in known], keys)[cells.group[own]]
+            continue
+        cell = cells.find(target)[cells.group[own]]
+        right[own] = np.where(cell >= 0, np.append(best, NO_ANSWER)[cell], NO_ANSWER)
+        judged_by[own] = np.where(cell >= 0, cell, judged_by[own])
+    return right, judged_by
+
+
+def _groups(
+    block: pa.Table, cells: Cells, chosen: Chosen, agreement: Consensus, rollouts: Rollouts, questions: Questions
+) -> Groups:
+    """What the Proposer's terms see, of the answers to its questions."""
+    cell = cells.find(ANSWER)
+    entropy, size, dominant = (
+        np.append(values, nothing)[cell]
+        for values, nothing in ((agreement.entropy, np.nan), (agreement.size, 0), (agreement.dominant_size, 0))
+    )
+    says = np.flatnonzero(cells.are(*chosen.passes.about.get("valid", ())) & ~np.isnan(rollouts.verdict))
+    count = np.bincount(cells.group[says], minlength=cells.groups)
+    total = np.bincount(cells.group[says], rollouts.verdict[says], minlength=cells.groups)
+    return Groups(
+        entropy=entropy,
+        share=dominant / np.maximum(size, 1),
+        answered=dominant > 0,
+        valid=np.divide(total, count, out=np.full(cells.groups, np.nan), where=count > 0),
+        novelty=_by_index(questions.novelty, block, cells.first, np.nan),
+        balance=_by_index(questions.balance, block, cells.first, np.nan),
+    )
+
+
+def _by_index(known: Mapping[int, float], block: pa.Table, first: np.ndarray, unknown: float) -> np.ndarray:
+    """[M], `known` by the groups' group_index; first [M]: their first rows."""
+    return np.array([known.get(index, unknown) for index in block["group_index"].take(first).to_pylist()], dtype=float)
+
+
+def _pairs(block: pa.Table, cells: Cells, chosen: Chosen, key: np.ndarray, tokens: np.ndarray) -> dict[str, pa.Array]:
+    """The columns of `--pairs`, where that was asked for: pairs of rows with tokens, counted within a group."""
+    if chosen.pairs is None:
+        return {}
+    rule, names = chosen.pairs
+    pair: list[int | None] = [None] * len(block)
+    preferred: list[bool | None] = [None] * len(block)
+    seed = block["seed"].take(cells.row).fill_null(0).to_numpy(zero_copy_only=False)
+    share = np.zeros(len(key))
+    for group in range(cells.groups):
+        rows = [np.flatnonzero((cells.group == group) & cells.are(name)) for name in names]
+        votes = key[rows[0]]
+        for place in np.concatenate(rows):
+            share[place] = (votes == key[place]).mean() if len(votes) and key[place] != NO_ANSWER else 0.0
+        sampled = [own[tokens[own] > 0] for own in rows]
+        for number, (better, worse) in enumerate(rule(sampled, share, seed)):
+            for place, good in ((better, True), (worse, False)):
+                pair[cells.row[place]], preferred[cells.row[place]] = number, good
+    return {"pair": pa.array(pair, pa.int32()), "preferred": pa.array(preferred, pa.bool_())}
 
 
 def _sampled(block: pa.Table) -> tuple[np.ndarray, np.ndarray]:
@@ -144,46 +243,41 @@ def _sampled(block: pa.Table) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _solver_reward(chosen: Chosen, terms: Mapping[str, np.ndarray], weight: np.ndarray) -> np.ndarray:
-    """The Solver's reward of each rollout [R]; weight [R]: λ."""
+    """The Solver's reward of each rollout [R]; weight [R]: λ. Where a term says nothing, it adds nothing."""
+    known = {name: np.nan_to_num(values) for name, values in terms.items()}
     if chosen.solver is not None:
-        return weighted_sum(chosen.solver, terms)
-    if chosen.params.reward == "step":
-        return terms["step"].copy()
-    return (1 - weight) * terms["answer"] + weight * terms["step"]
+        reward = weighted_sum(chosen.solver, known)
+    elif chosen.params.reward == "step":
+        reward = known["step"]
+    else:
+        reward = (1 - weight) * known["answer"] + weight * known["step"]
+    return reward * factor(terms[chosen.factor[0]], *chosen.factor[1:]) if chosen.factor else reward
 
 
-def _selected(chosen: Chosen, reward: np.ndarray, group: np.ndarray, agreement: Consensus) -> np.ndarray:
-    """Which rollouts are learned from [R] bool: reward, group [R]."""
+def _selected(chosen: Chosen, reward: np.ndarray, rollouts: Rollouts, vote: np.ndarray) -> np.ndarray:
+    """Which rollouts are learned from [R] bool; vote [R]: of the dominant answer that each is held to."""
     selected = np.ones(len(reward), dtype=bool)
     if chosen.keep is not None:
-        selected &= keep(agreement.vote, *chosen.keep)[group]
+        selected &= keep(vote, *chosen.keep)
     if chosen.params.top is not None:
-        selected &= top(reward, group, agreement.dominant, chosen.params.top)
+        selected &= top(reward, rollouts.group, rollouts.hit, chosen.params.top)
     return selected
 
 
-def _proposed(proposals: pa.Table) -> np.ndarray:
-    """Which groups have a proposal that can be rewarded [M] bool: none where there was no proposal, or no rollout
-    because the image could not be read."""
-    columns = (proposals[name].to_pylist() for name in ("question", "completion", "reject_reason"))
-    return np.array(
-        [
-            bool(question or completion is not None) and not (reason or "").startswith(UNREADABLE)
-            for question, completion, reason in zip(*columns, strict=True)
-        ],
-        dtype=bool,
-    )
+def _proposed(proposals: pa.Table, asked: Groups) -> np.ndarray:
+    """Which groups have a proposal that can be rewarded [M] bool: those whose proposal has no question, and those whose
+    question was answered, or could have been."""
+    questions, completions = (proposals[name].to_pylist() for name in ("question", "completion"))
+    unasked = [
+        not question and completion is not None for question, completion in zip(questions, completions, strict=True)
+    ]
+    return np.array(unasked, dtype=bool) | ~np.isnan(asked.entropy)
 
 
-def _number_keys(parsed: Sequence[Completion]) -> np.ndarray:
-    """Answer keys as numbers [R], equal where the keys are equal; NO_ANSWER for none."""
-    numbers: dict[str, int] = {}
+def _number_keys(answers: Sequence[str | None], numbers: dict[str, int]) -> np.ndarray:
+    """Answer keys as numbers, equal where the keys are equal, by `numbers`, which is added to; NO_ANSWER for none."""
     return np.array(
-        [
-            NO_ANSWER if completion.answer_key is None else numbers.setdefault(completion.answer_key, len(numbers))
-            for completion in parsed
-        ],
-        dtype=np.int64,
+        [NO_ANSWER if key is None else numbers.setdefault(key, len(numbers)) for key in answers], dtype=np.int64
     )
 
 

@@ -30,7 +30,7 @@ from stages.shards.parquet import (
     write_table,
 )
 from stages.shards.reading import Records, Rows, Shards, select_groups, whole_groups
-from stages.shards.reuse import differences, is_done, plan, refuse_differences
+from stages.shards.reuse import differences, is_done, is_usable, plan, refuse_differences
 
 __all__ = [
     "PART",
@@ -47,6 +47,7 @@ __all__ = [
     "input_files",
     "input_refs",
     "is_done",
+    "is_usable",
     "left_over",
     "output_path",
     "partial_directory",

@@ -173,9 +173,10 @@ def write_file(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> Non
     sync_file(path)
 
 
-def write_table(path: Path, table: pa.Table) -> None:
-    """Writes a small table as a file of its own."""
-    write_file(path, table.schema.with_metadata(image_feature(table.schema)), [table])
+def write_table(path: Path, table: pa.Table, metadata: Metadata | None = None) -> None:
+    """Writes a small table as a file of its own, which says how it was made where there is `metadata`."""
+    own = {METADATA_KEY: metadata.to_json().encode()} if metadata else {}
+    write_file(path, table.schema.with_metadata({**own, **image_feature(table.schema)}), [table])
 
 
 def image_feature(schema: pa.Schema) -> dict[bytes, bytes]:

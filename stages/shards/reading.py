@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stages.contract import IMAGE, PROPOSER, SOLVER
+from stages.contract import ANSWER, IMAGE, PROPOSER, SOLVER
 from stages.errors import DataError
 from stages.shards.locating import input_files, input_refs
 from stages.shards.pages import LIMIT_BYTES
@@ -19,6 +19,7 @@ from stages.shards.reuse import differences
 TABLE_BYTES = 64 << 20  # of groups that come as one table
 
 IMAGES = pa.field("images", pa.list_(IMAGE))
+ORDER = ("group_id", "group_index", "role", "pass", "sample_index")
 
 
 class Shards:
@@ -27,8 +28,8 @@ class Shards:
     Groups come whole and in the order of group_index.
     """
 
-    def __init__(self, paths: Sequence[Path], stage: str, schema: pa.Schema) -> None:
-        """Opens and checks `paths`, which must have been written by `stage`.
+    def __init__(self, paths: Sequence[Path], stage: str | Sequence[str], schema: pa.Schema) -> None:
+        """Opens and checks `paths`, which must have been written by `stage`, or by one of several.
 
         Raises UsageError for missing paths; DataError for damage, another stage or format, parts made
         differently, a group in two places or a group_index twice.
@@ -37,8 +38,10 @@ class Shards:
         self.files = input_files(paths)
         self.inputs = input_refs(self.files)
         self.metadata = read_metadata(self.files[0])
-        if self.metadata.stage != stage:
-            raise DataError(f"{self.files[0]}: written by `{self.metadata.stage}`; this reads what `{stage}` writes")
+        stages = [stage] if isinstance(stage, str) else stage
+        if self.metadata.stage not in stages:
+            wanted = " or ".join(f"`{each}`" for each in stages)
+            raise DataError(f"{self.files[0]}: written by `{self.metadata.stage}`; this reads what {wanted} writes")
         for file in self.files[1:]:
             if different := differences(self.metadata, read_metadata(file), ignore=("inputs",)):
                 raise DataError(f"{file} does not belong with {self.files[0]}: {different[0]}")
@@ -46,15 +49,17 @@ class Shards:
 
     def _check_groups(self) -> tuple[bool, int]:
         """Whether the groups of every file ascend, and how many groups there are."""
-        key = pa.schema([self.schema.field(name) for name in ("group_id", "group_index", "role", "sample_index")])
+        key = pa.schema([self.schema.field(name) for name in ORDER])
         where: dict[int, str] = {}
         seen: set[str] = set()
         ascending, last_index = True, -1
         for file in self.files:
             previous: tuple[str | None, int] = (None, -1)  # a group lives in one file
+            passes: list[str] = []  # of the group, the last the one that goes on
             highest = -1
             for batch in read_batches(file, key):
-                for group, index, role, sample in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                rows = zip(*(column.to_pylist() for column in batch.columns), strict=True)
+                for group, index, role, of_pass, sample in rows:
                     if group is None or index is None or sample is None or role not in (PROPOSER, SOLVER):
                         raise DataError(f"{file}: a row of group {group} lacks its group_index, role or sample_index")
                     if index < 0 or (group == previous[0] and index != last_index):
@@ -69,10 +74,24 @@ class Shards:
                         where[index] = str(file)
                         ascending, last_index = ascending and index > highest, index
                         highest = max(highest, index)
-                    elif role != SOLVER or sample <= previous[1]:
-                        raise DataError(f"{file}: the solver rows of group {group} are not in order of sample_index")
+                        passes = []
+                    elif role == SOLVER and (of_pass or ANSWER) not in passes:
+                        passes.append(of_pass or ANSWER)
+                    elif role != SOLVER or sample <= previous[1] or (of_pass or ANSWER) != passes[-1]:
+                        raise DataError(
+                            f"{file}: the solver rows of group {group} are not in order of pass and sample_index"
+                        )
                     previous = (group, sample if role == SOLVER else -1)
         return ascending, len(where)
+
+    def passes(self) -> list[str]:
+        """The names of the Solver's passes, in the order in which they come, from their columns alone."""
+        key = pa.schema([self.schema.field(name) for name in ("role", "pass")])
+        found: dict[str, None] = {}
+        for batch in (batch for file in self.files for batch in read_batches(file, key)):
+            solvers = batch.filter(pc.equal(batch["role"], SOLVER))
+            found |= dict.fromkeys(pc.unique(pc.fill_null(solvers["pass"], ANSWER)).to_pylist())
+        return list(found)
 
     def most_images(self) -> int:
         """How many images the fullest group has, at least 1, from their column alone."""

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from stages.contract import SOLVER, Metadata, group_id, trajectory_seed
+from stages.contract import ANSWER, Metadata, group_id, trajectory_seed
 from stages.parsing import parse_question
 
 Row = dict[str, Any]
@@ -15,18 +15,35 @@ ROUNDING = 1e-6
 def broken_promises(group: list[Row], metadata: Metadata) -> Iterator[str]:
     """What is wrong with the rows of one group, the proposer's first, of a shard with this metadata."""
     step = metadata.policy.step + group[0]["group_index"] + 1
-    solvers = [row for row in group if row["role"] == SOLVER]
-    if [row["sample_index"] for row in solvers] != list(range(len(solvers))):
-        yield "its sample_index has gaps"
-    if metadata.stage != "propose" and group[0]["reject_reason"] is None:
-        samples = metadata.stage_params("rollout").get("samples", len(solvers))
-        if len(solvers) != (samples if group[0]["question"] else 0):
-            yield f"it has {len(solvers)} rollouts, and {samples} were asked for"
+    passes: dict[str, list[Row]] = {}
+    for row in group[1:]:
+        passes.setdefault(row["pass"] or ANSWER, []).append(row)
+    if metadata.stage != "propose":
+        for name in {**metadata.passes, **passes}:
+            yield from _broken_pass(name, passes, metadata.passes.get(name, {}), group[0])
     if _is_ours(metadata) and group[0]["group_id"] != group_id(metadata.seed, step, group[0]["images_sha256"] or []):
         yield "its group_id does not follow from seed, step and images"
     for row in group:
         for problem in _broken_row(row, group[0], metadata, step):
             yield f"{row['role']} {row['sample_index']}: {problem}"
+
+
+def _broken_pass(name: str, passes: dict[str, list[Row]], params: dict[str, Any], proposal: Row) -> Iterator[str]:
+    """What is wrong with a pass, which was made with `params`, within one group; `passes` are the group's rows."""
+    rows, which = passes.get(name, []), "" if name == ANSWER else f" of pass {name}"
+    if [row["sample_index"] for row in rows] != list(range(len(rows))):
+        yield f"its sample_index{which} has gaps"
+    of = params.get("of")
+    samples = params.get("samples", len(rows))
+    if of is None and proposal["reject_reason"] is None and len(rows) != (samples if proposal["question"] else 0):
+        yield f"it has {len(rows)} rollouts{which}, and {samples} were asked for"
+    if of is not None:
+        parents = [row["parent_index"] for row in rows]
+        there = {row["sample_index"] for row in passes.get(of, [])}
+        if not there.issuperset(parents):
+            yield f"it has rollouts{which} that are made of rows that are not there"
+        elif any(parents.count(parent) != samples for parent in set(parents)):
+            yield f"it has not {samples} rollouts{which} of each row that they are made of"
 
 
 def _is_ours(metadata: Metadata) -> bool:
@@ -36,7 +53,7 @@ def _is_ours(metadata: Metadata) -> bool:
 
 def _broken_row(row: Row, proposal: Row, metadata: Metadata, step: int) -> Iterator[str]:
     for name in SHARED:
-        if row[name] != proposal[name]:
+        if row[name] != proposal[name] and not (name == "images_sha256" and row["images"] == []):
             yield f"its {name} is not its group's"
     token_ids, logprobs = row["token_ids"], row["logprobs"]
     if (token_ids is None) != (logprobs is None) or len(token_ids or ()) != len(logprobs or ()):

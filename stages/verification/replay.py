@@ -122,14 +122,16 @@ def _stage(lineage: Lineage, scratch: Path) -> tuple[Callable[..., Result], Any]
     if lineage.metadata.stage == "rollout":
         from stages.rollout import rollout
 
-        return partial(rollout, inputs), _sampled(RolloutParams(), lineage, scratch)
+        asked = _sampled(RolloutParams(pass_name=params["pass"]), lineage, scratch)
+        learned = _file(params["learn_prompt"], scratch / "learn.txt")
+        return partial(rollout, inputs), replace(asked, learn_prompt=learned)
     from stages.evaluate import evaluate
 
     tasks = params.get("tasks", [])
     if len(tasks) > 1:
         raise UsageError(f"{lineage.output}: holds {len(tasks)} tasks; only an evaluation of one can be made again")
-    asked = EvalParams(task=tasks, reasoning=params.get("reasoning", True))
-    return partial(evaluate, inputs), _sampled(asked, lineage, scratch)
+    of_tasks = EvalParams(task=tasks, reasoning=params.get("reasoning", True))
+    return partial(evaluate, inputs), _sampled(of_tasks, lineage, scratch)
 
 
 def _sampled(params: P, lineage: Lineage, scratch: Path) -> P:
@@ -138,12 +140,19 @@ def _sampled(params: P, lineage: Lineage, scratch: Path) -> P:
     found = from_recorded(params, recorded)
     if "prompt" not in recorded:
         return found
-    prompt = scratch / "prompt.txt"
-    prompt.write_text(recorded["prompt"], encoding="utf-8")
+    prompt = _file(recorded["prompt"], scratch / "prompt.txt")
     engine = EngineOptions(
         tensor_parallel=device.get("tensor_parallel", 1), batch_invariant=device.get("batch_invariant", False)
     )
     return replace(found, sampling=replace(found.sampling, prompt=prompt, sampler=recorded["sampler"], engine=engine))
+
+
+def _file(text: str | None, file: Path) -> str | None:
+    """The name of a file with the text, as a prompt is given."""
+    if text is None:
+        return None
+    file.write_text(text, encoding="utf-8")
+    return str(file)
 
 
 # --------------------------------------------------------------------------------------------- comparing

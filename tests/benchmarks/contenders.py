@@ -2,7 +2,7 @@
 
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,19 @@ class Ours:
         with context:
             self._learner.step(SOLVER, [self._example.group(self._learner.model)])
 
+    @property
+    def prompt_tokens(self) -> int:
+        prompt = self._example.group(self._learner.model).prompt
+        assert prompt is not None
+        return len(prompt)
+
     def save(self, folder: Path) -> Path:
         """Its adapter, for the others to start from the same."""
         self._learner.model.save_adapter(SOLVER, folder)
         return folder
+
+    def trained(self) -> Iterable[torch.Tensor]:
+        return self._learner.model.parameters(SOLVER).values()
 
 
 class Plain:
@@ -53,6 +62,9 @@ class Plain:
             self._optimizer.step()
             self._optimizer.zero_grad()
 
+    def trained(self) -> Iterable[torch.Tensor]:
+        return self._parameters
+
 
 class Trl:
     """trl's GRPOTrainer, given the completions and the rewards in place of sampling and judging.
@@ -67,6 +79,7 @@ class Trl:
         self._turn, self._done = threading.Semaphore(0), threading.Semaphore(0)
         self._failure: BaseException | None = None
         trainer = _trainer(model, example, adapter, repetitions, self)
+        self._trained = [parameter for parameter in trainer.model.parameters() if parameter.requires_grad]
         threading.Thread(target=self._run, args=(trainer, torch.get_num_threads()), daemon=True).start()
 
     def step(self, context: AbstractContextManager[Any]) -> None:
@@ -75,6 +88,9 @@ class Trl:
         self._done.acquire()
         if self._failure:
             raise self._failure
+
+    def trained(self) -> Iterable[torch.Tensor]:
+        return self._trained
 
     def _run(self, trainer: Any, threads: int) -> None:
         torch.set_num_threads(threads)
@@ -138,8 +154,16 @@ def _trainer(model: Model, example: Example, adapter: Path, repetitions: int, tu
     )
 
 
-def field(model: Model, example: Example, repetitions: int) -> Sequence[Ours | Plain | Trl]:
-    """All three, from the same adapter, ready for `repetitions` steps each."""
+def _ours(model: Model, example: Example, adapter: Path, repetitions: int) -> Ours:
+    """Leaves its adapter for the others to start from."""
     ours = Ours(model, example)
-    adapter = ours.save(Path(tempfile.mkdtemp()) / "adapter")
-    return ours, Plain(model, example, adapter), Trl(model, example, adapter, repetitions)
+    ours.save(adapter)
+    return ours
+
+
+# By name, in the order in which they must run: the first leaves the adapter.
+MAKERS: dict[str, Callable[[Model, Example, Path, int], Ours | Plain | Trl]] = {
+    Ours.name: _ours,
+    Plain.name: lambda model, example, adapter, repetitions: Plain(model, example, adapter),
+    Trl.name: Trl,
+}

@@ -1,9 +1,11 @@
 """The learner against a plain loop and trl: `python -m tests.benchmarks.learner`."""
 
 import json
+import subprocess
 import sys
 import tempfile
 from dataclasses import asdict, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,30 +16,42 @@ from rich.table import Table
 
 from stages.models.finding import Model
 from tests.benchmarks import contenders
-from tests.benchmarks.measure import GPU, Figures, flop_counter, matrix_rate, memory_meter, race, stopwatch
+from tests.benchmarks.measure import GPU, Figures, flop_counter, matrix_rate, memory_meter, stopwatch
 from tests.benchmarks.shapes import SHAPES, Shape, build, example, swept
-
-WARM_UPS = 2  # one step that counts FLOPs, one that meters memory
 
 
 def say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-def compare(name: str, shape: Shape, repetitions: int, rate: float) -> list[dict[str, Any]]:
-    """A row a contender: medians, counted FLOPs, and what our FLOPs allow of its time."""
+def compare(name: str, shape: Shape, repetitions: int, folder: Path) -> list[dict[str, Any]]:
+    """A row a contender: medians, counted FLOPs, and what our FLOPs allow of its time; one that fails says so.
+
+    Each has a process of its own, since three copies of a 7B are too much for a GPU; the shape's model is built as
+    `folder`/model, and stays.
+    """
+    rows: list[dict[str, Any]] = []
     say(f"{name}: building the model")
-    model = build(shape, Path(tempfile.mkdtemp()) / "model")
-    group = example(shape, model)
-    field = contenders.field(model, group, repetitions + WARM_UPS)
-    results = race(field, repetitions, say)
-    ours = results[contenders.Ours.name]
-    return [_row(name, shape, contender, figures, ours, rate) for contender, figures in results.items()]
+    build(shape, folder / "model")
+    for contender in contenders.MAKERS:
+        if contender == contenders.Trl.name and not find_spec("trl"):
+            continue
+        command = [sys.executable, "-m", "tests.benchmarks.contest", name, contender, str(folder), str(repetitions)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+        if done.returncode:
+            rows.append({"shape": name, "contender": contender, "failed": done.returncode})
+        else:
+            rows.append(_row(name, shape, contender, json.loads(done.stdout.splitlines()[-1]), rows))
+    return rows
 
 
-def _row(name: str, shape: Shape, contender: str, figures: Figures, ours: Figures, rate: float) -> dict[str, Any]:
+def _row(name: str, shape: Shape, contender: str, made: dict[str, Any], before: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of what `contest` printed; the first row is ours."""
+    figures = Figures(made["seconds"], made["flops"], made["peak"])
+    base = before[0] if before and "failed" not in before[0] else None
     tokens = shape.samples * shape.completion_tokens
-    speed_up, allowed = figures.median / ours.median, figures.flops / ours.flops
+    speed_up = figures.median / base["seconds"] if base else 1.0
+    allowed = figures.flops / 1e12 / base["TFLOP"] if base else 1.0
     return {
         "shape": name,
         "contender": contender,
@@ -45,12 +59,15 @@ def _row(name: str, shape: Shape, contender: str, figures: Figures, ours: Figure
         "rollouts/s": shape.samples / figures.median,
         "tokens/s": tokens / figures.median,
         "TFLOP": figures.flops / 1e12,
-        "of the matrix rate": figures.flops / figures.median / rate,
+        "of the matrix rate": figures.flops / figures.median / made["rate"],
+        "held GiB": made["held"] / 2**30,
         "peak MiB": figures.peak / 2**20,
         "our speed-up": speed_up,
         "allowed by FLOPs": allowed,
         "reached": speed_up / allowed,
-        "our memory": ours.peak / figures.peak,
+        "our memory": base["peak MiB"] * 2**20 / figures.peak if base else 1.0,
+        "finite": made["finite"],
+        "shares": made["shares"],
     }
 
 
@@ -84,16 +101,17 @@ def sweep(repetitions: int) -> list[dict[str, Any]]:
 
 def _with_image(shape: Shape) -> Shape:
     """The shape with a processor that keeps images of its size."""
-    assert shape.sizes is not None
     return replace(shape, sizes=replace(shape.sizes, pixels=shape.pixels**2))
 
 
 def show(rows: list[dict[str, Any]], title: str) -> None:
     table = Table(title=title)
-    for name in rows[0]:
+    columns = [name for name in rows[0] if not isinstance(rows[0][name], dict)]
+    for name in columns:
         table.add_column(name, justify="right" if not isinstance(rows[0][name], str) else "left")
     for row in rows:
-        table.add_row(*(f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values()))
+        cells = (row.get(name, "failed") for name in columns)
+        table.add_row(*(f"{value:.3g}" if isinstance(value, float) else str(value) for value in cells))
     Console(width=200).print(table)
 
 
@@ -105,7 +123,10 @@ def main(
 ) -> None:
     rate = matrix_rate()
     say(f"{torch.get_num_threads()} threads, large matrix products at {rate / 1e9:.0f} GFLOP/s")
-    raced = [row for name in shapes for row in compare(name, SHAPES[name], repetitions, rate)]
+    raced = []
+    for name in shapes:
+        with tempfile.TemporaryDirectory() as scratch:
+            raced += compare(name, SHAPES[name], repetitions, Path(scratch))
     show(raced, "an optimizer step on one group")
     grown = sweep(1) if sweeps else []
     if grown:

@@ -22,6 +22,7 @@ from ireasoner_cli.running.loop import Plan, run_loop
 from ireasoner_cli.running.prepare import preparing
 from ireasoner_cli.work import Work
 from stages.sampling import open_sampler
+from stages.sampling.warm import WarmEngine
 
 
 class Timed(Display):
@@ -55,7 +56,7 @@ def in_one_process(plan: Plan, warm: bool) -> tuple[float, float]:
         return replace(work, stage=stage)
 
     with Timed(plan.iterations) as view:
-        run_loop(plan, timed, view)
+        run_loop(plan, timed, view, WarmEngine())
     return view.seconds, own
 
 

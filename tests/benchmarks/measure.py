@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -81,17 +81,45 @@ def memory_meter(figures: Figures) -> Iterator[None]:
         figures.peak = max(figures.peak, live)
 
 
-def race(contenders: Sequence[Contender], repetitions: int, say: Callable[[str], None]) -> dict[str, Figures]:
-    """All contenders in turn, again and again; first each once to warm up, counting FLOPs, and once for memory."""
-    results = {contender.name: Figures() for contender in contenders}
-    for contender in contenders:
-        contender.step(flop_counter(results[contender.name]))
-        contender.step(memory_meter(results[contender.name]))
+class Stopwatch:
+    """Seconds spent in each of some functions, without those spent in another of them. `finish` waits for what was
+    begun, where a device works beside the program."""
+
+    def __init__(self, finish: Callable[[], Any] | None = None) -> None:
+        self._finish = finish or (lambda: None)
+        self.seconds: dict[str, float] = {}
+        self._inside: list[str] = []
+        self._since = time.perf_counter()
+
+    def timing(self, part: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*args: Any, **options: Any) -> Any:
+            self._change()
+            self._inside.append(part)
+            try:
+                return work(*args, **options)
+            finally:
+                self._change()
+                self._inside.pop()
+
+        return timed
+
+    def _change(self) -> None:
+        self._finish()
+        now = time.perf_counter()
+        if self._inside:
+            self.seconds[self._inside[-1]] = self.seconds.get(self._inside[-1], 0.0) + now - self._since
+        self._since = now
+
+
+def timed(contender: Contender, repetitions: int, say: Callable[[str], None]) -> Figures:
+    """Of `repetitions` steps; first one to warm up, counting FLOPs, and one for memory."""
+    figures = Figures()
+    contender.step(flop_counter(figures))
+    contender.step(memory_meter(figures))
     for repetition in range(repetitions):
-        for contender in contenders:
-            contender.step(stopwatch(results[contender.name]))
-            say(f"  {repetition + 1}/{repetitions} {contender.name}: {results[contender.name].seconds[-1]:.2f} s")
-    return results
+        contender.step(stopwatch(figures))
+        say(f"  {repetition + 1}/{repetitions} {contender.name}: {figures.seconds[-1]:.2f} s")
+    return figures
 
 
 def matrix_rate() -> float:

@@ -10,26 +10,35 @@ from PIL import Image
 
 from ireasoner_cli.demo import architecture
 from stages.models.finding import Model, find_model
-from tests.conftest import TEXTS, build_tiny_model
 from tests.plain import Example
+
+TEXTS = (
+    "Look at the image and answer the question below. Write one question about it.",
+    "<think>\nStep 1: The red bar is 4.\nStep 2: The blue bar is 7.\n</think>\n<answer>11</answer>",
+)
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A model and a group on it. pixels: side of the square image, 784 pixels a token; vocabulary: 0 for the
-    tokenizer's own."""
+    """A model and a group on it. pixels: side of the square image, 784 pixels a token."""
 
-    sizes: architecture.Sizes | None
+    sizes: architecture.Sizes
     pixels: int
     prompt_tokens: int
     samples: int = 5
     completion_tokens: int = 256
-    vocabulary: int = 0
+    vocabulary: int = 512
 
 
 SHAPES = {
-    # The model of the tests, on one of its groups.
-    "tiny": Shape(None, 56, 30, 5, 32),
+    # Of 0.1 million parameters, as the tests' own.
+    "tiny": Shape(
+        architecture.Sizes(
+            hidden=64, layers=2, heads=2, kv_heads=1, intermediate=96,
+            vision_hidden=32, vision_layers=1, vision_heads=2, vision_intermediate=48, pixels=56 * 56, init=0.2,
+        ),
+        56, 30, 5, 32, vocabulary=512,
+    ),
     # 1,024 image tokens of about 1,300; 27 % of a token's weights are the vocabulary's.
     "paper-like": Shape(
         architecture.Sizes(
@@ -52,8 +61,6 @@ SHAPES = {
 
 def build(shape: Shape, folder: Path) -> Model:
     """A random model of the shape, in the dtype the learner uses."""
-    if shape.sizes is None:
-        return find_model(str(build_tiny_model(folder)))
     tokenizer = architecture.build_tokenizer(TEXTS, vocabulary=400)
     config = architecture.build_config(tokenizer, shape.sizes)
     config.get_text_config().vocab_size = shape.vocabulary
@@ -67,6 +74,9 @@ def build(shape: Shape, folder: Path) -> Model:
     finally:
         torch.set_default_dtype(torch.float32)
     architecture.save_folder(folder, model, architecture.build_processor(tokenizer, shape.sizes))
+    del model
+    if gpu:
+        torch.cuda.empty_cache()  # for the processes that race on it
     return find_model(str(folder))
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -34,6 +33,7 @@ from stages.sampling.rows import Asking
 from stages.scoring import block
 from tests import chain
 from tests.benchmarks.learner import say, show
+from tests.benchmarks.measure import Stopwatch
 from tests.benchmarks.plain_score import PlainScorer, questions
 from tests.benchmarks.rollouts import write_embeddings, write_rollouts
 from tests.conftest import build_tiny_model, draw
@@ -52,11 +52,11 @@ def timed(work: Callable[[], Any]) -> float:
 # ------------------------------------------------------------------------------------------------ rollout
 
 
-def race_rollout(groups: int, repetitions: int) -> list[dict[str, Any]]:
+def race_rollout(groups: int, repetitions: int, checkpoint: Path = CHECKPOINT) -> list[dict[str, Any]]:
     """Tokens a second of the stage, files and all, and of bare `LLM.generate` on the same engine and requests."""
     folder = Path(tempfile.mkdtemp())
     os.chdir(folder)
-    shutil.copytree(CHECKPOINT, "model")
+    Path("model").symlink_to(checkpoint)
     for index in range(groups):
         draw(Path("pool") / f"{index}.png", index, (112, 112))
     written = [chain.group(index, f"pool/{index}.png", []) for index in range(groups)]
@@ -88,6 +88,7 @@ def race_rollout(groups: int, repetitions: int) -> list[dict[str, Any]]:
                 )
             )
             say(f"  {repetition + 1}/{repetitions} " + ", ".join(f"{n}: {t[-1]:.2f} s" for n, t in times.items()))
+    sampler.close()
     bare = statistics.median(times["bare vLLM"])
     return [
         {
@@ -116,7 +117,8 @@ def _bare(sampler: Any, requests: list[Any]) -> None:
         )
         for request in requests
     ]
-    texts = {request.prompt: sampler._prompts.chat_text(request.prompt) for request in requests}
+    builder = sampler._prompts[sampler._pixels]
+    texts = {request.prompt: builder.chat_text(request.prompt) for request in requests}
     prompts = [
         {"prompt": texts[request.prompt], "multi_modal_data": {"image": list(request.images)}} for request in requests
     ]
@@ -165,33 +167,6 @@ def grow_score(sizes: list[int]) -> list[dict[str, Any]]:
         )
         say(f"  {groups * SAMPLES} rollouts: {seconds:.1f} s, {peak:.0f} MiB")
     return rows
-
-
-class Stopwatch:
-    """Seconds spent in each of some functions, without those spent in another of them."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._inside: list[str] = []
-        self._since = time.perf_counter()
-
-    def timing(self, part: str, work: Callable[..., Any]) -> Callable[..., Any]:
-        def timed(*args: Any, **options: Any) -> Any:
-            self._change()
-            self._inside.append(part)
-            try:
-                return work(*args, **options)
-            finally:
-                self._change()
-                self._inside.pop()
-
-        return timed
-
-    def _change(self) -> None:
-        now = time.perf_counter()
-        if self._inside:
-            self.seconds[self._inside[-1]] = self.seconds.get(self._inside[-1], 0.0) + now - self._since
-        self._since = now
 
 
 def share_score(groups: int) -> list[dict[str, Any]]:

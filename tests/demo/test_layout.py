@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from ireasoner_cli.app import app
 from ireasoner_cli.demo import summary
 from ireasoner_cli.demo.layout import TEMPLATES, lay_out
 from stages.errors import UsageError
 from tests import chain
-from tests.test_cli import succeeds
 from tests.test_docs import check_command
 
 
@@ -73,16 +74,19 @@ def test_the_commands_work_as_written_and_the_summary_reads_what_they_wrote(
     folder = tmp_path / "demo"
     lay_out(folder)
     monkeypatch.chdir(folder)
-    fake = {f"IREASONER_{command}_SAMPLER": "fake" for command in ("PROPOSE", "ROLLOUT", "EVAL")}
+    small = {f"IREASONER_{command}_SAMPLER": "fake" for command in ("PROPOSE", "ROLLOUT", "EVAL")}
+    small |= {"IREASONER_PROPOSE_GROUPS": "8", "IREASONER_EVAL_LIMIT": "40"}
+    for name, value in small.items():
+        monkeypatch.setenv(name, value)
     make = subprocess.run(
         ["make", "ITERATIONS=2", f"IREASONER={sys.executable} -m ireasoner_cli", f"PYTHON={sys.executable}"],
-        capture_output=True, text=True, env={**os.environ, **fake},
+        capture_output=True, text=True, env=os.environ,
     )  # fmt: skip
     assert make.returncode == 0, make.stderr
     for title in ("What each stage wrote", "One trajectory", "Mean rewards", "Held-out accuracy", "type next"):
         assert title in make.stdout
     assert "it0002/scored.parquet" in make.stdout
-    again = subprocess.run(["make", "-q", "ITERATIONS=2", "it0002/policy/state.json"])
+    again = subprocess.run(["make", "-q", "ITERATIONS=2", "it0002/eval-sampled.parquet"])
     assert again.returncode == 0  # nothing left to do
     for command in (
         ["propose", "--images", "pool/"],
@@ -91,8 +95,28 @@ def test_the_commands_work_as_written_and_the_summary_reads_what_they_wrote(
         ["update", "scored.parquet"],
         ["eval", "benchmark.parquet", "--policy", "policy/"],
     ):
-        succeeds(*command, **fake)
+        done = CliRunner().invoke(app, command)
+        assert done.exit_code == 0, done.output
     assert chain.metadata(Path("scored.parquet"))["params"]["no_decay"] is True
+
+
+OPEN_AN_ENGINE = {"propose", "rollout", "eval", "run"}
+
+
+def test_three_engines_are_opened_and_for_more_iterations_two(tmp_path: Path) -> None:
+    """An engine takes most of a minute to open on a GPU: one for the loop, and one for each sampled evaluation."""
+    lay_out(tmp_path / "demo")
+
+    def opened(*words: str) -> list[str]:
+        told = subprocess.run(["make", "-n", *words], capture_output=True, text=True, cwd=tmp_path / "demo", check=True)
+        commands = re.findall(r"^ireasoner (\w+)", told.stdout, re.MULTILINE)
+        return sorted(command for command in commands if command in OPEN_AN_ENGINE)
+
+    assert opened() == opened("ITERATIONS=40") == ["eval", "eval", "run"]
+    for name in ("base-sampled.parquet", "it0006/eval.parquet", "it0006/eval-sampled.parquet"):
+        (tmp_path / "demo" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "demo" / name).touch()
+    assert opened() == [] and opened("ITERATIONS=12") == ["eval", "run"]
 
 
 def test_the_step_reward_reaches_its_full_weight_within_the_demo() -> None:

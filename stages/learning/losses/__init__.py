@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from stages.learning.losses.token_loss import Bounds, TokenLoss
 
-Loss = Literal["policy-gradient", "clip", "sft"]
+Loss = Literal["policy-gradient", "clip", "sft", "dpo"]
 Rule = Callable[["Tensor", "Tensor", "Tensor", "Bounds"], "TokenLoss"]
 
 

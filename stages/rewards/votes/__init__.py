@@ -9,13 +9,14 @@ import numpy as np
 
 from stages.rewards import choices
 
-Vote: TypeAlias = Callable[[np.ndarray, np.ndarray], np.ndarray]  # of group and logprob [R], as in Rollouts
+# Of group and logprob [R], as in Rollouts, and of the last-token self-reward [R], NaN where there is none.
+Vote: TypeAlias = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 
 def names() -> list[str]:
-    return choices.names(__name__)
+    return [name.replace("_", "-") for name in choices.names(__name__)]
 
 
 def load(name: str) -> Vote:
     """The vote of that name. Raises UsageError, with the nearest, for one that is not there."""
-    return choices.load(__name__, "vote", name).weights
+    return choices.load(__name__, "vote", name.replace("-", "_")).weights

@@ -1,0 +1,1 @@
+"""`doctor`: what this machine is, and what will run on it."""
