@@ -119,10 +119,9 @@ def test_hidden_states_in_bfloat16_are_those_in_float32(demo: Model, adapter: Pa
     def states() -> list[Tensor]:
         model = PolicyModel(demo, seed=0)
         model.set_adapter(SOLVER, model.read_adapter(SOLVER, adapter))
-        group = examples[0].group(model)
-        assert group.prompt is not None
-        completions = [torch.tensor(ids) for ids in group.token_ids]
-        return [each.float() for each in model.token_states(group.prompt, completions, SOLVER, model.depth // 2)]
+        prompt = model.process((examples[0].image,), examples[0].prompt, examples[0].pixels)
+        completions = [torch.tensor(ids) for ids in examples[0].token_ids]
+        return [each.float() for each in model.token_states(prompt, completions, SOLVER, model.depth // 2)]
 
     for one, other in zip(states(), in_bfloat16(states), strict=True):
         assert float(((one - other).norm(dim=-1) / one.norm(dim=-1)).max()) < 3e-2

@@ -10,12 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from stages import puzzles
+from stages import images, puzzles
 from stages.errors import DataError, UsageError
 from stages.images.views import seen
+from stages.learning.model import PolicyModel
 from stages.parameters.propose import ProposeParams
+from stages.parameters.rollout import RolloutParams
+from stages.parameters.score import ScoreParams
+from stages.parameters.update import UpdateParams
 from stages.parsing import answer_key
 from stages.propose import propose
+from stages.rollout import rollout
+from stages.score import score
+from stages.update import update
 from tests import chain
 
 POOL = Path("pool")
@@ -89,3 +96,38 @@ def test_an_odd_one_needs_another_picture(workdir: Path) -> None:
     with pytest.raises(DataError, match="one picture"):
         ask(task="odd-one-out", force=True)
     assert not list(Path().glob("*.unfinished"))
+
+
+@pytest.mark.parametrize("name", puzzles.names())
+def test_rollouts_see_what_the_question_is_about(workdir: Path, name: str) -> None:
+    """And who is right is paid: no vote enters."""
+    propose(POOL, *chain.asked(ProposeParams, task=name, groups=6, model="model"))
+    rollout([Path("questions.parquet")], RolloutParams(sampling=chain.fake()))
+    path = score([Path("rollouts.parquet")], ScoreParams(target="known", solver_reward="majority")).path
+    view = ""
+    for row in chain.rows(path):
+        if row["role"] == "proposer":
+            view, target = row["view"], row["target"]
+        else:
+            assert row["view"] == view and row["question"] in row["prompt"] and target is not None
+            assert row["reward"] == (row["answer_key"] == target)
+    assert view
+
+
+def test_what_is_learned_is_what_was_seen(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Turned pictures reach the learner turned, and a group's prompt is run once."""
+    propose(POOL, *chain.asked(ProposeParams, task="rotation", groups=2, model="model"))
+    rollout([Path("questions.parquet")], RolloutParams(sampling=chain.fake()))
+    score([Path("rollouts.parquet")], ScoreParams(target="known", solver_reward="majority"))
+    processed: list[bytes] = []
+    process = PolicyModel.process
+
+    def spied(self: PolicyModel, pictures: tuple, *arguments: object) -> object:
+        processed.extend(picture.tobytes() for picture in pictures if picture.size in ((64, 48), (48, 64)))
+        return process(self, pictures, *arguments)
+
+    monkeypatch.setattr(PolicyModel, "process", spied)
+    update([Path("scored.parquet")], UpdateParams(advantage="none"))
+    asked = [row for row in chain.rows(Path("scored.parquet")) if row["role"] == "proposer"]
+    wanted = [seen(images.load_all(row)[0], row["view"], 0).tobytes() for row in asked]
+    assert processed == wanted

@@ -400,9 +400,9 @@ def test_two_processes_learn_what_one_does(scored: Path) -> None:
         alone, spread = (load_file(Path(name) / role / "adapter_model.safetensors") for name in ("one", "two"))
         for name, tensor in alone.items():
             assert (spread[name] - tensor).norm() <= 1e-3 * tensor.norm(), name
-    states = [json.loads((Path(name) / "state.json").read_text()) for name in ("one", "two")]
-    assert [state["lineage"]["device"].pop("ranks") for state in states] == [1, 2]
-    assert states[0]["lineage"] == states[1]["lineage"]
+    lineages = [json.loads((Path(name) / "state.json").read_text())["lineage"] for name in ("one", "two")]
+    assert [lineage["device"].pop("ranks") for lineage in lineages] == [1, 2]
+    assert lineages[0] == lineages[1]
     again = torchrun("scored.parquet", *options)
     assert again.returncode == 0 and "up to date" in again.stderr
 

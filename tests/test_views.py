@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from stages.errors import UsageError
-from stages.images.views import PATCH, parsed, seen
+from stages.images.views import PATCH, both, check, is_drawn, parsed, seen, shown
 
 VIEWS = ("resize:20", "jitter:0.5,0.3", "mask:0.6", "pad", "rotate:3", "crop:0.7", "resize:20|jitter:0.5,0.3")
 
@@ -115,3 +115,29 @@ def test_either_of_two_with_equal_chance() -> None:
 def test_views_that_there_are_not(view: str, says: str) -> None:
     with pytest.raises(UsageError, match=says.replace("|", r"\|")):
         parsed(view)
+
+
+def test_one_view_after_another() -> None:
+    turned = seen(picture(), "turn:90", 0)
+    assert seen(picture(), "turn:90+resize:20", 4).tobytes() == seen(turned, "resize:20", 4).tobytes()
+    assert both("turn:90", "pad") == "turn:90+pad" and both(None, "pad") == "pad" and both(None, None) is None
+    with pytest.raises(UsageError, match="no view 'blur'"):
+        check("turn:90+blur")
+
+
+def test_pictures_are_changed_each_by_draws_of_its_own() -> None:
+    one, other = shown([picture(), picture()], "crop:0.3", 5)
+    assert one.tobytes() != other.tobytes() and one.tobytes() == seen(picture(), "crop:0.3", 5).tobytes()
+    assert shown([picture()], None, 5) == (picture(),)
+
+
+@pytest.mark.parametrize("view", ["turn:90", "tiles:3142", "resize:20", "turn:90+resize:20"])
+def test_the_seed_has_no_say(view: str) -> None:
+    assert not is_drawn(view)
+    assert len({seen(picture(), view, seed).tobytes() for seed in range(9)}) == 1
+
+
+@pytest.mark.parametrize("view", ["pad", "resize:20|turn:90", "turn:90+mask:0.6"])
+def test_the_seed_has_a_say(view: str) -> None:
+    assert is_drawn(view)
+    assert len({seen(picture(), view, seed).tobytes() for seed in range(20)}) > 1

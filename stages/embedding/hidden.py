@@ -18,7 +18,7 @@ from stages import images
 from stages.contract import SOLVER
 from stages.embedding import TOKENS_PER_STEP, Step
 from stages.errors import DataError, EngineError
-from stages.images.views import seen
+from stages.images.views import shown
 from stages.learning.learner import forbidden_in
 from stages.learning.model import PolicyModel
 from stages.models.device import memory_bounded, this_device
@@ -79,11 +79,11 @@ class HiddenEmbedder:
 
     def _embed_group(self, steps: list[Step], rows: Mapping[int, Row]) -> np.ndarray:
         embeddings = np.zeros((len(steps), self._width), np.float32)
-        shown: dict[Any, list[int]] = {}  # rows by what the model was shown
+        by_sight: dict[Any, list[int]] = {}  # rows by what the model was shown
         for number in dict.fromkeys(step.row for step in steps):
             if self._has_tokens(row := rows[number]):
-                shown.setdefault((row["prompt"], row["view"] and (row["view"], row["seed"])), []).append(number)
-        for alike in shown.values():
+                by_sight.setdefault((row["prompt"], row["view"] and (row["view"], row["seed"])), []).append(number)
+        for alike in by_sight.values():
             states = self.states([rows[number] for number in alike], self.depth // 2)
             for number, of_row in zip(alike, states, strict=True):
                 starts, ends = token_spans(self._model.tokenizer, rows[number])
@@ -100,9 +100,7 @@ class HiddenEmbedder:
         if not rows:
             return
         first = rows[0]
-        pictures = images.load_all(first)
-        if view := first["view"]:
-            pictures = tuple(seen(picture, view, first["seed"]) for picture in pictures)
+        pictures = shown(images.load_all(first), first["view"], first["seed"])
         prompt = self._policy.process(pictures, first["prompt"] or "", self._pixels)
         completions = [torch.tensor(row["token_ids"]) for row in rows]
         with memory_bounded("stop what else runs on it, or use --embedding static"):

@@ -2,7 +2,7 @@
 
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from PIL import Image, ImageEnhance
@@ -28,17 +28,44 @@ def seen(picture: Image.Image, view: str, seed: int) -> Image.Image:
     - `turn:DEGREES`   turned clockwise by as many quarters of a turn, always
     - `tiles:ORDER`    its four quarters in this order, always: `tiles:1234` is the picture, of an even size
 
-    and of several, `resize:20|mask:0.6`, one. Raises UsageError for a view that is none of these.
+    of several, `resize:20|mask:0.6`, one; and `turn:90+mask:0.6`, one after the other. Raises UsageError for a view
+    that is none of these.
     """
     draws = random.Random(seed)
-    name, numbers = draws.choice(parsed(view))
-    return VIEWS[name].draw(picture, draws, *numbers)
+    for step in view.split("+"):
+        name, numbers = draws.choice(parsed(step))
+        picture = VIEWS[name].draw(picture, draws, *numbers)
+    return picture
 
 
-def parsed(view: str) -> list[tuple[str, list[float]]]:
-    """The views that are asked for, with their numbers. Raises UsageError for one that there is not."""
+def shown(pictures: Sequence[Image.Image], view: str | None, seed: int) -> tuple[Image.Image, ...]:
+    """Pictures as a row shows them, each with draws of its own; without a view as they are."""
+    if view is None:
+        return tuple(pictures)
+    return tuple(seen(picture, view, seed + place) for place, picture in enumerate(pictures))
+
+
+def both(first: str | None, then: str | None) -> str | None:
+    """The view that is one view and then another, where there are both."""
+    return "+".join(view for view in (first, then) if view is not None) or None
+
+
+def is_drawn(view: str) -> bool:
+    """Whether the seed has a say in it."""
+    steps = [parsed(step) for step in view.split("+")]
+    return any(len(step) > 1 or not VIEWS[name].fixed for step in steps for name, _ in step)
+
+
+def check(view: str) -> None:
+    """Raises UsageError for a view that there is not."""
+    for step in view.split("+"):
+        parsed(step)
+
+
+def parsed(alternatives: str) -> list[tuple[str, list[float]]]:
+    """The views of which one is shown, with their numbers. Raises UsageError for one that there is not."""
     found = []
-    for one in view.split("|"):
+    for one in alternatives.split("|"):
         parts = GRAMMAR.fullmatch(one.strip())
         name = parts[1] if parts else one.split(":")[0].strip()
         if name not in VIEWS:
@@ -112,22 +139,23 @@ def _tiles(picture: Image.Image, draws: random.Random, order: float) -> Image.Im
 
 @dataclass(frozen=True)
 class View:
-    """A kind of view: how it is written, the largest of each of its numbers, what it does, and which numbers are none
-    for it beside those that are too large."""
+    """A kind of view: how it is written, the largest of each of its numbers, what it does, whether that is the same for
+    every seed, and which numbers are none for it beside those that are too large."""
 
     form: str
     largest: tuple[float, ...]
     draw: Draw
+    fixed: bool = False
     allowed: Callable[..., bool] = lambda *numbers: True
 
 
 VIEWS = {
-    "resize": View("resize:PIXELS", (10_000,), _resize),
+    "resize": View("resize:PIXELS", (10_000,), _resize, fixed=True),
     "jitter": View("jitter:BRIGHTNESS,HUE", (1, 0.5), _jitter),
     "mask": View("mask:SHARE", (1,), _mask),
     "pad": View("pad", (), _pad),
     "rotate": View("rotate:DEGREES", (180,), _rotate),
-    "crop": View("crop:SHARE", (1,), _crop, lambda share: share > 0),
-    "turn": View("turn:DEGREES", (270,), _turn, lambda degrees: degrees % 90 == 0),
-    "tiles": View("tiles:ORDER", (4321,), _tiles, lambda order: sorted(f"{order:g}") == list("1234")),
+    "crop": View("crop:SHARE", (1,), _crop, allowed=lambda share: share > 0),
+    "turn": View("turn:DEGREES", (270,), _turn, True, lambda degrees: degrees % 90 == 0),
+    "tiles": View("tiles:ORDER", (4321,), _tiles, True, lambda order: sorted(f"{order:g}") == list("1234")),
 }

@@ -5,7 +5,7 @@ from typing import Any
 
 from stages import images
 from stages.contract import ANSWER, PROPOSER, Metadata
-from stages.images.views import seen
+from stages.images.views import is_drawn, shown
 from stages.learning.model import PolicyModel, PromptInputs
 from stages.parameters.sampling import Pixels
 
@@ -36,18 +36,17 @@ class Contexts:
         """The row's prompt, pictures and view, or the prompt that it is to be learned on, and then the pictures as they
         are."""
         pictures = [picture or {} for picture in row["images"] or ()]
-        shown = tuple((picture.get("bytes"), picture.get("path")) for picture in pictures)
+        files = tuple((picture.get("bytes"), picture.get("path")) for picture in pictures)
         hashes = tuple(row["images_sha256"] or ())
         pixels = self._pixels.get(PROPOSER if row["role"] == PROPOSER else row["pass"] or ANSWER, Pixels())
         if row["learn_prompt"] is not None:
-            return Context(row["learn_prompt"], shown, hashes, pixels)
-        return Context(row["prompt"] or "", shown, hashes, pixels, row["view"], row["seed"] if row["view"] else None)
+            return Context(row["learn_prompt"], files, hashes, pixels)
+        seed = row["seed"] if row["view"] and is_drawn(row["view"]) else None
+        return Context(row["prompt"] or "", files, hashes, pixels, row["view"], seed)
 
 
 def processed(model: PolicyModel, context: Context, row: dict[str, Any]) -> PromptInputs:
     """The `context` of `row` as the model takes it. Raises DataError for pictures that are gone, have changed or cannot
     be decoded, UsageError for a view that there is not."""
-    pictures = images.load_all(row)
-    if context.view is not None and context.seed is not None:
-        pictures = tuple(seen(picture, context.view, context.seed) for picture in pictures)
+    pictures = shown(images.load_all(row), context.view, context.seed or 0)
     return model.process(pictures, context.text, context.pixels)

@@ -9,7 +9,7 @@ from PIL.Image import Image
 from stages import images
 from stages.contract import ANSWER, SOLVER, UNREADABLE, trajectory_seed
 from stages.errors import DataError, UsageError
-from stages.images.views import parsed, seen
+from stages.images.views import both, check, shown
 from stages.parsing import parse_tags
 from stages.prompts import QUESTION, filled, placeholders
 from stages.sampling.interface import Refused, Request
@@ -52,7 +52,7 @@ class SolverPass:
         if self.view is not None:
             if self.no_image:
                 raise UsageError("--view changes the pictures, and --no-image leaves them out; give one of them")
-            parsed(self.view)
+            check(self.view)
 
     def rows(self, group: list[Row]) -> Iterator[tuple[Row, Request]]:
         """The group's rows, still without completions, with their requests. Raises UnreadableImage, also for images
@@ -60,18 +60,19 @@ class SolverPass:
         proposal = group[0]
         prompts = list(self.prompts(group))
         pictures = _pictures(proposal) if prompts and not self.no_image else ()
+        view = None if self.no_image else both(proposal["view"], self.view)
+        if self.learn_prompt and proposal["view"] and prompts:
+            raise UsageError("--learn-prompt is about the pictures as they are, and these questions are about a change")
         shared = {name: proposal[name] for name in SHARED} | (NO_IMAGES if self.no_image else {})
         for place, (parent, prompt, learn_prompt) in enumerate(prompts):
             seed = trajectory_seed(proposal["group_id"], SOLVER, place, self.name)
             row: Row = {
                 **shared,
                 **{"role": SOLVER, "pass": self.name, "sample_index": place, "parent_index": parent},
-                **{"view": self.view, "prompt": prompt, "learn_prompt": learn_prompt, "seed": seed},
+                **{"view": view, "prompt": prompt, "learn_prompt": learn_prompt, "seed": seed},
                 **{"finish_reason": None, "reject_reason": None},
             }
-            view = self.view
-            shown = tuple(seen(picture, view, seed) for picture in pictures) if view else pictures
-            yield row, Request(shown, prompt, seed)
+            yield row, Request(shown(pictures, view, seed), prompt, seed)
 
     def prompts(self, group: list[Row]) -> Iterator[tuple[int | None, str, str | None]]:
         """What is asked in the group: for each of its rows the parent's sample_index, the prompt, and the one to learn
