@@ -27,6 +27,19 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+def model(name: str, dtype: Any) -> Any:
+    """It, frozen, on the device that holds nothing."""
+    prepare_transformers()
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    with torch.device("meta"):
+        made = AutoModelForImageTextToText.from_config(
+            AutoConfig.for_model("qwen2_5_vl", **PUBLISHED[name]), dtype=dtype
+        )
+    return made.requires_grad_(False).eval()
+
+
 @cache
 def architecture(name: str) -> Architecture:
     prepare_transformers()

@@ -244,8 +244,7 @@ class Learner:
 
     def _backward(self, role: Role, pack: Sequence[Bundle], kl_coef: float) -> Tensor:
         """Adds the gradient of the rows' part in the loss; returns the same sums [4] of the loss, of KL, of ŵ and of
-        |log π − log μ|. Runs
-        every prompt once and the completions behind them in passes."""
+        |log π − log μ|. Runs every prompt once and the completions behind them in passes."""
         device = self.model.device
         prompts = [bundle.prompt for bundle in pack]
         reference, prefix = self.model.prompts(prompts, role)
