@@ -28,7 +28,7 @@ SECONDS ?= 600
 SEEDS ?= 1
 
 .PHONY: install test demo picture bench accept families docs lint types clean \
-	evidence evidence-sweep evidence-steps evidence-page campaign-kill campaign-soak campaign-fuzz campaign-fuzz-guided \
+	evidence evidence-sweep evidence-steps evidence-page campaign-kill campaign-workers campaign-soak campaign-fuzz campaign-fuzz-guided \
 	campaign-properties
 
 install: $(STAMP)
@@ -118,6 +118,10 @@ evidence-page: $(STAMP)
 # SIGKILL at random moments of each of the five stages, KILLS times, and the same command again.
 campaign-kill: $(STAMP)
 	$(BIN)/python -m tests.campaigns.kill --kills $(KILLS)
+
+# SIGKILL at random moments of a run and of its workers, KILLS times in all, and the same command again.
+campaign-workers: $(STAMP)
+	$(BIN)/python -m tests.campaigns.workers --kills $(KILLS)
 
 # ITERATIONS iterations in one process: memory, open files and speed.
 campaign-soak: $(STAMP)

@@ -45,7 +45,7 @@ def guarded(command: Callable[..., Work | None], goes_on: bool = True) -> Callab
         try:
             work = command(**given)
             if work is not None:
-                work.show(work.stage(progress=console.TerminalProgress()))
+                work.show(work.carry_out(console.TerminalProgress()))
         except KeyboardInterrupt:
             console.error(f"interrupted{GO_ON if goes_on else ''}")
             raise typer.Exit(INTERRUPTED) from None

@@ -4,7 +4,7 @@ above those of a recipe and the defaults; and the variables, of which none may b
 import math
 import os
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -218,6 +218,26 @@ def is_default(context: typer.Context, name: str) -> bool:
     """Whether option `name` was left to its default."""
     source = context.get_parameter_source(name)
     return source is not None and source.name == "DEFAULT"
+
+
+def typed(context: typer.Context, without: Collection[str], **more: object) -> list[str]:
+    """The words of the command as they were typed behind `ireasoner`, `without` some options and with others."""
+    name = context.info_name or ""
+    options, arguments = [], []
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if source is None or source.name != "COMMANDLINE" or parameter.name in without:
+            continue
+        value = context.params[parameter.name or ""]
+        values = value if isinstance(value, list | tuple) else [value]
+        if parameter.param_type_name == "argument":
+            arguments += [str(each) for each in values]
+        elif isinstance(value, bool):
+            options.append((parameter.opts if value else parameter.secondary_opts)[0])
+        else:
+            options += [word for each in values for word in (parameter.opts[0], str(each))]
+    options += [word for key, value in more.items() for word in (f"--{key}", str(value))]
+    return [name, *options, "--", *arguments]
 
 
 def _name(key: str) -> str:

@@ -51,6 +51,25 @@ Recipe = Annotated[
 ]
 
 
+Workers = Annotated[
+    int | None,
+    Option(
+        min=1,
+        help="Processes that sample, each on GPUs of its own.",
+        show_default="the GPUs there are, by --tensor-parallel; 1 on a CPU",
+    ),
+]
+
+Cluster = Annotated[
+    str | None,
+    Option(
+        "--ray",
+        metavar="ADDRESS",
+        help="Workers on a Ray cluster; `auto` is the one that this machine belongs to (the extra `ray`).",
+        show_default=False,
+    ),
+]
+
 Pass = Annotated[
     str,
     Option(

@@ -22,8 +22,15 @@ class MadeDifferently(UsageError):
     """What is in the output's place was made from other inputs or with other parameters; `found` says which."""
 
     def __init__(self, found: str) -> None:
-        super().__init__(f"{found}; use --force to replace it, or another --out")
+        super().__init__(found)  # and no more: it is made again from its arguments where it comes from another process
         self.found = found
+
+    def __str__(self) -> str:
+        return f"{self.found}; use --force to replace it, or another --out"
+
+
+class BeingWritten(UsageError):
+    """Another process is writing the output, or holds its lock still."""
 
 
 class DataError(StageError):

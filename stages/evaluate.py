@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
@@ -46,17 +45,13 @@ def evaluate(
     Raises DataError, UsageError and EngineError as the other sampling stages do.
     """
     names = params.task or []
-    start = Start.chosen(call)
+    start = Start.chosen(call, SOLVER)
     benchmarks = [_open(name, inputs, params.data, call.limit, progress.say) for name in names or ("plain",)]
     asking = Asking.settled(SOLVER, start, params.sampling)
     if not params.reasoning:
         asking = replace(asking, prompt=DIRECT)
-    if names:
-        output = shards.output_path(call.out, f"eval-{names[0]}" if len(names) == 1 else "eval", [], call.shard)
-        recorded_tasks: dict[str, Any] = {"tasks": list(names), "reasoning": params.reasoning}
-    else:
-        output = shards.output_path(call.out, "eval", inputs, call.shard)
-        recorded_tasks = {}
+    output = output_of(inputs, params, call)
+    recorded_tasks = {"tasks": list(names), "reasoning": params.reasoning} if names else {}
     job = Job(
         "eval",
         call,
@@ -92,6 +87,13 @@ def evaluate(
         while group := list(islice(attempts, params.samples)):
             evaluated.write([attempt.scored(sample) for attempt, sample in group])
     return Result(output, summary=summarize(output))
+
+
+def output_of(inputs: Sequence[Path], params: EvalParams, call: Call) -> Path:
+    """The file that is written. Raises UsageError as `shards.output_path` does."""
+    names = params.task or []
+    default = f"eval-{names[0]}" if len(names) == 1 else "eval"
+    return shards.output_path(call.out, default, [] if names else inputs, call.shard)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from stages.contract import InputRef, Metadata, ModelRef
 from stages.errors import DataError
 from stages.models.finding import DEFAULT_MODEL, Model, locate_model
 from stages.parameters import Call
-from stages.policy import Policy, check_model, open_policy, recorded_policy
+from stages.policy import AdapterName, Policy, check_model, open_policy, recorded_policy
 from stages.progress import Progress
 from stages.result import Result
 
@@ -39,12 +39,13 @@ class Start:
     source: shards.Shards | None = None
 
     @staticmethod
-    def chosen(call: Call) -> "Start":
-        """Of a stage that begins a chain: the policy that is asked for, and the model it was trained on.
+    def chosen(call: Call, adapter: AdapterName | None = None) -> "Start":
+        """Of a stage that begins a chain: the policy that is asked for, and the model it was trained on. Of a policy of
+        which one `adapter` will be loaded nothing else is read.
 
         Raises UsageError, DataError and EngineError as `open_policy` and `locate_model` do.
         """
-        policy = open_policy(call.policy)
+        policy = open_policy(call.policy, adapter)
         model = locate_model(call.model, policy.state.model if policy.state else ModelRef(DEFAULT_MODEL))
         return Start(model, policy)
 
@@ -57,12 +58,12 @@ class Start:
         return Start(locate_model(call.model, source.metadata.model), Policy(None, None, source.metadata.policy))
 
     @staticmethod
-    def recorded(call: Call, source: shards.Shards) -> "Start":
-        """Of a stage that goes on with one: the policy and the model that `source` was made with.
+    def recorded(call: Call, source: shards.Shards, adapter: AdapterName | None = None) -> "Start":
+        """Of a stage that goes on with one: the policy and the model that `source` was made with; `adapter` as above.
 
         Raises UsageError, DataError and EngineError as `recorded_policy`, `locate_model` and `check_model` do.
         """
-        policy = recorded_policy(call.policy, source.metadata.policy, source.files[0])
+        policy = recorded_policy(call.policy, source.metadata.policy, source.files[0], adapter)
         model = locate_model(call.model, source.metadata.model)
         check_model(policy, model.ref)
         return Start(model, policy, source)

@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -242,15 +242,18 @@ def read_state(folder: Path) -> PolicyState:
 def fingerprint(folder: Path) -> str:
     """SHA-256 over all that makes the policy what it is, or, of a pruned one, made it; not over its metrics. Raises
     DataError where a file is missing."""
-    digest = hashlib.sha256()
     hashes = dict(read_state(folder).files) if is_pruned(folder) else {}
-    for name in sorted([*(hashes or files_in(folder)), STATE_FILE]):
-        if name not in hashes:
-            if not (folder / name).is_file():
-                raise DataError(f"{folder}: incomplete policy directory, {name} cannot be read")
-            hashes[name] = checked_sha256(folder / name)
-        digest.update(f"{name}\0{hashes[name]}\n".encode())
-    return digest.hexdigest()
+    for name in [] if hashes else files_in(folder):
+        if not (folder / name).is_file():
+            raise DataError(f"{folder}: incomplete policy directory, {name} cannot be read")
+        hashes[name] = checked_sha256(folder / name)
+    return _fingerprint_of(folder, hashes)
+
+
+def _fingerprint_of(folder: Path, files: Mapping[str, str]) -> str:
+    """The fingerprint of a policy whose other files have these SHA-256."""
+    hashes = {**files, STATE_FILE: checked_sha256(folder / STATE_FILE)}
+    return hashlib.sha256("".join(f"{name}\0{hashes[name]}\n" for name in sorted(hashes)).encode()).hexdigest()
 
 
 def is_pruned(folder: Path) -> bool:
@@ -266,14 +269,16 @@ def prune(folder: Path) -> None:
         shutil.rmtree(folder / adapter, ignore_errors=True)
 
 
-def check_whole(folder: Path, state: PolicyState) -> None:
-    """Raises DataError, naming the file, unless every file is what `state` says, and an adapter or moments."""
+def check_whole(folder: Path, state: PolicyState, only: AdapterName | None = None) -> None:
+    """Raises DataError, naming the file, unless every file is what `state` says, and an adapter or moments; with `only`
+    one adapter, no other file is looked at."""
     if is_pruned(folder):
         raise DataError(
             f"{folder}: only its state and metrics are left; `ireasoner run` keeps the adapters of the last policies "
             "(--keep) and of the best. `ireasoner update --force` of its scored shard makes it again"
         )
-    names = dict.fromkeys([*files_in(folder), *state.files])
+    there = dict.fromkeys([*files_in(folder), *state.files])
+    names = [name for name in there if only is None or name.startswith(f"{only}/")]
     try:
         for name in names:
             if not (folder / name).is_file():
@@ -324,23 +329,24 @@ def adapter_rank(adapter: Path) -> int:
 BASE_MODEL = Policy(None, None, PolicyRef())
 
 
-def open_policy(folder: Path | None) -> Policy:
-    """The policy in `folder`, or the base model at step 0. Raises as `read_state` and `check_whole` do."""
+def open_policy(folder: Path | None, only: AdapterName | None = None) -> Policy:
+    """The policy in `folder`, or the base model at step 0; who has need of `only` one adapter has no other file read.
+    Raises as `read_state` and `check_whole` do."""
     if folder is None:
         return BASE_MODEL
     state = read_state(folder)
-    check_whole(folder, state)
-    return Policy(folder, state, PolicyRef(state.step, fingerprint(folder)))
+    check_whole(folder, state, only)
+    return Policy(folder, state, PolicyRef(state.step, _fingerprint_of(folder, state.files)))
 
 
-def recorded_policy(folder: Path | None, recorded: PolicyRef, source: Path) -> Policy:
-    """The policy that `source` was made with, which must be the one in `folder`.
+def recorded_policy(folder: Path | None, recorded: PolicyRef, source: Path, only: AdapterName | None = None) -> Policy:
+    """The policy that `source` was made with, which must be the one in `folder`; `only` as for `open_policy`.
 
     Raises UsageError when it is missing, DataError when `folder` holds another.
     """
     if folder is None and recorded.step:
         raise UsageError(f"{source} was made with a policy at step {recorded.step}; name its folder with --policy")
-    policy = open_policy(folder)
+    policy = open_policy(folder, only)
     other_hash = recorded.sha256 is not None and policy.ref.sha256 != recorded.sha256
     if other_hash or policy.ref.step != recorded.step:
         made_with = f"the policy at step {recorded.step}" if recorded.step else "the base model"

@@ -50,7 +50,7 @@ def propose(
     if params.task is not None and params.questions is not None:
         raise UsageError("--task draws the questions, and --questions takes them from a column; give one of them")
     puzzle = puzzles.load(params.task) if params.task else None
-    start = Start.chosen(call)
+    start = Start.chosen(call, PROPOSER)
     asking = Asking.settled(PROPOSER, start, params.sampling) if params.questions is None and puzzle is None else None
     pool = open_pool(images_path, Columns(params.image_column, params.questions, params.target))
     job = Job(

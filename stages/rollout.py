@@ -41,8 +41,7 @@ def rollout(
     model.
     """
     groups = shards.Shards(inputs, ("propose", "rollout", "score"), TRAJECTORY)
-    of_base = params.adapter == "base"
-    start = Start.unread(call, groups) if of_base else Start.recorded(call, groups)
+    start = Start.unread(call, groups) if params.adapter == "base" else Start.recorded(call, groups, params.adapter)
     asks = params.pass_name == ANSWER and params.of is None
     asking = Asking.settled(SOLVER, start, params.sampling, params.adapter, asks)
     learn_prompt = None if params.learn_prompt is None else read_prompt(params.learn_prompt)

@@ -65,6 +65,11 @@ def test_rewards_are_mathematics() -> None:
             assert not heavy, f"{name}: {heavy}"
 
 
+def test_a_cluster_is_one_carrier_of_workers() -> None:
+    users = {name for name, found in IMPORTS.items() if any(each.split(".")[0] == "ray" for each in found)}
+    assert users == {"ireasoner_cli.workers.cluster", "ireasoner_cli.workers.acting"}
+
+
 def test_what_stands_at_the_top_is_stages_and_what_they_share() -> None:
     """Whoever adds a helper finds it a room."""
     shared = {"ahead", "errors", "export", "interrupts", "job", "policy", "progress", "result"}

@@ -8,11 +8,14 @@ from typing import Annotated, Any
 import typer
 
 from ireasoner_cli import console, options
-from ireasoner_cli.config import is_default
+from ireasoner_cli.config import is_default, typed
 from ireasoner_cli.work import Work
 from stages.parameters.evaluate import TASK_TOKENS, EvalCall, EvalParams
+from stages.progress import Progress
 from stages.result import Result
 from stages.tasks import NAMES
+
+NOT_FOR_PARTS = {"out", "workers", "ray", "force", "json"}
 
 
 @options.declared
@@ -29,6 +32,8 @@ def command(
     *,
     params: EvalParams,
     call: EvalCall,
+    workers: options.Workers = None,
+    ray: options.Cluster = None,
     json: options.Json = False,
     config: options.Config = None,
     recipe: options.Recipe = None,
@@ -44,6 +49,8 @@ def command(
 
     ireasoner eval benchmark.parquet --samples 5 --temperature 1 --out t1.parquet
 
+    ireasoner eval --task mathvista --workers 4
+
     The tasks are scored by rules, MathVista, MathVision and MathVerse too, which elsewhere a proprietary model
     judges; answers that no rule could read off count as wrong and are reported as a rate. Their output is
     eval-TASK.parquet in the working directory, or eval.parquet for several.
@@ -58,13 +65,27 @@ def command(
     if names and is_default(context, "max_tokens"):
         sampling = replace(sampling, decoding=replace(sampling.decoding, max_tokens=TASK_TOKENS))
     params = replace(params, task=names, sampling=sampling)
-    from stages.evaluate import evaluate
+    from stages.evaluate import evaluate, output_of
     from stages.sampling import open_sampler
 
     stage = partial(evaluate, inputs, params, call, engines=partial(open_sampler, debug=debug))
     if call.dry_run:
         return Work(stage, partial(console.stage_result, as_json=json))
-    return Work(stage, partial(_show, whole=not call.limit and not call.shard, json=json))
+    work = Work(stage, partial(_show, whole=not call.limit and not call.shard, json=json))
+    if call.shard:
+        return work
+
+    def by_workers(progress: Progress) -> Result:
+        from ireasoner_cli.workers.sampling import InParts, open_crew
+
+        with open_crew(workers, ray, sampling.engine.tensor_parallel, debug) as crew:
+            if crew is None:
+                return stage(progress=progress)
+            look = replace(work, stage=partial(evaluate, inputs, params, replace(call, force=False)))
+            words = partial(typed, context, NOT_FOR_PARTS)
+            return InParts(crew, call.force).make(look, words, output_of(inputs, params, call), progress)
+
+    return replace(work, typed=by_workers)
 
 
 def _show(result: Result, whole: bool, json: bool) -> None:

@@ -1,5 +1,4 @@
 import os
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -46,6 +45,8 @@ def command(
             help="Several seeds, as in 1,2,3: a run with each, in OUT/seed-1 and so on.", show_default=False
         ),
     ] = None,
+    workers: options.Workers = None,
+    ray: options.Cluster = None,
     track: Annotated[
         Literal["wandb"] | None,
         options.Option(help="Send the figures to a tracker, too (the extra `track`).", show_default=False),
@@ -55,13 +56,15 @@ def command(
     recipe: options.Recipe = None,
     debug: options.Debug = False,
 ) -> None:
-    """Run the whole loop: the stages' own commands, iteration after iteration, on one engine that stays warm.
+    """Run the whole loop: the stages' own commands, iteration after iteration, on engines that stay warm.
 
     ireasoner run --images pool/ --iterations 40 --groups 64 --out runs/first
 
     ireasoner run --images pool/ --out runs/first --benchmark benchmark.parquet
 
     ireasoner run --images more/ --policy runs/first/it0040/policy --out runs/on
+
+    ireasoner run --images pool/ --out runs/first --workers 4
 
     ireasoner run --images pool/ --out runs/full --seeds 1,2,3
 
@@ -70,6 +73,9 @@ def command(
     longer kept, state and metrics stay. A run that has collapsed (no entropy, KL out of bounds, nothing parsed) stops
     and says what to change. With --seeds the runs come one after another, each as --seed makes it, and `compare` takes
     their folder as one side.
+
+    It samples on all GPUs there are, a worker each; the files are those of one, and a run may go on with another
+    number. One that is lost is replaced.
     """  # fmt: skip
     if "TORCHELASTIC_RUN_ID" in os.environ:  # set by torchrun, and by nothing else
         raise UsageError("run is one process and cannot be started by torchrun; a shell loop can, its `update` alone")
@@ -80,10 +86,10 @@ def command(
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read when torch is imported, here before vLLM
     from ireasoner_cli.running.display import Display
     from ireasoner_cli.running.loop import Plan, run_loop
-    from ireasoner_cli.running.prepare import preparing
+    from ireasoner_cli.running.prepare import Prepare
     from ireasoner_cli.running.tracking import tracking
+    from ireasoner_cli.workers.sampling import open_sampling
     from stages import shards
-    from stages.sampling.warm import WarmEngine
 
     named = passes(context)  # the answers come first, unless they have a place among them
     # A key at the top of ireasoner.toml reaches the stages by itself, where a stage's table may override it.
@@ -103,7 +109,9 @@ def command(
         passes=named if "answer" in named else ["answer", *named],
     )
     runs = [replace(plan, out=out / f"seed-{each}", seed=each) for each in several] or [plan]
-    with closing(WarmEngine(debug)) as engines:
+    prepare = Prepare(context, config, debug)
+    gpus_each = prepare.setting("tensor_parallel", "rollout", {"recipe": plan.recipes[0]}, out)
+    with open_sampling(workers, ray, gpus_each, debug) as sampling:
         for one in runs:
             # Alone in the folder: of two runs one would take a stage from the other, which then fails.
             with (
@@ -114,7 +122,7 @@ def command(
                 if several:
                     view.say(f"{one.out}:")
                 try:
-                    summary = run_loop(one, preparing(context, config, debug), view, engines, tracked)
+                    summary = run_loop(one, prepare, view, sampling, tracked)
                 except MadeDifferently as error:
                     told = f"{error.found}; go on with the settings it began with, or name another --out"
                     raise UsageError(told) from error

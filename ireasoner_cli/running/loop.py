@@ -1,4 +1,4 @@
-"""The loop: every stage of every iteration, on one warm engine.
+"""The loop: every stage of every iteration, on engines that stay warm.
 
 OUT/base.parquet                                                      on the benchmark, what the run starts from
 OUT/it0001/questions.parquet  rollouts.parquet  scored.parquet        as a shell loop writes them
@@ -18,15 +18,18 @@ from ireasoner_cli.recipes import Phase
 from ireasoner_cli.running.figures import Figures, collapse, read_figures
 from ireasoner_cli.running.prepare import Prepare
 from ireasoner_cli.running.tracking import Track, no_tracker
+from ireasoner_cli.workers.answer import Words
+from ireasoner_cli.workers.sampling import Sampling
 from stages import shards
 from stages.contract import ANSWER
 from stages.errors import EngineError
+from stages.job import Start
 from stages.models.support import adapters, check_learning
+from stages.parameters import Call
 from stages.policy import STATE_FILE, is_pruned, open_policy, prune
 from stages.progress import Progress
 from stages.result import Result
-from stages.sampling import Sampler, Wanted
-from stages.sampling.warm import WarmEngine
+from stages.sampling import resolve_sampler
 
 
 @dataclass(frozen=True)
@@ -88,9 +91,7 @@ class View(Progress, Protocol):
         ...
 
 
-def run_loop(
-    plan: Plan, prepare: Prepare, view: View, engines: WarmEngine, track: Track = no_tracker
-) -> dict[str, Any]:
+def run_loop(plan: Plan, prepare: Prepare, view: View, sampling: Sampling, track: Track = no_tracker) -> dict[str, Any]:
     """Runs what is missing of the plan's iterations; returns the figures of the last, and which policy is best.
     `track` is told the figures of each.
 
@@ -101,8 +102,9 @@ def run_loop(
             prepare("rollout", {"recipe": recipe, "pass": name}, plan.out)
         for stage in ("score", "update", *(["eval"] if plan.benchmark else [])):
             prepare(stage, {"recipe": recipe}, plan.benchmark or plan.out)
-    loop = _Loop(plan, prepare, view, engines, track)
+    loop = _Loop(plan, prepare, view, sampling, track)
     first = loop.resume()
+    loop.check_model()
     if plan.benchmark is not None:
         loop.evaluate(0)
     made: list[Figures] = []  # by this process: who goes on after a collapse means it
@@ -118,12 +120,12 @@ def run_loop(
 
 
 class _Loop:
-    def __init__(self, plan: Plan, prepare: Prepare, view: View, engines: WarmEngine, track: Track) -> None:
+    def __init__(self, plan: Plan, prepare: Prepare, view: View, sampling: Sampling, track: Track) -> None:
         self._plan = plan
         self._prepare = prepare
         self._view = view
         self._track = track
-        self._engines = engines
+        self._sampling = sampling
         self.history: dict[int, Figures] = {}
         self.base_accuracy: float | None = None
 
@@ -149,6 +151,17 @@ class _Loop:
         if begun.is_file():
             made = shards.read_metadata(begun)
             shards.refuse_differences(str(begun), made, replace(made, policy=open_policy(self._plan.start).ref))
+
+    def check_model(self) -> None:
+        """Raises EngineError where the loop would come to nothing: the model cannot be learned from, or vLLM not sample
+        from the policy that the first iteration makes."""
+        plan = self._plan
+        settings = {"images": plan.images, "model": plan.model, "recipe": plan.recipe_of(1)}
+        name, sampler = (self._prepare.setting(option, "propose", settings) for option in ("model", "sampler"))
+        model = Start.chosen(Call(model=name, policy=plan.start)).model
+        check_learning(model)
+        if resolve_sampler(sampler, model, None) == "vllm" and (reason := adapters(model)):
+            raise EngineError(f"{model.ref.name}: {reason}")
 
     def iterate(self, number: int) -> bool:
         """One turn of the loop. False when all of it was there."""
@@ -190,14 +203,14 @@ class _Loop:
         settings = {"policy": self._plan.policy(number - 1), "out": folder / "scored.parquet"}
         rows = folder / f"{self._plan.rows(self._plan.passes[-1])}.parquet"
         work = self._prepare("score", {**settings, "recipe": self._plan.recipe_of(number)}, rows)
-        self._engines.sleep()  # hidden states need the device; nothing is sampled again before the update
+        self._sampling.sleep()  # hidden states need the device; nothing is sampled again before the update
         return work.stage(progress=self._view)
 
     def _update(self, number: int) -> Result:
         folder = self._plan.folder(number)
         settings = {"policy": self._plan.policy(number - 1), "out": folder / "policy"}
         work = self._prepare("update", {**settings, "recipe": self._plan.recipe_of(number)}, folder / "scored.parquet")
-        self._engines.sleep()
+        self._sampling.sleep()
         return work.stage(progress=self._view)
 
     def evaluate(self, number: int) -> Result:
@@ -205,29 +218,22 @@ class _Loop:
         plan = self._plan
         assert plan.benchmark is not None
         out = plan.folder(number) / "eval.parquet" if number else plan.out / "base.parquet"
-        settings = {"model": plan.model, "seed": plan.seed, "policy": plan.policy(number), "out": out}
-        work = self._prepare("eval", settings, plan.benchmark)
-        result = work.stage(progress=self._view, engines=self._open)
+        settings = {"model": plan.model, "seed": plan.seed, "policy": plan.policy(number)}
+        result = self._made("eval", out, settings, plan.benchmark)
         if not number:
             self.base_accuracy = result.summary["accuracy"]
         return result
 
     def _sample(self, stage: str, number: int, output: str, settings: Mapping[str, object], *inputs: Path) -> Result:
-        folder = self._plan.folder(number)
-        own = {
-            "policy": self._plan.policy(number - 1),
-            "out": folder / f"{output}.parquet",
-            "recipe": self._plan.recipe_of(number),
-        }
-        return self._prepare(stage, {**settings, **own}, *inputs).stage(progress=self._view, engines=self._open)
+        own = {"policy": self._plan.policy(number - 1), "recipe": self._plan.recipe_of(number)}
+        return self._made(stage, self._plan.folder(number) / f"{output}.parquet", {**settings, **own}, *inputs)
 
-    def _open(self, wanted: Wanted) -> Sampler:
-        """The warm engine. Raises EngineError, the first time already, where the loop would come to nothing: the model
-        cannot be learned from, or vLLM not sample from the policy that the first iteration makes."""
-        check_learning(wanted.model)
-        if wanted.name == "vllm" and (reason := adapters(wanted.model)):
-            raise EngineError(f"{wanted.model.ref.name}: {reason}")
-        return self._engines(wanted)
+    def _made(self, stage: str, out: Path, settings: Mapping[str, object], *inputs: Path) -> Result:
+        def words(**more: object) -> Words:
+            return self._prepare.words(stage, {**settings, **more}, *inputs)
+
+        work = self._prepare(stage, {**settings, "out": out}, *inputs)
+        return self._sampling.make(work, words, out, self._view)
 
     @property
     def best(self) -> int | None:

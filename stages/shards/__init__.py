@@ -3,14 +3,16 @@
 `locating` says which files are meant, `parquet` reads and writes one, `reading` makes groups of many; `sealing` and
 `pages` find damage and what would exhaust memory. Writing (`output`, `durable`) goes through a hidden `.NAME.partial/`
 beside the output: finished chunks of groups gather there, so that a killed stage loses at most one chunk and an
-interrupted one nothing, and the file appears by an atomic rename once all its bytes are on disk. `reuse` says whether
-what is there already will do.
+interrupted one nothing, and the file appears by an atomic rename once all its bytes are on disk. What several
+processes make lies as parts in `.NAME.parts/` until `joining` puts them together. `reuse` says whether what is there
+already will do.
 """
 
 from stages.shards.durable import (
     clear_leftovers,
     discard_old_directory,
     partial_directory,
+    parts_directory,
     publish_directory,
     restore_directory,
     sync_directory,
@@ -18,6 +20,7 @@ from stages.shards.durable import (
     sync_tree,
     writing,
 )
+from stages.shards.joining import join
 from stages.shards.locating import PART, Found, Part, find_output, input_files, input_refs, output_path
 from stages.shards.output import Output, left_over
 from stages.shards.parquet import (
@@ -48,9 +51,11 @@ __all__ = [
     "input_refs",
     "is_done",
     "is_usable",
+    "join",
     "left_over",
     "output_path",
     "partial_directory",
+    "parts_directory",
     "plan",
     "publish_directory",
     "read_batches",

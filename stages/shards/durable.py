@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from stages.errors import EngineError, UsageError, why
+from stages.errors import BeingWritten, EngineError, UsageError, why
 
 
 def partial_directory(output: Path) -> Path:
@@ -16,11 +16,16 @@ def partial_directory(output: Path) -> Path:
     return output.with_name(f".{output.name}.partial")
 
 
+def parts_directory(output: Path) -> Path:
+    """Where the parts of `output` lie that several processes make, until they are joined."""
+    return output.with_name(f".{output.name}.parts")
+
+
 @contextlib.contextmanager
 def writing(output: Path, force: bool) -> Iterator[Path]:
     """Holds the hidden partial directory of `output` for this process; yields it.
 
-    Raises UsageError when another process is writing the same output, or has since it was looked for; EngineError
+    Raises BeingWritten when another process is writing the same output, or has since it was looked for; EngineError
     when the place cannot be written to, or no longer can.
     """
     partial = partial_directory(output)
@@ -34,11 +39,11 @@ def writing(output: Path, force: bool) -> Iterator[Path]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise UsageError(f"{output}: another process is writing it") from error
+            raise BeingWritten(f"{output}: another process is writing it") from error
         try:
             # Whoever held the lock may have finished since we looked, and taken the directory away with it.
             if not _is_at(lock, partial / "lock") or (output.exists() and not force):
-                raise UsageError(f"{output}: another process has just written it; run the command again")
+                raise BeingWritten(f"{output}: another process has just written it; run the command again")
             yield partial
         except OSError as error:
             raise EngineError(f"{output}: cannot be written ({why(error)})") from error
@@ -59,6 +64,7 @@ def _is_at(file: IO[str], path: Path) -> bool:
 
 def clear_leftovers(output: Path) -> None:
     """Removes what a run that died after its last rename left beside `output`, unless somebody is at work there."""
+    shutil.rmtree(parts_directory(output), ignore_errors=True)
     if partial_directory(output).exists():
         with contextlib.suppress(UsageError), writing(output, force=True) as partial:
             shutil.rmtree(partial)

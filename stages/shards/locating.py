@@ -7,7 +7,7 @@ from pathlib import Path
 
 from stages.contract import InputRef
 from stages.errors import DataError, UsageError
-from stages.shards.durable import partial_directory
+from stages.shards.durable import partial_directory, parts_directory
 from stages.shards.sealing import checked_sha256
 
 OTHER_FORMATS = {".csv", ".tsv", ".json", ".jsonl", ".arrow", ".feather", ".pq", ".txt"}  # no directories
@@ -106,6 +106,8 @@ def find_output(path: Path) -> Found:
 
     Raises UsageError when there is nothing at `path`, finished or not; DataError when it holds no rows yet.
     """
+    if not path.exists() and parts_directory(path).is_dir():
+        path = parts_directory(path)
     if path.is_dir():
         found = sorted(file for file in path.glob("*.parquet") if not file.name.startswith("."))
         files = sorted((file for file in found if PART.fullmatch(file.name)), key=_part_order) or found

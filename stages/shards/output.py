@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from stages.contract import METADATA_KEY, Metadata
 from stages.progress import SILENT, Progress
-from stages.shards.durable import partial_directory, sync_directory, writing
+from stages.shards.durable import partial_directory, parts_directory, sync_directory, writing
 from stages.shards.locating import parts_of_other_counts
 from stages.shards.parquet import image_feature, read_own, schema_of, write_file
 from stages.shards.reuse import is_usable
@@ -141,7 +141,8 @@ class Output:
             if self._pending:
                 self._flush(len(self._pending))
             self._write_file(self.path, map(read_own, self._chunks))
-            shutil.rmtree(self._partial, ignore_errors=True)
+            for left in (self._partial, parts_directory(self.path)):
+                shutil.rmtree(left, ignore_errors=True)
             for other, _ in parts_of_other_counts(self.path):
                 other.unlink()  # is_done() has asked for --force
 

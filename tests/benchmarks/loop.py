@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,10 @@ from ireasoner_cli.demo.layout import lay_out
 from ireasoner_cli.running.display import Display
 from ireasoner_cli.running.figures import Figures
 from ireasoner_cli.running.loop import Plan, run_loop
-from ireasoner_cli.running.prepare import preparing
+from ireasoner_cli.running.prepare import Prepare
 from ireasoner_cli.work import Work
+from ireasoner_cli.workers.sampling import Here
 from stages.sampling import open_sampler
-from stages.sampling.warm import WarmEngine
 
 
 class Timed(Display):
@@ -40,23 +41,24 @@ class Timed(Display):
 def in_one_process(plan: Plan, warm: bool) -> tuple[float, float]:
     """Seconds of the loop, and of the stages in it; an engine for every stage unless `warm`."""
     context = typer.main.get_command(app).make_context("ireasoner", ["run"])
-    prepare = preparing(typer.Context(context.command, parent=context), None, False)
     own = 0.0
 
-    def timed(*words: Any) -> Work:
-        work = prepare(*words)
+    class Clocked(Prepare):
+        def __call__(self, *words: Any) -> Work:
+            work = super().__call__(*words)
 
-        def stage(**given: Any) -> Any:
-            nonlocal own
-            started = time.perf_counter()
-            result = work.stage(**given if warm or "engines" not in given else given | {"engines": open_sampler})
-            own += time.perf_counter() - started
-            return result
+            def stage(**given: Any) -> Any:
+                nonlocal own
+                started = time.perf_counter()
+                result = work.stage(**given if warm or "engines" not in given else given | {"engines": open_sampler})
+                own += time.perf_counter() - started
+                return result
 
-        return replace(work, stage=stage)
+            return replace(work, stage=stage)
 
-    with Timed(plan.iterations) as view:
-        run_loop(plan, timed, view, WarmEngine())
+    prepare = Clocked(typer.Context(context.command, parent=context), None, False)
+    with Timed(plan.iterations) as view, closing(Here()) as here:
+        run_loop(plan, prepare, view, here)
     return view.seconds, own
 
 

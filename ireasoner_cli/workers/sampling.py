@@ -1,0 +1,140 @@
+"""Stages that sample: here, on one engine, or in parts, by the workers of a crew."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Protocol
+
+from ireasoner_cli.work import Work
+from ireasoner_cli.workers.answer import Words
+from ireasoner_cli.workers.crew import Carrier, Crew
+from stages import shards
+from stages.errors import UsageError
+from stages.progress import Progress
+from stages.result import Result
+from stages.sampling.warm import WarmEngine
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+DRIVER = Path("/proc/driver/nvidia/version")  # there where NVIDIA's driver is loaded
+
+
+class Sampling(Protocol):
+    """Who has stages sampled."""
+
+    def make(self, work: Work, words: Callable[..., Words], output: Path, progress: Progress) -> Result:
+        """Carries out `work`, which writes `output`. `words` gives its command, with options in place of its own."""
+        ...
+
+    def sleep(self) -> None:
+        """Leaves the device's memory to others until there is something to sample again."""
+        ...
+
+
+class Here:
+    """This process, on an engine that stays warm."""
+
+    def __init__(self, debug: bool = False) -> None:
+        self._engines = WarmEngine(debug)
+
+    def make(self, work: Work, words: Callable[..., Words], output: Path, progress: Progress) -> Result:
+        return work.stage(progress=progress, engines=self._engines)
+
+    def sleep(self) -> None:
+        self._engines.sleep()
+
+    def close(self) -> None:
+        self._engines.close()
+
+
+class InParts:
+    """A crew, each of whose workers makes a part. What becomes of them is the file that `Here` makes, and what an
+    interrupted run has left is taken up, whichever of the two it was."""
+
+    def __init__(self, crew: Crew, force: bool = False) -> None:
+        """`force`: what is there is made anew; the work that is carried out does not say so."""
+        self._crew = crew
+        self._force = force
+
+    def make(self, work: Work, words: Callable[..., Words], output: Path, progress: Progress) -> Result:
+        if output.exists() and not self._force:
+            return work.stage(progress=progress)  # which compares, and refuses what was made differently
+        folder, count = shards.parts_directory(output), self._crew.size
+        if self._force or (folder.is_dir() and not all(f"-of-{count}." in part.name for part in folder.iterdir())):
+            shutil.rmtree(folder, ignore_errors=True)
+        commands = [words(out=folder, shard=f"{index}/{count}") for index in range(1, count + 1)]
+        with progress.track(commands[0][0], count, "parts") as advance:
+            self._crew.run(commands, advance)
+        shards.join(folder, output, self._force)
+        return replace(work.stage(progress=progress), reused=False)
+
+    def sleep(self) -> None:
+        self._crew.sleep()
+
+
+@contextmanager
+def open_crew(workers: int | None, ray: str | None, gpus_each: int, debug: bool) -> Iterator[Crew | None]:
+    """So many workers, on this machine or on the cluster that `ray` names, with so many GPUs each; by default as many
+    as the GPUs allow. None where that is one on this machine, and so this process.
+
+    Raises UsageError where there are not so many GPUs.
+    """
+    carrier: Carrier
+    if ray is not None:
+        if find_spec("ray") is None:
+            raise UsageError("Ray is not installed: pip install 'ireasoner[ray]', here and on the cluster's machines")
+        from ireasoner_cli.workers.cluster import Actors
+
+        carrier = Actors(ray, workers, gpus_each, debug)
+    else:
+        devices = _devices(workers, gpus_each)
+        if len(devices) == 1:
+            yield None
+            return
+        from ireasoner_cli.workers.processes import Processes
+
+        carrier = Processes(devices, debug)
+    crew = Crew(carrier)
+    try:
+        yield crew
+    finally:
+        crew.close()
+
+
+@contextmanager
+def open_sampling(workers: int | None, ray: str | None, gpus_each: int, debug: bool) -> Iterator[Sampling]:
+    """By a crew, or here where there is none. Raises as `open_crew` does."""
+    with open_crew(workers, ray, gpus_each, debug) as crew:
+        if crew is not None:
+            yield InParts(crew)
+            return
+        with closing(Here(debug)) as here:
+            yield here
+
+
+def _devices(workers: int | None, gpus_each: int) -> list[str | None]:
+    """What each worker sees of the GPUs that this process sees. Raises UsageError where they are too few."""
+    gpus = _gpus()
+    if not gpus:
+        return [None] * (workers or 1)
+    count = workers or max(1, len(gpus) // gpus_each)
+    if count > 1 and count * gpus_each > len(gpus):
+        raise UsageError(
+            f"{count} workers of {gpus_each} GPU{'s' * (gpus_each > 1)} each, and {len(gpus)} are there; "
+            "give fewer --workers, or none for as many as fit"
+        )
+    return [",".join(gpus[place * gpus_each : (place + 1) * gpus_each]) for place in range(count)]
+
+
+def _gpus() -> list[str]:
+    """The GPUs that this process may use, by the names that CUDA_VISIBLE_DEVICES has for them."""
+    if not DRIVER.exists():
+        return []
+    import torch
+
+    named = os.environ.get(VISIBLE)
+    names = [str(number) for number in range(torch.cuda.device_count())] if named is None else named.split(",")
+    return names[: torch.cuda.device_count()]

@@ -1,0 +1,99 @@
+"""A worker: runs stages in its process, on an engine that stays warm.
+
+    echo '["rollout", "--shard", "1/2", "--out", "rollouts", "--", "questions.parquet"]' |
+        python -m ireasoner_cli.workers.worker
+
+Words come in on stdin, a JSON list a line, and an answer a line goes out on stdout.
+"""
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import typer
+
+from ireasoner_cli.app import app
+from ireasoner_cli.running.prepare import read_words
+from ireasoner_cli.workers.answer import SLEEP, Answer, Words
+from stages.errors import BeingWritten, EngineError, StageError, UsageError
+from stages.progress import SILENT, Progress
+from stages.sampling import Sampler, Wanted
+from stages.sampling.warm import WarmEngine
+
+DEBUG = "--debug"
+PR_SET_PDEATHSIG = 1
+
+
+class Worker:
+    """`run`s words."""
+
+    def __init__(self, debug: bool = False) -> None:
+        group: Any = typer.main.get_command(app)
+        self._program = typer.Context(group, info_name="ireasoner", auto_envvar_prefix="IREASONER")
+        self._engines = WarmEngine(debug)
+        self._debug = debug
+        self._sampling = False
+
+    def run(self, words: Words, progress: Progress = SILENT) -> Answer:
+        """Does what the words say; KeyboardInterrupt passes."""
+        self._sampling = False
+        try:
+            if tuple(words) == SLEEP:
+                self._sampling = True  # an engine that cannot sleep is as good as dead
+                self._engines.sleep()
+            else:
+                read_words(words, self._program).stage(progress=progress, engines=self._open)
+            return Answer()
+        except StageError as error:
+            later = isinstance(error, BeingWritten)  # by a worker that is lost to us, and not to the system yet
+            # Whoever asks for what cannot be had is told so; an engine that had begun to sample has failed.
+            died = isinstance(error, EngineError) and self._sampling
+            return Answer(type(error).__name__, str(error.args[0]), later, died)
+        except typer.BadParameter as error:
+            return Answer(UsageError.__name__, error.format_message())
+        except Exception as error:
+            if self._debug:
+                traceback.print_exc()
+            return Answer(EngineError.__name__, f"{type(error).__name__}: {error}; --debug shows where")
+
+    def close(self) -> None:
+        """Ends the engine."""
+        self._engines.close()
+
+    def _open(self, wanted: Wanted) -> Sampler:
+        sampler = self._engines(wanted)
+        self._sampling = True
+        return sampler
+
+
+def die_with_parent() -> None:
+    """Has the system, where it is Linux, kill this process when the thread that started it ends, however it does."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """The process of one worker, for as long as there are words."""
+    die_with_parent()  # and where it is gone already, so is the other end of stdin
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with os.fdopen(os.dup(1), "w") as answers:
+        os.dup2(2, 1)  # what libraries print is no answer
+        worker = Worker(DEBUG in arguments)
+        try:
+            for line in sys.stdin:
+                print(json.dumps(asdict(worker.run(json.loads(line)))), file=answers, flush=True)
+        except KeyboardInterrupt:
+            sys.exit(128 + signal.SIGTERM)
+        finally:
+            worker.close()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
