@@ -27,6 +27,7 @@ from stages.learning.ranks import Ranks
 from stages.models import device as devices
 from stages.models.device import memory_bounded, repeatable
 from stages.models.finding import Model, find_model
+from stages.models.loading import prepare_transformers
 from stages.parameters.sampling import EngineOptions
 from stages.policy import ADAPTER_FILE, OPTIMIZER_FILE, RoleState
 from stages.sampling import Wanted, open_sampler
@@ -53,6 +54,7 @@ def groups(model: Model) -> list[TrainingGroup]:
 def gpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """A GPU, number 3, as far as torch tells; what the model is asked to be loaded with. Its weights come to lie on
     `DEVICE`, and its vision tower gives features that depend on nothing."""
+    prepare_transformers()  # which test comes first is not known
     from peft import PeftModel
     from transformers import AutoModelForImageTextToText
 
