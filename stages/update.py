@@ -51,6 +51,7 @@ from stages.policy import (
 from stages.progress import SILENT, Progress
 from stages.result import Result
 
+ALL = "all"  # for --lora-targets: every projection that the model has
 CHECKPOINT_SECONDS = 60.0
 # No options, and recorded beside them: how a policy was trained is to be read off it.
 FIXED = {"optimizer": "AdamW", "weight_decay": WEIGHT_DECAY, "max_grad_norm": MAX_GRAD_NORM}
@@ -214,8 +215,9 @@ def _lora(params: UpdateParams, policy: Policy) -> Lora:
     others than the policy's, and for projections that there are not."""
     own = policy.state.lora if policy.state else DEFAULT_LORA
     targets = own.targets if params.lora_targets is None else tuple(params.lora_targets.replace(" ", "").split(","))
+    targets = DEFAULT_LORA.targets if targets == (ALL,) else targets
     if unknown := [name for name in targets if name not in PROJECTIONS]:
-        raise UsageError(f"--lora-targets: no projection {unknown[0]!r}; there are {','.join(PROJECTIONS)}")
+        raise UsageError(f"--lora-targets: no projection {unknown[0]!r}; there are {','.join(PROJECTIONS)}, and {ALL}")
     targets = tuple(name for name in PROJECTIONS if name in targets)
     wanted = Lora(params.lora_rank or own.rank, params.lora_alpha or own.alpha, targets)
     if policy.state and wanted != own:
@@ -227,7 +229,7 @@ def _lora(params: UpdateParams, policy: Policy) -> Lora:
 
 
 def _recorded(lora: Lora) -> dict[str, Any]:
-    targets = "all" if lora.targets == DEFAULT_LORA.targets else ",".join(lora.targets)
+    targets = ALL if lora.targets == DEFAULT_LORA.targets else ",".join(lora.targets)
     return {"lora_rank": lora.rank, "lora_alpha": lora.alpha, "lora_targets": targets}
 
 

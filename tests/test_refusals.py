@@ -131,7 +131,7 @@ def test_smaller_pictures_help_as_the_reason_says(world: Path, sampler: str) -> 
     assert propose(Path("pool"), params, Call(model="model")).summary["refused"] == 0
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", [pytest.param("vllm", marks=needs_vllm), "transformers"])
 def test_a_completion_ends_where_the_context_does(world: Path, sampler: str) -> None:
     model = find_model("model")
     prompts = PromptBuilder(model, Pixels())

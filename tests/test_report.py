@@ -165,9 +165,29 @@ def test_figures_are_those_of_the_rows(page: Path) -> None:
         assert math.isclose(run.groups["reward"][place], sum(row["reward"] for row in rollouts) / len(rollouts))
         valid = [sum(s is not None for s in row["step_similarity"] or ()) for row in rollouts]
         assert run.groups["positions"][place] == max(valid)
+        said = [row["answer"] for row in rollouts if row["answer"]]
+        assert run.groups["answer_words"][place] == pytest.approx(np.mean([len(text.split()) for text in said]))
+        steps = [sum(len(step.split()) for step in row["steps"]) for row in rollouts]
+        assert run.groups["reasoning_words"][place] == pytest.approx(np.mean(steps))
     (line,) = run.evaluations
     assert line.step == [0, 8, 16] and line.accuracy == [0.5, 8 / 12, 0.75]
     assert all(low < value < high for low, value, high in zip(line.low, line.accuracy, line.high, strict=True))
+
+
+def test_rows_of_passes_that_are_not_rewarded_are_in_no_figure(workdir: Path) -> None:
+    alone, beside = [], []
+    for index in range(4):
+        own = chain.group(index, "pool/0.png", [chain.solution(place % 2) for place in range(4)])
+        readers = [{**row, "pass": "reader", "completion": "Nothing."} for row in own[1:]]
+        alone, beside = [*alone, own], [*beside, [*own, *readers]]
+    figures = []
+    for name, groups in (("alone", alone), ("beside", beside)):
+        Path(name).mkdir()
+        invoke("score", str(chain.write_shard(Path(name, "rollouts.parquet"), groups)))
+        figures.append(read_run(Path(name), name))
+    assert figures[1].rollouts == figures[0].rollouts == 16
+    for name, values in figures[0].groups.items():
+        assert np.array_equal(values, figures[1].groups[name], equal_nan=True), name
 
 
 def test_the_gallery_is_bounded_and_pictures_must_be_the_recorded_ones(

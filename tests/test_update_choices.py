@@ -221,6 +221,7 @@ def test_completions_that_are_all_cut_off_have_no_last_token(scored: Path) -> No
     assert not any(row["token_ids"][-1] in model.end_of_turn for row in chain.rows(shard))
     with pytest.raises(DataError, match="every completion was cut off"):
         update([shard], FORETOLD)
+    assert not list(Path().glob(".policy*"))
 
 
 def test_the_token_that_is_taken_is_one_that_nothing_uses(workdir: Path) -> None:
@@ -308,11 +309,11 @@ def test_a_teacher_belongs_to_the_policy(scored: Path) -> None:
 
 
 def test_a_policy_made_by_all_of_it_is_verified_and_made_again(scored: Path) -> None:
-    first = update([scored], TAUGHT).path
+    first = update([scored], replace(TAUGHT, loss_aux="last-token")).path
     shard = paired(iteration(Path("it2"), first, groups=4), "it2/paired.parquet")
     policy = update([shard], EVERYTHING, Call(policy=first, out=Path("it2/policy"))).path
-    found = {each.path: each.replayed for each in verify([policy], again=True) if each.replayed}
-    assert found == {policy: "same bytes"}
+    found = {each.path: each.replayed for each in verify([first, policy], again=True) if each.replayed}
+    assert found == {first: "same bytes", policy: "same bytes"}
 
 
 # ------------------------------------------------------------------------ rows asked in their own way

@@ -139,7 +139,7 @@ def choose(files: Sequence[Path], metadata: Metadata, order: Order, count: int) 
     """
     if order is not Order.disagree and metadata.stage != "score":
         raise UsageError(f"--{order} needs rewards: `ireasoner score` comes first (--disagree does without)")
-    names = ("group_id", "role", "sample_index", *(() if metadata.stage == "score" else ("completion",)))
+    names = ("group_id", "role", "pass", "sample_index", *(() if metadata.stage == "score" else ("completion",)))
     columns = pa.schema([SCORED.field(name) for name in names])
     ranked = (
         (rank, -place, group.id)

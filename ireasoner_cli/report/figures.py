@@ -13,7 +13,7 @@ import pyarrow as pa
 from ireasoner_cli.report.charts import Z
 from ireasoner_cli.runs import Iteration, find_evaluations, find_iterations
 from stages import shards
-from stages.contract import EVALUATED, METRICS, PROPOSER, SCORED, Metadata
+from stages.contract import ANSWER, EVALUATED, METRICS, PROPOSER, SCORED, Metadata
 from stages.errors import DataError, UsageError
 from stages.policy import read_state
 from stages.rewards.leave_one_out import leave_one_out
@@ -137,10 +137,14 @@ class _Reader:
         self.rollouts = 0
 
     def read(self, files: list[Path], iteration: int, last: bool) -> int | None:
-        """Adds an iteration's groups; returns its first training step, None when it has no groups."""
+        """Adds an iteration's groups, their rows of the passes that are rewarded; returns its first training step, None
+        when it has no groups."""
         before = len(self.disagreement)
+        recorded = shards.read_metadata(files[0]).stage_params("score").get("rewarded", ANSWER)
+        rewarded = [name.strip() for name in recorded.split(",")]
         for rows in _groups(files):
-            self._add(rows[0], rows[1:], iteration, last)
+            rollouts = [row for row in rows[1:] if (row["pass"] or ANSWER) in rewarded]
+            self._add(rows[0], rollouts, iteration, last)
         return int(min(self.values["step"][before:])) if len(self.disagreement) > before else None
 
     def _add(self, proposal: Row, rollouts: list[Row], iteration: int, last: bool) -> None:
@@ -162,6 +166,8 @@ class _Reader:
             },
             "positions": float(np.isfinite(by_position).sum()) if rollouts else None,
             "steps": _mean([len(row["steps"] or ()) for row in rollouts]),
+            "reasoning_words": _mean([_words(*(row["steps"] or ())) for row in rollouts]),
+            "answer_words": _mean([_words(row["answer"]) for row in rollouts if row["answer"] is not None]),
             "unanswered": _mean([float(row["answer_key"] is None) for row in rollouts]),
             "cut_short": _mean([float(row["finish_reason"] == "length") for row in rollouts]),
         }
@@ -207,6 +213,10 @@ def _leave_one_out(rollouts: list[Row]) -> tuple[np.ndarray, list[int]]:
         if there.sum() >= 2:
             matrix[there, position] = leave_one_out(matrix[there, position])
     return matrix, members
+
+
+def _words(*texts: str) -> float:
+    return float(sum(len(text.split()) for text in texts))
 
 
 def _mean(values: list[float | None]) -> float | None:

@@ -185,6 +185,8 @@ def _sections(runs: Sequence[Run]) -> list[Section]:
         ]),
         ("Reasoning", "What the rollouts look like.", [
             group("Steps a rollout", "parsed from its reasoning", "steps"),
+            group("Words of reasoning", "in a rollout's steps", "reasoning_words"),
+            group("Words of the answer", "of those rollouts that have one", "answer_words"),
             group("Valid step positions", "those at least two dominant rollouts have", "positions"),
             group("No answer", "share of rollouts without one", "unanswered", high=1.0),
             group("Cut short", "share of rollouts that ran out of tokens", "cut_short", high=1.0),

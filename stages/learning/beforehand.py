@@ -51,13 +51,13 @@ def settle(learner: Learner, start: Policy, batches: Batches, partial: Path, lin
             learner.load(start.folder)
         with batches() as read:
             measured = [row for batch in read for row in _measured(learner, batch, pairs, unknown)]
+        if unknown and not any(row["last"] for row in measured):
+            raise DataError("--loss-aux last-token: every completion was cut off; sample with more --max-tokens")
         if first:
             _write(file, measured, lineage)
     learner.references = {row["step"]: row["reference"] for row in measured}
     if unknown:
         values = [value for row in measured for value in row["last"]]
-        if not values:
-            raise DataError("--loss-aux last-token: every completion was cut off; sample with more --max-tokens")
         learner.last = LastToken(unknown.token, unknown.scale, math.fsum(values) / len(values))
 
 

@@ -103,9 +103,9 @@ class UpdateParams:
     lora_targets: str | None = option(
         None,
         "Linear layers of the language model, of the first update, kept after: of q,k,v,o,gate,up,down, or what else "
-        "the architecture has.",
+        "the architecture has; or all.",
         metavar="NAMES",
-        shown="the policy's, or all there are",
+        shown="the policy's, or all",
         panel=LORA,
     )
     gradient_checkpointing: bool = option(
