@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -97,6 +96,8 @@ class NoTrial:
 def seven(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Opens a learner of 7B's sizes for bfloat16 on no device."""
     base = published.model("7B", torch.bfloat16)
+    from peft import PeftModel
+
     add = PeftModel.add_adapter
 
     def add_adapter(self: Any, *given: Any, **named: Any) -> None:
@@ -107,6 +108,7 @@ def seven(monkeypatch: pytest.MonkeyPatch) -> Any:
                     module._parameters[name] = torch.nn.Parameter(own.to("meta"), own.requires_grad)
 
     monkeypatch.setattr(PeftModel, "add_adapter", add_adapter)
+    monkeypatch.setattr(model, "skeleton", lambda _: base)
     monkeypatch.setattr(model, "load_base", lambda _: base)
     monkeypatch.setattr(model, "Examination", NoTrial)
     monkeypatch.setattr(model, "compare", lambda *_: None)
@@ -118,7 +120,7 @@ def seven(monkeypatch: pytest.MonkeyPatch) -> Any:
     return lambda checkpointing: Learner(checkpoint, UpdateParams(gradient_checkpointing=checkpointing), 0)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("checkpointing", "budget"), [(False, 9.0), (True, 2.0)])
+@pytest.mark.parametrize(("checkpointing", "budget"), [(False, 9.0), (True, 2.3)])
 def test_a_step_stays_within_its_budget(seven: Any, checkpointing: bool, budget: float) -> None:
     """GiB above weights, adapters and moments, of 5 completions of 256 tokens behind 1,300 of prompt."""
     learner = seven(checkpointing)
@@ -128,4 +130,4 @@ def test_a_step_stays_within_its_budget(seven: Any, checkpointing: bool, budget:
     with Live() as live:
         live.leave_out(learner.model._peft.parameters())
         learner._backward(SOLVER, learner._bundles([group], [[0.1] * ROWS]), 1e-3)
-    assert budget / 2 < live.peak / GIB < budget
+    assert 0.8 * budget < live.peak / GIB < budget
