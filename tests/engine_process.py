@@ -44,6 +44,7 @@ def main(model_dir: str, one: str, two: str) -> None:
     from stages.sampling import Request, Wanted
     from stages.sampling.warm import WarmEngine
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs are started without
     model, warm = find_model(model_dir), WarmEngine()
     picture = Image.new("RGB", (64, 48), "red")
     asked = [Request((picture,), f"Question {place}?", place) for place in range(3)]
