@@ -35,11 +35,12 @@ def test_adapters_are_counted_by_rank_and_targets() -> None:
 def test_a_step_takes_more_with_everything_but_checkpointing() -> None:
     sizes, base = published.architecture("7B"), Group()
     total = estimate.learning(sizes, base).total
-    for more in (Group(prompt=4300), Group(samples=5, completion=1300)):
+    for more in (Group(prompt=4300), Group(samples=5, completion=2000)):
         assert estimate.learning(sizes, more).total > total
     assert estimate.learning(sizes, base, Lora(rank=64)).total > total
     assert estimate.learning(sizes, base, checkpointing=True).total < total
-    assert estimate.learning(sizes, Group(samples=20)).total == total  # completions run a few at a time
+    twenty, forty = (estimate.learning(sizes, Group(samples=samples)).total for samples in (20, 40))
+    assert total < twenty == forty  # completions run a few at a time
 
 
 # Of a step of Qwen2.5-VL as a tracker of every allocation counted them on tensors without memory, the learner's own
@@ -57,10 +58,10 @@ def test_the_estimate_is_what_a_tracker_counted(name: str, prompt: int, checkpoi
 
 
 def test_learning_stays_within_its_budget() -> None:
-    """One card of 32 GB holds 7B's learning, one of 24 GB 3B's; of a 7B's step at most 9 GiB are not weights."""
+    """One card of 32 GB holds 7B's learning, one of 24 GB 3B's; of a 7B's at most 10 GiB are not weights."""
     seven, three = (estimate.learning(published.architecture(name), Group()) for name in ("7B", "3B"))
     assert seven.total < 32e9 and three.total < 24e9
-    assert seven.total - seven.weights < 9 * GIB
+    assert seven.total - seven.weights < 10 * GIB
 
 
 SHAPE = Shape(

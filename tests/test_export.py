@@ -40,7 +40,7 @@ def write_policy(model: Model, folder: Path, scale: float = 0.1) -> Path:
     lineage = Metadata("update", params, 7, (InputRef("scored.parquet", "ab"),), model.ref, PolicyRef())
     roles = {role: RoleState(Baseline(), 1e-3, 12) for role in (SOLVER, PROPOSER)}
     save_file({}, folder / OPTIMIZER_FILE)
-    write_state(folder, PolicyState(48, roles, lineage))
+    write_state(folder, PolicyState(48, roles, lineage, learned.lora))
     return folder
 
 

@@ -157,12 +157,12 @@ def test_before_the_question_is_known(answers: Path) -> None:
 
 
 def test_a_view_is_seen_and_recorded(answers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from stages.images.views import seen
-    from stages.sampling import passes
+    from stages.images import views
 
     shown: list[tuple[str, int]] = []
+    seen = views.seen
     monkeypatch.setattr(
-        passes, "seen", lambda picture, view, seed: shown.append((view, seed)) or seen(picture, view, seed)
+        views, "seen", lambda picture, view, seed: shown.append((view, seed)) or seen(picture, view, seed)
     )
     succeeds("rollout", answers, "--pass", "spoilt", "--view", "mask:0.6", "--samples", 2, *FAKE)
     made = solver("spoilt.parquet", "spoilt")

@@ -126,7 +126,7 @@ def test_blocks_cover_everything_once(total: int, count: int) -> None:
         ([a_group(0), a_group(1), a_group(0)], "comes twice"),
         ([a_group(0), [{**row, "group_id": "f" * 16} for row in a_group(0)]], "group_index 0 comes twice"),
         ([a_group(0)[1:]], "does not begin with its proposer row"),
-        ([[a_group(0)[0], a_group(0)[2], a_group(0)[1]]], "not in order of sample_index"),
+        ([[a_group(0)[0], a_group(0)[2], a_group(0)[1]]], "not in order of pass and sample_index"),
         ([[{**a_group(0)[0], "role": "referee"}]], "lacks its group_index, role or sample_index"),
     ],
 )

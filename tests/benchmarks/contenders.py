@@ -28,9 +28,7 @@ class Ours:
 
     @property
     def prompt_tokens(self) -> int:
-        prompt = self._example.group(self._learner.model).prompt
-        assert prompt is not None
-        return len(prompt)
+        return len(self._example.group(self._learner.model).prompts[0])
 
     def save(self, folder: Path) -> Path:
         """Its adapter, for the others to start from the same."""
