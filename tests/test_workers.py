@@ -376,7 +376,7 @@ def test_two_engines_of_vllm_write_the_files_of_one(tmp_path: Path, monkeypatch:
     assert call("demo", "demo").exit_code == 0
     monkeypatch.chdir("demo")
     Path("ireasoner.toml").write_text(VLLM)
-    words = ("--images", "pool", "--iterations", "1", "--benchmark", "benchmark.parquet")
+    words = ("--images", "pool", "--iterations", "1")
     for count in (1, 2):  # each in a process of its own: an engine is not closed with the command
         done = start("run", *words, "--out", f"by-{count}", "--workers", count)
         said = done.communicate(timeout=600)[1]
@@ -398,7 +398,4 @@ samples = 2
 
 [score]
 no-warmup = true
-
-[eval]
-limit = 4
 """
