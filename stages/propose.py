@@ -107,18 +107,21 @@ def _count(counts: dict[str, int], rows: Iterable[Row]) -> None:
 def _found(
     pool: Pool, order: list[int], indices: range, metadata: Metadata, apart: int, draw: puzzles.Draw | None
 ) -> Iterator[PoolRow]:
-    """What each group is about; with `draw` a puzzle on its picture, for which the one `apart` further on in the order
-    is at hand."""
+    """What each group is about; with `draw` a puzzle on its picture and, where it needs another, on the one `apart`
+    further on in the order."""
+    rows = pool.read([order[index] for index in indices])
     if draw is None:
-        yield from pool.read([order[index] for index in indices])
+        yield from rows
         return
-    rows = pool.read([place for index in indices for place in (order[index], order[index + apart])])
-    for index, own, other in zip(indices, rows, rows, strict=True):
+    for index, own in zip(indices, rows, strict=True):
         step = metadata.policy.step + index + 1
         group = group_id(metadata.seed, step, [images.sha256(own.images[0].data or b"")])
         puzzle = draw(random.Random(trajectory_seed(group, PROPOSER, 0)))
-        if 1 in puzzle.pictures and len(pool) == 1:
-            raise DataError("the pool has one picture, and this --task needs another beside it")
+        other = own
+        if 1 in puzzle.pictures:
+            if len(pool) == 1:
+                raise DataError("the pool has one picture, and this --task needs another beside it")
+            other = next(pool.read([order[index + apart]]))
         shown = tuple((own, other)[which].images[0] for which in puzzle.pictures)
         yield PoolRow(shown, puzzle.question, puzzle.target, puzzle.view)
 
