@@ -54,7 +54,9 @@ def decode(data: bytes) -> Image.Image:
             warnings.simplefilter("ignore")  # MAX_PIXELS is stricter than Pillow's warning
             image = _load(data)
             turn = _turn(image)
-            image = _to_rgb(shallow(image) if is_deep(image) else image)
+            # A copy is without the file, whose decoder may hold frames of its own: WebP's holds two.
+            image = shallow(image) if is_deep(image) else image.copy()
+            image = _to_rgb(image)
             return image.transpose(turn) if turn is not None else image
     except UnreadableImage:
         raise
