@@ -1,5 +1,6 @@
 """A tiny random Qwen2.5-VL, a pool of little pictures, and the command line run in this process."""
 
+import gc
 import os
 import random
 from collections.abc import Iterator
@@ -47,6 +48,14 @@ def only_engines_that_run() -> Iterator[None]:
         patch.setattr("stages.sampling.vllm.VllmSampler._start", skip)
     yield
     patch.undo()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def collections_pass_over_libraries() -> None:
+    """Opening and closing an engine collects garbage: among the millions of objects that torch, transformers and vLLM
+    are made of, which stay, that takes longer than most tests. vLLM undoes it with each engine."""
+    gc.collect()
+    gc.freeze()
 
 
 TEXTS = (

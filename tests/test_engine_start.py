@@ -96,19 +96,18 @@ def test_a_small_model_computes_with_one_thread(
     assert counted[-1] == expected
 
 
-@pytest.mark.parametrize(
-    "load", ["load_base(model)", pytest.param("open_sampler(Wanted('vllm', model))", marks=needs_vllm)]
-)
-def test_whoever_loads_it(model_dir: Path, load: str) -> None:
+@needs_vllm
+def test_whoever_loads_it(model_dir: Path) -> None:
     code = f"""
 import torch
 from stages.models.finding import find_model
 from stages.models.loading import load_base
 from stages.sampling import Wanted, open_sampler
 model = find_model({str(model_dir)!r})
-torch.set_num_threads(2)  # as on a machine of two cores
-loaded = {load}
-assert torch.get_num_threads() == 1
+for load in (lambda: load_base(model), lambda: open_sampler(Wanted("vllm", model))):
+    torch.set_num_threads(2)  # as on a machine of two cores
+    loaded = load()
+    assert torch.get_num_threads() == 1
 """
     environment = {name: value for name, value in os.environ.items() if name not in threads.ASKED}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment | {"PYTHONPATH": str(ROOT)})

@@ -91,6 +91,7 @@ def test_it_is_the_same_model(layouts: tuple[Model, Model], tmp_path: Path) -> N
 
 
 @needs_vllm
+@pytest.mark.parametrize("layouts", [False], indirect=True, ids=["untied"])
 def test_vllm_samples_from_it_with_an_adapter(layouts: tuple[Model, Model], tmp_path: Path) -> None:
     model = layouts[1]
     learner = Learner(model, UpdateParams(), seed=0)

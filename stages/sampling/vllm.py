@@ -28,10 +28,12 @@ if TYPE_CHECKING:
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM makes room for
 IN_FLIGHT = 512  # requests the engine holds at a time: enough to keep it full, few enough to bound the images
 
-# On a CPU: the longest context that is taken unless a longer one is asked for, and what an engine has at least.
+# On a CPU: the longest context that is taken unless a longer one is asked for, a step's tokens at least, and the most
+# memory for keys and values unless one context needs more: filling it with zeros takes its time.
 CPU_CONTEXT = 8192
-CPU_BATCH = 8192  # tokens of a step
-CPU_CACHE = 2 * GIB  # of keys and values
+CPU_BATCH = 8192
+CPU_CACHE = 2 * GIB
+CPU_REQUESTS = 256  # that vLLM runs at once
 
 
 class VllmSampler:
@@ -289,5 +291,6 @@ def _cpu_sizes(settings: dict[str, Any]) -> dict[str, Any]:
         "max_model_len": context,
         "enable_chunked_prefill": False,
         "max_num_batched_tokens": max(context, CPU_BATCH),
-        "kv_cache_memory_bytes": max((context + 256) * token, CPU_CACHE),  # whole blocks of 128, one of them vLLM's own
+        # For the requests that run at once, in whole blocks of 128, one of them vLLM's own.
+        "kv_cache_memory_bytes": max((context + 256) * token, min(CPU_REQUESTS * (context + 128) * token, CPU_CACHE)),
     }

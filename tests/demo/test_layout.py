@@ -79,14 +79,14 @@ def test_the_commands_work_as_written_and_the_summary_reads_what_they_wrote(
     for name, value in small.items():
         monkeypatch.setenv(name, value)
     make = subprocess.run(
-        ["make", "ITERATIONS=2", f"IREASONER={sys.executable} -m ireasoner_cli", f"PYTHON={sys.executable}"],
+        ["make", "ITERATIONS=1", f"IREASONER={sys.executable} -m ireasoner_cli", f"PYTHON={sys.executable}"],
         capture_output=True, text=True, env=os.environ,
     )  # fmt: skip
     assert make.returncode == 0, make.stderr
     for title in ("What each stage wrote", "One trajectory", "Mean rewards", "Held-out accuracy", "type next"):
         assert title in make.stdout
-    assert "it0002/scored.parquet" in make.stdout
-    again = subprocess.run(["make", "-q", "ITERATIONS=2", "it0002/eval-sampled.parquet"])
+    assert "it0001/scored.parquet" in make.stdout
+    again = subprocess.run(["make", "-q", "ITERATIONS=1", "it0001/eval-sampled.parquet"])
     assert again.returncode == 0  # nothing left to do
     for command in (
         ["propose", "--images", "pool/"],
