@@ -281,7 +281,7 @@ def charts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_two_iterations_of_each_in_the_demonstration_world(name: str, charts: Path) -> None:
     """`run` by the recipe, with the user's own settings above it: a small pool has no hundreds of groups to a step."""
     Path("ireasoner.toml").write_text(
-        'model = "model"\nsampler = "fake"\n[propose]\ngroups = 8\n[update]\nlr = 1e-3\ngroups-per-step = 4\n'
+        'model = "model"\nsampler = "fake"\n[propose]\ngroups = 4\n[update]\nlr = 1e-3\ngroups-per-step = 2\n'
     )
     own = recipes.text(name).replace("iterations = 10", "iterations = 1")  # both phases of one that has two
     Path("own.toml").write_text(own)
