@@ -53,9 +53,9 @@ class TrainingGroup:
 
 @dataclass(frozen=True)
 class Row:
-    """A trajectory on its way through the learner: the places of its group and of itself in it, its tokens, log μ and
-    advantage A of each, and what it counts in the mean over rows and groups. `last`: the token read behind it, and of that
-    r_v and what it counts."""
+    """A trajectory on its way through the learner: the places of its group and of itself in it; of each token its id,
+    log μ and advantage A; and what it counts in the mean over rows and groups. `last`: the token read behind it, and of
+    that r_v and what it counts."""
 
     group: int
     place: int
@@ -101,8 +101,8 @@ def bundles(
         share = 1 / len(groups) / len(group)
         rows = []
         for i, (ids, logprobs, advantage) in enumerate(zip(group.token_ids, group.logprobs, own, strict=True)):
-            of_tokens = torch.tensor(group.credit[i]) if group.credit else torch.full((len(ids),), float(advantage))
-            row = Row(place, i, torch.tensor(ids), torch.tensor(logprobs), of_tokens, share)
+            of_each = group.credit[i] if group.credit else [advantage] * len(ids)
+            row = Row(place, i, torch.tensor(ids), torch.tensor(logprobs), torch.tensor(of_each), share)
             if last is not None and group.right and (right := group.right[i]) is not None:
                 row = replace(row, last=last, right=right, last_share=last_coef * share * classes[right])
             rows.append(row)
