@@ -50,6 +50,7 @@ from tests.test_rules import (
     of_tokens,
     read_by,
 )
+from tests.test_run import SETTINGS
 from tests.test_update import iteration
 
 Row = dict[str, Any]
@@ -402,3 +403,14 @@ def test_it_is_shown(scored: Path) -> None:
     assert "step_credit" in json.loads(done.stdout)["distributions"]
     done = call("inspect", "scored.parquet", "--json")
     assert "step_credit" not in json.loads(done.stdout)["distributions"]
+
+
+def test_a_run_passes_it_on(workdir: Path) -> None:
+    """From the settings, through every iteration, whoever sampled."""
+    Path("ireasoner.toml").write_text(SETTINGS.replace("[score]", '[score]\ncredit = "trust"'))
+    done = call("run", "--images", "pool", "--out", "run", "--iterations", 2)
+    assert done.exit_code == 0, done.output
+    for shard in (Path("run/it0001/scored.parquet"), Path("run/it0002/scored.parquet")):
+        assert chain.metadata(shard)["params"]["credit"] == "trust"
+        assert any(row["step_credit"] for row in solver(shard))
+    assert list(verify([Path("run")]))
