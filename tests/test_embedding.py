@@ -16,12 +16,13 @@ from ireasoner_cli.app import app
 from stages import images
 from stages.contract import TRAJECTORY, Metadata, PolicyRef
 from stages.embedding import Step, StepEmbedder
-from stages.embedding.hidden import HiddenEmbedder, centred, token_spans, tokens_of
+from stages.embedding.hidden import HiddenEmbedder, centred, tokens_of
 from stages.embedding.static import StaticEmbedder
 from stages.errors import DataError, EngineError, UsageError
 from stages.learning.learner import UpdateParams
 from stages.learning.passes import TOKENS_PER_PASS
 from stages.models.finding import Model, find_model
+from stages.models.spans import token_spans
 from stages.parameters import Call
 from stages.parameters.score import ScoreParams
 from stages.parsing import parse_completion

@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from tokenizers import Tokenizer
-from tokenizers.decoders import DecodeStream
 
 from stages.contract import SOLVER, Metadata
 from stages.embedding import TOKENS_PER_STEP, Step
@@ -20,8 +18,9 @@ from stages.errors import DataError, EngineError
 from stages.learning.contexts import Context, Contexts, processed
 from stages.learning.learner import forbidden_in
 from stages.learning.model import PolicyModel
-from stages.models.device import memory_bounded, this_device
+from stages.models.device import memory_bounded
 from stages.models.finding import Model
+from stages.models.spans import token_spans
 from stages.policy import DEFAULT_LORA, Policy
 
 COLUMNS = (
@@ -53,10 +52,6 @@ class HiddenEmbedder:
         self._role = SOLVER if policy.folder else None
         if policy.folder:
             self._policy.set_adapter(SOLVER, self._policy.read_adapter(SOLVER, policy.folder / SOLVER))
-
-    @property
-    def device(self) -> dict[str, Any]:
-        return this_device().recorded()
 
     @property
     def depth(self) -> int:
@@ -127,36 +122,6 @@ def centred(steps: Sequence[Step], embeddings: np.ndarray) -> np.ndarray:
     there = lengths[:, 0] > 0
     unit[there] -= unit[there].mean(0)
     return unit
-
-
-def token_spans(tokenizer: Tokenizer, row: Row) -> tuple[np.ndarray, np.ndarray]:
-    """Where in the row's completion each of its tokens begins and ends, in characters, [L] int64 both.
-
-    Tokens that hold one character between them, or bytes that are none, all have the span of these; special tokens,
-    which the completion leaves out, an empty one. Raises DataError when the tokens are not the completion's.
-    """
-    completion, token_ids = row["completion"] or "", row["token_ids"]
-    special = {token for token, added in tokenizer.get_added_tokens_decoder().items() if added.special}
-    stream = DecodeStream(skip_special_tokens=True)
-    starts, ends = np.zeros((2, len(token_ids)), np.int64)
-    texts: list[str] = []
-    done, waiting = 0, []  # characters, and the tokens that are still to give one
-    for place, token in enumerate(token_ids):
-        starts[place] = ends[place] = done
-        if token in special:
-            continue
-        waiting.append(place)
-        if text := stream.step(tokenizer, token):
-            texts.append(text)
-            done += len(text)
-            ends[waiting] = done
-            waiting = []
-    ends[waiting] = len(completion)
-    # A completion that was cut off within a character ends with a replacement for it, or without.
-    rest = completion[done:]
-    if "".join(texts) != completion[:done] or rest.strip("\ufffd") or (rest and not waiting):
-        raise DataError(f"{_where(row)}: its completion is not what its token_ids say; use --embedding static")
-    return starts, ends
 
 
 def tokens_of(step: Step, starts: np.ndarray, ends: np.ndarray) -> slice:

@@ -31,10 +31,11 @@ from ireasoner_cli.demo.checker import check_steps
 from stages import images, shards
 from stages.contract import METADATA_KEY, PROPOSER, TRAJECTORY, Metadata, group_id, trajectory_seed
 from stages.embedding import Step
-from stages.embedding.hidden import COLUMNS, HiddenEmbedder, centred, token_spans, tokens_of
+from stages.embedding.hidden import COLUMNS, HiddenEmbedder, centred, tokens_of
 from stages.embedding.static import StaticEmbedder
 from stages.errors import DataError, StageError, UsageError
 from stages.models.finding import Model, find_model, locate_model
+from stages.models.spans import token_spans
 from stages.parameters.score import ScoreParams
 from stages.parsing import parse_completion
 from stages.policy import Policy, open_policy, recorded_policy
