@@ -4,7 +4,7 @@ Words may begin with variables, as in a shell: `RANK=1 WORLD_SIZE=2 MASTER_ADDR=
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from stages import errors
 
@@ -22,7 +22,7 @@ class Answer:
     message: str = ""
     later: bool = False
     died: bool = False
-    said: Sequence[str] = ()
+    said: list[str] = field(default_factory=list)
 
     def exception(self) -> errors.StageError:
         """The error that it tells of."""
