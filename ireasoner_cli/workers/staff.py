@@ -30,6 +30,11 @@ class Staff(Protocol):
         """Of how many workers."""
         ...
 
+    @property
+    def engines_here(self) -> int:
+        """How many of them share this machine's memory."""
+        ...
+
     def make(self, work: Work, words: Callable[..., Words], output: Path, progress: Progress) -> Result:
         """Carries out `work`, which samples, and writes `output`. `words` gives its command, with options in place of
         its own."""
@@ -48,7 +53,7 @@ class Staff(Protocol):
 class Here:
     """This process, with an engine and a model that stay warm."""
 
-    size = 1
+    size = engines_here = 1
 
     def __init__(self, debug: bool = False) -> None:
         self._residents = Residents(debug)
@@ -71,10 +76,11 @@ class Together:
     as ranks, and what becomes of that is the policy of so many processes of torchrun. What an interrupted run has left
     is taken up, whichever of the two it was."""
 
-    def __init__(self, crew: Crew, force: bool = False) -> None:
+    def __init__(self, crew: Crew, force: bool = False, engines_here: int = 0) -> None:
         """`force`: what is there is made anew; the work that is carried out does not say so."""
         self._crew = crew
         self._force = force
+        self.engines_here = engines_here
 
     @property
     def size(self) -> int:
@@ -139,7 +145,7 @@ def open_staff(workers: int | None, ray: str | None, gpus_each: int, debug: bool
     """By a crew, or here where there is none. Raises as `open_crew` does."""
     with open_crew(workers, ray, gpus_each, debug) as crew:
         if crew is not None:
-            yield Together(crew)
+            yield Together(crew, engines_here=0 if ray else crew.size)
             return
         with closing(Here(debug)) as here:
             yield here
