@@ -65,9 +65,12 @@ def children(pid: int) -> list[int]:
 def below(driver: int) -> dict[int, str]:
     """The processes of a driver, and whose part in the work they have."""
     at_work = children(driver)
-    learning = [*Path().glob("*/it0001/.policy.partial")]
-    found = dict.fromkeys(at_work, "workers") | dict.fromkeys(at_work[: RANKS if learning else 0], "learners")
+    found = dict.fromkeys(at_work, "workers") | dict.fromkeys(at_work[: RANKS if is_learning() else 0], "learners")
     return found | {engine: "engines" for each in at_work for engine in children(each)} | {driver: "drivers"}
+
+
+def is_learning() -> bool:
+    return any(Path().glob("*/it0001/.policy.partial"))
 
 
 def exists(pid: int) -> bool:
@@ -91,8 +94,8 @@ def disturbed(command: str, out: Path, workers: int, rng: random.Random, took: f
     known: set[int] = set()
     ended = 0
     while not ended:
-        until = time.monotonic() + rng.uniform(0, took)
-        while not ended and time.monotonic() < until:
+        until, in_update = time.monotonic() + rng.uniform(0, took), rng.random() < 0.5
+        while not ended and (time.monotonic() < until or (in_update and not is_learning())):
             time.sleep(0.01)
             known |= below(driver).keys()
             ended, _ = os.waitpid(driver, os.WNOHANG)
@@ -140,6 +143,7 @@ def main() -> int:
                 totals["failed"] += in_child(lambda: carry_out(options.command, out, 2)).status != 0
                 totals["different"] += files(out) != files(Path("one"))
                 totals["runs"] += 1
+                print(json.dumps(totals), file=sys.stderr)
                 shutil.rmtree(out)
         log = Path("log").read_text()
     bad = totals["left"] + totals["different"] + totals["failed"]
