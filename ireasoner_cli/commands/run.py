@@ -56,7 +56,7 @@ def command(
     recipe: options.Recipe = None,
     debug: options.Debug = False,
 ) -> None:
-    """Run the whole loop: the stages' own commands, iteration after iteration, on engines that stay warm.
+    """Run the whole loop: the stages' own commands, iteration after iteration, on engines and learners that stay warm.
 
     ireasoner run --images pool/ --iterations 40 --groups 64 --out runs/first
 
@@ -75,7 +75,8 @@ def command(
     their folder as one side.
 
     It samples on all GPUs there are, a worker each; the files are those of one, and a run may go on with another
-    number. One that is lost is replaced.
+    number. As many workers learn as [update] groups-per-step has groups, and write the policy that as many processes
+    of torchrun write. One that is lost is replaced.
     """  # fmt: skip
     if "TORCHELASTIC_RUN_ID" in os.environ:  # set by torchrun, and by nothing else
         raise UsageError("run is one process and cannot be started by torchrun; a shell loop can, its `update` alone")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from stages import errors
 
 Words = Sequence[str]
+CLOSING = 30.0  # seconds that a worker has for putting aside what it has done
 SLEEP = ("sleep",)  # the one command that is no stage's: leave the device's memory to others
 
 
