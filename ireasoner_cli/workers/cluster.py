@@ -7,16 +7,16 @@ import os
 import pkgutil
 import signal
 import threading
+import time
 from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
-from ireasoner_cli.workers.answer import Answer, Words
+from ireasoner_cli.workers.answer import CLOSING, Answer, Words
 from stages import __version__
 from stages.errors import EngineError, UsageError
 
-CLOSING = 30.0  # seconds that a worker has for putting aside what it has done
 WORKER = "ireasoner_cli.workers.acting:ActingWorker"  # by its name, for it runs the commands that come here
 CARRIED = ("IREASONER_", "HF_HOME", "HF_HUB_OFFLINE", "OMP_NUM_THREADS")  # how variables begin that workers get, too
 
@@ -74,12 +74,23 @@ class Actors:
             if words is None:
                 answer = Answer(**told)
                 if answer.died:  # with all that its engine holds
-                    ray.kill(self._actors[worker], no_restart=False)
+                    self.end(worker)
                 return worker, answer
             if told != __version__:
                 other = f"ireasoner {told} is installed on a machine of the cluster, and {__version__} here"
                 return worker, Answer(UsageError.__name__, f"{other}; install the same on all")
             self._asked[self._actors[worker].answer.remote(list(words))] = worker, None
+
+    def address(self, worker: int) -> tuple[str, int]:
+        while True:
+            try:
+                return ray.get(self._actors[worker].address.remote())
+            except RayActorError:  # it is being started again, or waits for room
+                time.sleep(1)
+
+    def end(self, worker: int) -> None:
+        self._asked = {asked: about for asked, about in self._asked.items() if about[0] != worker}
+        ray.kill(self._actors[worker], no_restart=False)
 
     def close(self) -> None:
         """Interrupts what is still at work, and waits for it, but not for ever."""
