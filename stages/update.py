@@ -137,7 +137,8 @@ def update(
             beforehand.settle(learner, start.policy, measuring, unfinished, job.metadata, call.force)
             with progress.busy("loading the policy"):
                 step, metrics = checkpoints.resume(learner, start.policy, unfinished, job.metadata, call.force)
-            lineage = replace(job.metadata, device=this_device().recorded(ranks=ranks.size))
+            sharded = {"shard_base": True} if params.shard_base else {}
+            lineage = replace(job.metadata, device=this_device().recorded(ranks=ranks.size, **sharded))
             if metrics:
                 progress.say(f"{job.output}: an interrupted update of the same inputs is taken up at step {step}")
 

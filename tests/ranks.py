@@ -3,19 +3,14 @@
 import multiprocessing
 import os
 import socket
-from collections.abc import Sequence
-from pathlib import Path
-
-from stages.parameters import Call
-from stages.parameters.update import UpdateParams
-from stages.update import update
+from collections.abc import Callable, Sequence
 
 
-def learn_together(size: int, scored: Path, updates: Sequence[tuple[UpdateParams, Path]]) -> None:
-    """Each of the updates, one after the other, in the same `size` processes, which are copies of this one."""
-    ports = [_free_port() for _ in updates]
+def in_ranks(size: int, *works: Callable[[], object]) -> None:
+    """Does each of the works, one after the other, in the same `size` processes, which are copies of this one."""
+    ports = [_free_port() for _ in works]
     copies = multiprocessing.get_context("fork")
-    ranks = [copies.Process(target=_rank, args=(rank, size, scored, updates, ports)) for rank in range(size)]
+    ranks = [copies.Process(target=_rank, args=(rank, size, works, ports)) for rank in range(size)]
     for process in ranks:
         process.start()
     for process in ranks:
@@ -26,12 +21,10 @@ def learn_together(size: int, scored: Path, updates: Sequence[tuple[UpdateParams
     assert ended == [0] * size
 
 
-def _rank(
-    rank: int, size: int, scored: Path, updates: Sequence[tuple[UpdateParams, Path]], ports: Sequence[int]
-) -> None:
-    for (params, out), port in zip(updates, ports, strict=True):
+def _rank(rank: int, size: int, works: Sequence[Callable[[], object]], ports: Sequence[int]) -> None:
+    for work, port in zip(works, ports, strict=True):
         os.environ.update(RANK=str(rank), WORLD_SIZE=str(size), MASTER_ADDR="localhost", MASTER_PORT=str(port))
-        update([scored], params, Call(out=out))
+        work()
 
 
 def _free_port() -> int:
