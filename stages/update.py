@@ -33,6 +33,7 @@ from stages.learning.learner import MAX_GRAD_NORM, WEIGHT_DECAY, Learner, Models
 from stages.learning.ranks import Ranks
 from stages.models.device import this_device
 from stages.models.finding import Model
+from stages.models.fitting import check_4bit
 from stages.models.support import check_learning
 from stages.models.unused import unused_id, unused_token
 from stages.parameters import Call, recorded
@@ -66,6 +67,10 @@ UNLIKE_SAMPLED = (
     "size, or the model may have been sampled in another dtype, or be computed otherwise by the sampler: vLLM on a CPU "
     "leaves out what image tokens see of later ones, as Gemma's do (--sampler transformers does not)"
 )
+COST_OF_4_BITS = (
+    "--load-in-4bit: of the {role}'s tokens |log π − log μ| is {mean:.2g} on average and up to {largest:.2g}, and the "
+    "importance weight ŵ is {weight:.4f} on average; 1 is what the sampled model has"
+)
 HARDLY_MOVED = (
     f"the policy has hardly moved: after {ENOUGH_STEPS} optimizer steps its KL from the base model is below {STILL:g}. "
     "Raise --lr, now {lr:g}: the papers' 1e-6 is for full fine-tuning or many thousand steps, and LoRA on such models "
@@ -90,7 +95,8 @@ def update(
     """
     started = time.monotonic()
     ranks = Ranks()
-    if ranks.size > params.groups_per_step:
+    _check_held(params, ranks)
+    if ranks.size > params.groups_per_step and not params.shard_base:  # with it, the others lend their shards
         raise UsageError(
             f"{ranks.size} processes cannot share steps of {params.groups_per_step}; "
             f"use --groups-per-step {ranks.size} or more, or fewer processes"
@@ -134,7 +140,8 @@ def update(
             beforehand.settle(learner, start.policy, measuring, unfinished, job.metadata, call.force)
             with progress.busy("loading the policy"):
                 step, metrics = checkpoints.resume(learner, start.policy, unfinished, job.metadata, call.force)
-            lineage = replace(job.metadata, device=this_device().recorded(ranks=ranks.size))
+            sharded = {"shard_base": True} if params.shard_base else {}
+            lineage = replace(job.metadata, device=this_device().recorded(ranks=ranks.size, **sharded))
             if metrics:
                 progress.say(f"{job.output}: an interrupted update of the same inputs is taken up at step {step}")
 
@@ -151,8 +158,8 @@ def update(
                 for batch in batches:
                     if batch.step > step:  # else learned from before an interruption
                         learned = _learn(learner, batch, progress)
-                        if not metrics and (warning := unlike_sampled(learned, learner, scored.metadata)):
-                            progress.say(warning)
+                        if not metrics and (said := unlike_sampled(learned, learner, scored.metadata)):
+                            progress.say(said)
                         metrics += learned
                         first_step = first_step or time.monotonic() - started
                         step = batch.step
@@ -211,6 +218,19 @@ def _learn(learner: Learner, batch: Batch, progress: Progress) -> list[dict[str,
         if not _is_finite(row):
             progress.say(f"step {row['step']}: the {row['role']}'s gradient is not finite; the step was skipped")
     return rows
+
+
+def _check_held(params: UpdateParams, ranks: Ranks) -> None:
+    """Raises UsageError for ways to have the base that there are not."""
+    if params.load_in_4bit:
+        check_4bit()
+    if params.shard_base and params.load_in_4bit:
+        raise UsageError("--shard-base spreads whole numbers, and --load-in-4bit has none; leave one of them out")
+    if params.shard_base and ranks.size == 1:
+        raise UsageError(
+            "--shard-base spreads the base over several processes, and this is one: torchrun --nproc-per-node N -m "
+            "ireasoner_cli update …"
+        )
 
 
 def _lora(params: UpdateParams, policy: Policy) -> Lora:
@@ -313,12 +333,19 @@ def unlike_sampled(rows: Sequence[dict[str, Any]], learner: Learner, scored: Met
     """What to say where an update's first steps, whose policy is the one that was sampled from, find that what was
     sampled has other probabilities now than rounding explains. Nothing where the μ of any pass is of another
     distribution: at another temperature, of the likeliest tokens alone, on another prompt, another adapter's, or a
-    stand-in's."""
+    stand-in's. Of a base in 4 bits: by how much, whatever it is."""
     for role, passes in ((SOLVER, [*scored.passes.values()]), (PROPOSER, [scored.stage_params("propose")])):
         first = next((row for row in rows if row["role"] == role), None)
         alike = all(_is_of_policy(params, learner.temperature(role)) for params in passes)
         if first is None or not passes or not alike:
             continue
+        if learner.params.load_in_4bit:
+            return COST_OF_4_BITS.format(
+                role=role,
+                mean=first["logprob_gap"],
+                largest=first["logprob_gap_max"],
+                weight=first["importance_weight"],
+            )
         bound = EXPLAINED.get(dtype := learner.model.head.weight.dtype, EXPLAINED_OF_NARROW)
         if first["logprob_gap"] > bound:
             return UNLIKE_SAMPLED.format(

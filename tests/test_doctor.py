@@ -167,9 +167,19 @@ def test_what_does_not_fit_names_the_options_with_which_it_does() -> None:
     assert found["learning"].verdict == "FAIL" and "--gradient-checkpointing (18" in found["learning"].advice
     assert told(published.architecture("7B"), 24, gradient_checkpointing=True)["learning"].verdict == "ok"
     assert told(published.architecture("7B"), 24, max_model_len=4096)["sampling"].verdict == "ok"
-    small = told(published.architecture("7B"), 16)
+    small = told(published.architecture("7B"), 12)
     assert "--tensor-parallel 2 (1 here)" in small["sampling"].advice
-    assert "smaller --model" in small["learning"].advice
+    in_4_bits, in_shards = small["learning"].advice.split(", or ")[:2]
+    assert in_4_bits == "--load-in-4bit --gradient-checkpointing (9.2 GiB)"
+    assert in_shards == "--shard-base over 4 GPUs --gradient-checkpointing (9.8 GiB)"
+    assert "smaller --model" in told(published.architecture("7B"), 6)["learning"].advice
+
+
+def test_the_largest_model_fits_eight_cards() -> None:
+    found = told(published.architecture("72B"), 74, prompt=1300)["learning"]
+    assert found.verdict == "FAIL"
+    assert "--load-in-4bit --gradient-checkpointing (50.8" in found.advice
+    assert "--shard-base over 4 GPUs --gradient-checkpointing (52.6" in found.advice
 
 
 def test_pictures_of_the_processors_upper_bound_are_worth_a_look_where_others_fit() -> None:

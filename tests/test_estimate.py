@@ -8,7 +8,7 @@ import pytest
 
 from ireasoner_cli.demo import architecture
 from stages.models import estimate
-from stages.models.estimate import GIB, Group
+from stages.models.estimate import GIB, Group, Held
 from stages.policy import Lora
 from tests import published
 from tests.benchmarks.contenders import Ours
@@ -86,6 +86,20 @@ def test_a_step_of_the_learner_takes_what_is_estimated(tmp_path: Path) -> None:
     gradient = estimate.TRAINED * sizes.adapter()
     expected = told.total - told.weights - told.adapters + gradient
     assert figures.peak == pytest.approx(expected, rel=0.15), (figures.peak / 2**20, str(told))
+
+
+def test_a_base_in_shards_or_in_4_bits_takes_less() -> None:
+    """7B in 4 bits on a card of 24 GB; 72B on 80 GB, of which a process of eight has an eighth of the layers, what is
+    in no layer, and for a while two layers."""
+    seven, most = published.architecture("7B"), published.architecture("72B")
+    packed = estimate.learning(seven, Group(), held=Held(in_4bit=True))
+    assert packed.total < 24e9 - 2 * GIB and packed.weights < 0.5 * seven.weights
+    assert most.weights == pytest.approx(146.8e9, rel=1e-3)
+    layer, rest = 2 * most.matrices / 80, most.weights - 2 * most.matrices
+    in_shards = estimate.learning(most, Group(), checkpointing=True, held=Held(8))
+    assert in_shards.weights == pytest.approx(2 * most.matrices / 8 + rest + 2 * layer, rel=1e-6)
+    assert in_shards.total < 40 * GIB
+    assert estimate.learning(most, Group(), held=Held(1)) == estimate.learning(most, Group())
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

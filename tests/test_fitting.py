@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from stages.errors import EngineError
-from stages.models.estimate import Group
+from stages.models.estimate import Group, Held
 from stages.models.finding import find_model
 from stages.models.fitting import (
     GPU_MEMORY_UTILIZATION,
@@ -45,8 +45,13 @@ def test_a_model_that_leaves_the_learner_no_room(model_dir: Path) -> None:
     model = find_model(str(model_dir))
     weights = weight_bytes(model)
     check_room(model, weights + 1)
-    with pytest.raises(EngineError, match="smaller --model"):
+    with pytest.raises(EngineError, match=r"--load-in-4bit, or --shard-base under torchrun.*smaller --model"):
         check_room(model, weights)
+    prepare_transformers()
+    packed = Held(in_4bit=True)
+    check_room(model, weights - 1, packed)
+    with pytest.raises(EngineError, match="Stop what else runs there, use a larger GPU"):
+        check_room(model, weights // 4, packed)
 
 
 MLP = tuple(f"layers.1.mlp.{part}_proj" for part in ("down", "gate", "up"))
@@ -134,7 +139,7 @@ def test_a_step_that_filled_the_gpu_is_told_by_its_parts(model_dir: Path, tmp_pa
     model, group = find_model(str(model_dir)), Group(prompt=16660)
     advice = step_advice(model, group, DEFAULT_LORA, checkpointing=False)
     assert "16,660 + 5 × 256 tokens takes about" in advice and "activations" in advice
-    assert "--gradient-checkpointing (" in advice and "--max-pixels" in advice
+    assert "--gradient-checkpointing (" in advice and "--load-in-4bit (" in advice and "--max-pixels" in advice
     assert "--gradient-checkpointing" not in step_advice(model, group, DEFAULT_LORA, checkpointing=True)
     strange = tmp_path / "strange"
     shutil.copytree(model_dir, strange)

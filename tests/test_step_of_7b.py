@@ -110,7 +110,7 @@ def seven(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     monkeypatch.setattr(PeftModel, "add_adapter", add_adapter)
     monkeypatch.setattr(model, "skeleton", lambda _: base)
-    monkeypatch.setattr(model, "load_base", lambda _: base)
+    monkeypatch.setattr(model, "load_base", lambda *_: base)
     monkeypatch.setattr(model, "Examination", NoTrial)
     monkeypatch.setattr(model, "compare", lambda *_: None)
     monkeypatch.setattr(lean, "_same", lambda *_: True)

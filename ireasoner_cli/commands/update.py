@@ -23,7 +23,8 @@ def command(
 
     ireasoner update scored.parquet --loss dpo --roles solver --kl-fixed 0
 
-    On several GPUs: torchrun --nproc-per-node 8 -m ireasoner_cli update …, with --groups-per-step 8 or more.
+    On several GPUs: torchrun --nproc-per-node 8 -m ireasoner_cli update …, with --groups-per-step 8 or more; with
+    --shard-base of a model larger than one.
     """
     from stages.learning.ranks import Ranks
     from stages.update import update

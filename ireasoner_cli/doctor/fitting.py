@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 
 from ireasoner_cli.doctor.finding import Finding, fail, ok, warn
@@ -11,7 +12,7 @@ from ireasoner_cli.doctor.machine import Machine
 from stages.contract import ModelRef
 from stages.errors import EngineError, StageError
 from stages.models import estimate
-from stages.models.estimate import GIB, Architecture, Group, told
+from stages.models.estimate import GIB, Architecture, Group, Held, told
 from stages.models.finding import INDEX_FILE, Model
 from stages.models.fitting import GPU_MEMORY_UTILIZATION
 from stages.models.lengths import PictureLengths
@@ -167,6 +168,8 @@ def learning(sizes: Architecture, group: Group, wishes: Wishes, gpu_bytes: int, 
     ways = []
     if not checkpointing and less <= free:
         ways.append(f"--gradient-checkpointing ({told(less)})")
+    else:
+        ways += _held_otherwise(sizes, group, lora, checkpointing, free)
     for more in [""] if checkpointing else ["", "--gradient-checkpointing "]:
         longest = estimate.longest_prompt(sizes, free, group, lora, checkpointing or bool(more))
         if longest > HALF + SMALL_PICTURE:
@@ -177,6 +180,18 @@ def learning(sizes: Architecture, group: Group, wishes: Wishes, gpu_bytes: int, 
     usual = estimate.learning(sizes, replace(group, prompt=USUAL), lora, checkpointing).total
     say = warn if usual <= free and group.prompt > USUAL else fail
     return say("learning", f"{text}, and a GPU has {told(gpu_bytes)}", advice, **figures)
+
+
+def _held_otherwise(sizes: Architecture, group: Group, lora: Lora, checkpointing: bool, free: int) -> Iterator[str]:
+    """The options with which a base in 4 bits fits, and one in shards over the fewest processes."""
+    in_4bit = {"--load-in-4bit": Held(in_4bit=True)}
+    in_shards = {f"--shard-base over {ranks} GPUs": Held(ranks) for ranks in (2, 4, 8)}
+    for options in (in_4bit, in_shards):
+        for (option, held), more in product(options.items(), [True] if checkpointing else [False, True]):
+            total = estimate.learning(sizes, group, lora, more, held=held).total
+            if total <= free:
+                yield f"{option}{' --gradient-checkpointing' if more > checkpointing else ''} ({told(total)})"
+                break
 
 
 def beside(sizes: Architecture, machine: Machine) -> Finding:

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from stages.contract import Role
 from stages.learning.again import Recipe, kept, remade
+from stages.learning.sharding import gathered
 
 Forward = Callable[..., Tensor]
 
@@ -43,15 +44,18 @@ class Running:
 
 def make_lean(text_model: Any, running: Running) -> None:
     """Replaces the `forward` of modules of a language model with PEFT's adapters in its layers."""
+    dtype = text_model.dtype
     for module in text_model.modules():
         if hasattr(module, "lora_A"):
             module.forward = _projection(module, running)
         elif type(module).__name__.endswith("Norm"):
             module.forward = _norm(module)
     last = getattr(text_model.layers[-1], "mlp", None)
-    for module in text_model.layers.modules():
-        if (mlp := _gated_mlp(module)) and _same(module, mlp, module.down_proj.out_features):
-            module.forward = _at_ends(mlp, running) if module is last else mlp
+    for layer in text_model.layers:
+        with gathered(layer):
+            for module in layer.modules():
+                if (mlp := _gated_mlp(module)) and _same(module, mlp, module.down_proj.out_features, dtype):
+                    module.forward = _at_ends(mlp, running) if module is last else mlp
 
 
 # ------------------------------------------------------------------------------------------- projections
@@ -65,7 +69,7 @@ def _projection(module: Any, running: Running) -> Forward:
 
     def forward(x: Tensor) -> Tensor:
         if running.role is None:
-            return functional.linear(x, base.weight, base.bias)
+            return functional.linear(x, weight_of(base), base.bias)
         recipe, inputs = kept(x)
         a, b = adapters[running.role]
         return _Lora.apply(base, scale, recipe, x, a, b, *inputs)
@@ -78,10 +82,10 @@ class _Lora(torch.autograd.Function):
     def forward(
         ctx: Any, base: Any, scale: float, recipe: Recipe | None, x: Tensor, a: Tensor, b: Tensor, *inputs: Tensor
     ) -> Tensor:
-        ctx.weight, ctx.scale, ctx.recipe = base.weight, scale, recipe
+        ctx.base, ctx.scale, ctx.recipe = base, scale, recipe
         ctx.save_for_backward(a, b, *inputs)
         flat = x.reshape(-1, x.shape[-1])
-        y = functional.linear(flat, base.weight, base.bias)
+        y = functional.linear(flat, weight_of(base), base.bias)
         y.addmm_(flat @ _as(a, x.dtype).T, _as(b, x.dtype).T, alpha=scale)
         return y.view(*x.shape[:-1], -1)
 
@@ -96,9 +100,19 @@ class _Lora(torch.autograd.Function):
         inner = (flat @ low_a.T).mul_(ctx.scale)
         dx = None
         if ctx.needs_input_grad[3]:
-            dx = (dy @ ctx.weight).addmm_(d_inner, low_a).view(*gradients[0].shape[:-1], -1)
+            dx = (dy @ weight_of(ctx.base)).addmm_(d_inner, low_a).view(*gradients[0].shape[:-1], -1)
         da, db = (d_inner.T @ flat).to(a.dtype), (dy.T @ inner).to(b.dtype)
         return (None, None, None, dx, da, db, *[None] * len(inputs))
+
+
+def weight_of(linear: Any) -> Tensor:
+    """[out, in], in the dtype that is computed in; of 4 bits made anew each time."""
+    state = getattr(linear.weight, "quant_state", None)
+    if state is None:
+        return linear.weight
+    from bitsandbytes.functional import dequantize_4bit
+
+    return dequantize_4bit(linear.weight, state)
 
 
 def _as(adapter: Tensor, dtype: torch.dtype) -> Tensor:
@@ -122,7 +136,7 @@ def _norm(module: Any) -> Forward:
         return functional.rms_norm(x, weight.shape, weight, eps)  # type: ignore[union-attr]
 
     plain = isinstance(weight, Tensor) and weight.dim() == 1 and eps is not None
-    function = kernel if plain and _same(module, kernel, len(weight)) else stock  # type: ignore[arg-type]
+    function = kernel if plain and _same(module, kernel, len(weight), weight.dtype) else stock  # type: ignore
 
     def forward(*inputs: Any, **settings: Any) -> Tensor:
         if settings or not all(isinstance(given, Tensor) for given in inputs):
@@ -173,10 +187,10 @@ def _at_ends(mlp: Forward, running: Running) -> Forward:
 
 
 @torch.no_grad()
-def _same(module: Any, function: Forward, width: int) -> bool:
+def _same(module: Any, function: Forward, width: int, dtype: torch.dtype) -> bool:
     """Whether `function` does with [3, 1, width] what the module does: tried, not guessed from names."""
-    like = next(module.parameters())
-    x = torch.linspace(0, 50, 3 * width, device=like.device).sin().view(3, 1, width).to(like.dtype)
+    device = next(module.parameters()).device
+    x = torch.linspace(0, 50, 3 * width, device=device).sin().view(3, 1, width).to(dtype)
     expected = module(x)
     error = (function(x) - expected).abs().max()
-    return bool(error <= 8 * torch.finfo(like.dtype).eps * expected.abs().max())
+    return bool(error <= 8 * torch.finfo(dtype).eps * expected.abs().max())

@@ -24,7 +24,7 @@ from stages.learning.passes import TOKENS_PER_PASS, packed
 from stages.learning.ranks import Ranks
 from stages.learning.rows import Bundle, Row, TrainingGroup, bundles, completions_of, in_passes, tokens_of
 from stages.models.device import memory_bounded, repeatable
-from stages.models.estimate import Group
+from stages.models.estimate import Group, Held
 from stages.models.finding import Model
 from stages.models.fitting import step_advice
 from stages.parameters.update import UpdateParams
@@ -77,7 +77,9 @@ class Learner:
         given. `models`: where the model comes from, loaded anew unless given."""
         self.params = params
         self.ranks = ranks or Ranks()
-        self.model = (models or PolicyModel)(model, seed, params.gradient_checkpointing, lora)
+        self._held = Held(self.ranks.size if params.shard_base else 1, params.load_in_4bit)
+        shards = (self._held, self.ranks if self._held.ranks > 1 else None)
+        self.model = (models or PolicyModel)(model, seed, params.gradient_checkpointing, lora, *shards)
         self.lora = self.model.lora
         self._rules = {
             role: LossRule(
@@ -166,6 +168,7 @@ class Learner:
                     slopes = advantages = self.advantages(role, groups)
                 for pack in self._packs(self._bundles(groups, slopes)):
                     figures += self._backward(role, pack, state.kl_coef)
+                self.model.finish()
             gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
             self.ranks.sum([*gradients, figures, self._largest_gap])
             loss, kl, weight, gap = figures.tolist()
@@ -193,7 +196,7 @@ class Learner:
 
     def _memory_advice(self) -> str:
         """What helps where the step that was asked for has filled the GPU."""
-        return step_advice(self._model, self._asked, self.lora, self.params.gradient_checkpointing)
+        return step_advice(self._model, self._asked, self.lora, self.params.gradient_checkpointing, self._held)
 
     def _next_kl_coef(self, kl_coef: float, kl: float) -> float:
         if self.params.kl_fixed is not None:
@@ -234,6 +237,7 @@ class Learner:
                     for row, own in zip(rows, logprobs, strict=True):
                         found[row.group][0, row.place] = own[: len(row.tokens)].sum()
                         found[row.group][1, row.place] = own[len(row.tokens) :].sum()
+            self.model.finish()
         self.ranks.sum(found)
         return Readout([values[0].cpu() for values in found], [values[1].cpu() for values in found])
 

@@ -30,7 +30,10 @@ from stages.learning.lean import Running, make_lean
 from stages.learning.loss import Head
 from stages.learning.passes import TOKENS_PER_PASS, packed
 from stages.learning.prefix import Prefix, Prefixes
-from stages.models.device import repeatable
+from stages.learning.ranks import Ranks
+from stages.learning.sharding import Sweeps
+from stages.models.device import repeatable, this_device
+from stages.models.estimate import WHOLE, Held
 from stages.models.finding import Model
 from stages.models.language_model import check_learnable, fitting, has_experts, language_model, target_modules
 from stages.models.loading import load_base, skeleton
@@ -68,9 +71,16 @@ class PolicyModel:
     """One base model, one LoRA adapter a role; π is the base with an adapter on, π_ref the base with none."""
 
     def __init__(
-        self, model: Model, seed: int, gradient_checkpointing: bool = False, lora: Lora = DEFAULT_LORA
+        self,
+        model: Model,
+        seed: int,
+        gradient_checkpointing: bool = False,
+        lora: Lora = DEFAULT_LORA,
+        held: Held = WHOLE,
+        ranks: Ranks | None = None,
     ) -> None:
-        """Loads `model` and puts fresh adapters on it, whose random halves come from `seed`.
+        """Loads `model` and puts fresh adapters on it, whose random halves come from `seed`. ranks: those that it is in
+        shards over, if `held` has it so.
 
         Raises EngineError for a model that learning would not get right: it is tried on a small prompt.
         """
@@ -79,7 +89,7 @@ class PolicyModel:
         made_empty = skeleton(model)  # what will not do is known before minutes of loading
         check_learnable(made_empty)
         self.lora, self.has_experts = fitting(lora, made_empty), has_experts(made_empty)
-        self._base = load_base(model)
+        self._base = load_base(model, held)
         from peft import LoraConfig, get_peft_model
 
         config = LoraConfig(
@@ -102,8 +112,13 @@ class PolicyModel:
             for role in (SOLVER, PROPOSER)
         }
         self._inner, self._text = self._base.model, language_model(self._base)
-        self._forbidden = torch.tensor(model.forbidden_tokens, dtype=torch.long, device=self.device)
         self._running = Running()
+        self._sweeps: Sweeps | None = None
+        if ranks is not None and held.ranks > 1:
+            device = this_device().torch_device
+            self._sweeps = Sweeps(self._text, ranks, device)
+            self._base.to(device)  # what is whole
+        self._forbidden = torch.tensor(model.forbidden_tokens, dtype=torch.long, device=self.device)
         self.head = Head(self._base.get_output_embeddings().weight, self._forbidden)
         self._in_batches = False
         with tried(model.ref.name):
@@ -136,6 +151,17 @@ class PolicyModel:
     def frozen(self) -> list[Tensor]:
         """The weights that never change: the base model's."""
         return [weight for weight in self._base.parameters() if not weight.requires_grad]
+
+    @property
+    def in_shards(self) -> bool:
+        """Whether the base is spread over several ranks."""
+        return self._sweeps is not None
+
+    def finish(self) -> None:
+        """To be called by each rank when it has run what it has to: where the base is in shards, the others may still
+        need its own."""
+        if self._sweeps:
+            self._sweeps.finish()
 
     # ------------------------------------------------------------------------------------ the adapters
 
@@ -193,12 +219,14 @@ class PolicyModel:
         """
         reference: list[Prefix] = []
         own: list[Prefix] = []
-        for batch in batches(prompts) if self._in_batches else [[prompt] for prompt in prompts]:
+        together = list(batches(prompts)) if self._in_batches else [[prompt] for prompt in prompts]
+        for batch in together:
             encoded = self._encoded(batch)
             with torch.no_grad():
                 reference += self._run_prompts(encoded, None)
             own += self._run_prompts(encoded, role)
-        return Prefixes(reference), Prefixes(own)
+        counts = list(map(len, together))
+        return Prefixes(reference, counts), Prefixes(own, counts)
 
     @torch.no_grad()
     def run_prompts(self, prompts: Sequence[PromptInputs]) -> Sequence[Prefix]:

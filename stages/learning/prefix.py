@@ -8,8 +8,9 @@ completions never live together: the gradients gather in the prefix's leaves, an
 them from there.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -36,9 +37,10 @@ class Prefix:
 
 @dataclass(frozen=True)
 class Prefixes:
-    """Of several prompts, in their order."""
+    """Of several prompts, in their order; `together`: how many of them ran at a time."""
 
     each: Sequence[Prefix]
+    together: Sequence[int]
 
     def leaves(self) -> "Prefixes":
         """The same numbers cut off from the graph behind them, ready to gather gradients."""
@@ -46,13 +48,15 @@ class Prefixes:
         def leaf(tensor: Tensor) -> Tensor:
             return tensor.detach().requires_grad_()
 
-        return Prefixes([Prefix(mapped(own.cache, leaf), leaf(own.last), own.remembered) for own in self.each])
+        own = [Prefix(mapped(own.cache, leaf), leaf(own.last), own.remembered) for own in self.each]
+        return Prefixes(own, self.together)
 
     def backward(self, leaves: "Prefixes") -> None:
-        """Takes the gradients that `leaves` have gathered on through the prompts."""
-        pairs = zip(self._tensors(), leaves._tensors(), strict=True)
-        grown = [(own, leaf.grad) for own, leaf in pairs if leaf.grad is not None and own.requires_grad]
-        torch.autograd.backward([own for own, _ in grown], [gradient for _, gradient in grown])
-
-    def _tensors(self) -> Iterator[Tensor]:
-        return (tensor for prefix in self.each for tensor in prefix.tensors())
+        """Takes the gradients that `leaves` have gathered on through the prompts, those that ran together at a time."""
+        pairs = zip(self.each, leaves.each, strict=True)
+        for count in self.together:
+            both = [
+                pair for own, leaf in islice(pairs, count) for pair in zip(own.tensors(), leaf.tensors(), strict=True)
+            ]
+            grown = [(own, leaf.grad) for own, leaf in both if leaf.grad is not None and own.requires_grad]
+            torch.autograd.backward([own for own, _ in grown], [gradient for _, gradient in grown])

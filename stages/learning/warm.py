@@ -46,9 +46,13 @@ class WarmModel:
     def sleep(self) -> None:
         """Leaves the GPU's memory to the engine until the model is next asked for; on a CPU there is nothing to leave.
 
-        Frozen weights never change: they are copied to the machine's memory the first time, and dropped after.
+        Frozen weights never change: they are copied to the machine's memory the first time, and dropped after. A model in
+        shards is let go of.
         """
         if self._model is None or not self.awake or not _on_gpu(self._model):
+            return
+        if self._model.in_shards:
+            self.close()
             return
         self._device = self._model.device
         self._host = self._host or [(weight, _pinned(weight.data)) for weight in self._model.frozen()]

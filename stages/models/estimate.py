@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from stages.errors import EngineError
-from stages.models.language_model import has_experts, target_modules
+from stages.models.language_model import has_experts, language_model, target_modules
 from stages.policy import ATTENTION, DEFAULT_LORA, PROJECTIONS, Lora
 
 GIB = 2**30
 WIDTH = {"cuda": 2, "cpu": 4}  # bytes of a number: bfloat16 and float32
 TRAINED = 4  # those of adapters, their gradients and their moments: float32
+
+BYTES_OF_4_BITS = 0.516  # a weight in 4 bits, with its share of the scales of its block, themselves in 8 bits
 
 # Of vLLM's engine: what it computes at a time, and how many sequences it draws tokens for.
 BATCH_TOKENS, SEQUENCES = 8192, 1024
@@ -30,7 +32,8 @@ class Architecture:
     """A model's sizes. text, vision: parameters, tied ones counted once. linears: (outputs, inputs) of each linear
     layer that may have an adapter, by its name in the model. Widths are the language model's; `experts`: how many of
     its feed-forward blocks of width `intermediate` a token goes through. context: tokens at most, None where nothing
-    says."""
+    says. matrices: parameters of the decoder's layers that may be in shards, quantisable: those that may be in 4 bits,
+    linear layers'."""
 
     text: int
     vision: int
@@ -44,6 +47,8 @@ class Architecture:
     context: int | None
     linears: Mapping[str, tuple[int, int]]
     experts: int = 1
+    matrices: int = 0
+    quantisable: int = 0
 
     @property
     def weights(self) -> int:
@@ -87,7 +92,7 @@ def architecture_of(config: Any) -> Architecture:
     decoder = {id(parameter) for parameter in model.get_decoder().parameters()}
     decoder |= {id(parameter) for parameter in model.get_output_embeddings().parameters()}
     sizes = {id(parameter): parameter.numel() for parameter in model.parameters()}
-    text = config.get_text_config()
+    text, decoder_layers = config.get_text_config(), language_model(model).layers
     every = Lora(targets=ATTENTION if has_experts(model) else tuple(PROJECTIONS))
     text_parameters = sum(size for one, size in sizes.items() if one in decoder)
     return Architecture(
@@ -103,11 +108,38 @@ def architecture_of(config: Any) -> Architecture:
         context=getattr(text, "max_position_embeddings", None),
         linears={name: _sides(model.get_submodule(name)) for name in target_modules(every, model)},
         experts=getattr(text, "num_experts_per_tok", None) or 1,
+        matrices=sum(parameter.numel() for parameter in decoder_layers.parameters() if parameter.dim() > 1),
+        quantisable=sum(
+            module.weight.numel() for module in decoder_layers.modules() if isinstance(module, torch.nn.Linear)
+        ),
     )
 
 
 def _sides(linear: Any) -> tuple[int, int]:
     return linear.out_features, linear.in_features
+
+
+@dataclass(frozen=True)
+class Held:
+    """How a process of the learner has the frozen base: its layers in shards over so many ranks, or in 4 bits."""
+
+    ranks: int = 1
+    in_4bit: bool = False
+
+    def weights(self, sizes: Architecture, width: int = WIDTH["cuda"]) -> int:
+        """Bytes of a process, at numbers of `width` bytes: what is put together for a while counts, of shards two
+        layers, of 4 bits a matrix."""
+        whole = width * (sizes.text + sizes.vision)
+        if self.in_4bit:
+            largest = max((outputs * inputs for outputs, inputs in sizes.linears.values()), default=0)
+            return whole - int((width - BYTES_OF_4_BITS) * sizes.quantisable) + width * largest
+        if self.ranks > 1:
+            gathered = min(2 * sizes.matrices // sizes.layers, sizes.matrices)
+            return whole - width * (sizes.matrices - sizes.matrices // self.ranks - gathered)
+        return whole
+
+
+WHOLE = Held()
 
 
 @dataclass(frozen=True)
@@ -165,6 +197,7 @@ def learning(
     lora: Lora = DEFAULT_LORA,
     checkpointing: bool = False,
     device: str = "cuda",
+    held: Held = WHOLE,
 ) -> Learning:
     """The peak of one step, in a process of its own, on a GPU or (in float32) on a CPU."""
     from stages.learning.loss import POSITIONS_PER_CHUNK
@@ -184,7 +217,7 @@ def learning(
     before = rows * group.prompt * cache  # each row has the prompt's keys and values before its own
     logits = 3 * TRAINED * chunk * sizes.vocabulary  # of π, of π_ref and the gradient, in float32
     return Learning(
-        weights=width * (sizes.text + sizes.vision),
+        weights=held.weights(sizes, width),
         adapters=TRAINED * sizes.adapter(lora) * (2 * 3 + 1),
         activations=tokens * sizes.layers * (width * sizes.hidden if checkpointing else kept)
         + (0 if checkpointing else before),
@@ -219,12 +252,17 @@ def cached_tokens(sizes: Architecture, engine: Sampling, gpus: int = 1) -> int:
 
 
 def longest_prompt(
-    sizes: Architecture, free: float, group: Group, lora: Lora = DEFAULT_LORA, checkpointing: bool = False
+    sizes: Architecture,
+    free: float,
+    group: Group,
+    lora: Lora = DEFAULT_LORA,
+    checkpointing: bool = False,
+    held: Held = WHOLE,
 ) -> int:
     """The most tokens of prompt with which a step on `group` takes no more than `free` bytes; 0 where none does."""
     low, high = 0, 1 << 20
     while low < high:
         middle = (low + high + 1) // 2
-        fits = learning(sizes, replace(group, prompt=middle), lora, checkpointing).total <= free
+        fits = learning(sizes, replace(group, prompt=middle), lora, checkpointing, held=held).total <= free
         low, high = (middle, high) if fits else (low, middle - 1)
     return low

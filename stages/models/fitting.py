@@ -2,10 +2,11 @@
 
 from functools import lru_cache
 from importlib import metadata
+from importlib.util import find_spec
 from math import prod
 
-from stages.errors import EngineError
-from stages.models.estimate import GIB, Group, architecture, learning
+from stages.errors import EngineError, UsageError
+from stages.models.estimate import GIB, WHOLE, Group, Held, architecture, learning
 from stages.models.finding import Model
 from stages.models.untrusted import tensor_headers
 from stages.parameters.sampling import EngineOptions
@@ -79,14 +80,22 @@ def weight_bytes(model: Model) -> int:
     return sum(BYTES_A_WEIGHT.get(tensor.dtype, 1) * prod(tensor.shape) for tensor in tensors)
 
 
-def check_room(model: Model, free_bytes: int) -> None:
-    """Raises EngineError, with what to do, where the learner's copy of the weights is more than the `free_bytes` of a
-    GPU's memory. It is not spread over several: every process has one."""
-    if (weights := weight_bytes(model)) >= free_bytes:
+def check_room(model: Model, free_bytes: int, held: Held = WHOLE) -> None:
+    """Raises EngineError, with what to do, where what a process of the learner has of the weights is more than the
+    `free_bytes` of a GPU's memory."""
+    weights = weight_bytes(model) if held == WHOLE else held.weights(architecture(model.path))
+    if weights >= free_bytes:
+        ways = {WHOLE: "use --load-in-4bit, or --shard-base under torchrun, or "}.get(held, "")
         raise EngineError(
             f"{model.ref.name}: its weights take {weights / GIB:.1f} GiB, and of the GPU {free_bytes / GIB:.1f} GiB "
-            f"are free. Stop what else runs there, use a larger GPU, or a smaller --model{SEE_DOCTOR}"
+            f"are free. Stop what else runs there, {ways}use a larger GPU, or a smaller --model{SEE_DOCTOR}"
         )
+
+
+def check_4bit() -> None:
+    """Raises UsageError where what packs weights in 4 bits is not installed."""
+    if find_spec("bitsandbytes") is None:
+        raise UsageError("--load-in-4bit needs bitsandbytes: pip install 'ireasoner[4bit]'")
 
 
 def check_fit(model: Model, gpu_bytes: int, options: EngineOptions) -> None:
@@ -104,15 +113,18 @@ def check_fit(model: Model, gpu_bytes: int, options: EngineOptions) -> None:
     )
 
 
-def step_advice(model: Model, group: Group, lora: Lora, checkpointing: bool) -> str:
+def step_advice(model: Model, group: Group, lora: Lora, checkpointing: bool, held: Held = WHOLE) -> str:
     """What helps where a step of learning on `group` has filled the GPU: its parts, and what the options would save."""
     saving = "" if checkpointing else "use --gradient-checkpointing, or "
     try:
         sizes = architecture(model.path)
-        parts = learning(sizes, group, lora, checkpointing)
+        parts = learning(sizes, group, lora, checkpointing, held=held)
         if not checkpointing:
-            less = learning(sizes, group, lora, checkpointing=True).total
+            less = learning(sizes, group, lora, checkpointing=True, held=held).total
             saving = f"use --gradient-checkpointing ({less / GIB:.1f} GiB), or "
+        if held == WHOLE:
+            less = learning(sizes, group, lora, checkpointing, held=Held(in_4bit=True)).total
+            saving += f"--load-in-4bit ({less / GIB:.1f} GiB), or "
     except EngineError:  # of a kind that cannot be laid out beforehand
         return f"{saving}sample with a smaller --max-pixels"
     return f"a step on {group} takes about {parts}; {saving}sample with a smaller --max-pixels"

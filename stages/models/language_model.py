@@ -18,6 +18,12 @@ def language_model(base: Any) -> Any:
     raise EngineError(f"{type(base).__name__}: its language model has no layers to be found, and cannot be learned")
 
 
+def layers_name(base: Any) -> str:
+    """What the decoder's layers are called in the model: `model.language_model.layers`."""
+    layers = language_model(base).layers
+    return next(name for name, module in base.named_modules() if module is layers)
+
+
 def has_experts(base: Any) -> bool:
     """Whether its layers have experts in one tensor, where no adapter goes."""
     return any(parameter.dim() > 2 and "expert" in name for name, parameter in language_model(base).named_parameters())

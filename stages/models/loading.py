@@ -2,13 +2,16 @@
 vLLM sets what torch reads when it is."""
 
 import importlib.util
+import re
 import sys
 from typing import Any
 
 from stages.errors import EngineError, StageError
 from stages.models import torchvision_operators
+from stages.models.estimate import WHOLE, Held
 from stages.models.finding import Model
 from stages.models.fitting import check_room, check_weights
+from stages.models.language_model import layers_name
 from stages.models.threads import fit_threads
 
 
@@ -55,8 +58,9 @@ def skeleton(model: Model) -> Any:
         raise _unloadable(model, error) from error
 
 
-def load_base(model: Model) -> Any:
-    """The checkpoint, frozen, in evaluation mode, on this process's device and in its dtype.
+def load_base(model: Model, held: Held = WHOLE) -> Any:
+    """The checkpoint, frozen, in evaluation mode, on this process's device and in its dtype; of a base that is to be in
+    shards on the CPU, where the processes of a machine read it from the same pages.
 
     Raises EngineError when the architecture or the weights do not fit or are not all there, or the device has no room.
     """
@@ -73,7 +77,7 @@ def load_base(model: Model) -> Any:
         if here.gpu:
             allow_repeatable()
             free_cache()
-            check_room(model, torch.cuda.mem_get_info(here.torch_device)[0])
+            check_room(model, torch.cuda.mem_get_info(here.torch_device)[0], held)
         else:
             fit_threads(model)
         base = AutoModelForImageTextToText.from_pretrained(
@@ -82,7 +86,9 @@ def load_base(model: Model) -> Any:
             attn_implementation="sdpa",
             use_safetensors=True,  # nothing is unpickled
             trust_remote_code=False,
-            device_map={"": here.torch_device},  # mapped from the files straight to where they are used
+            # Mapped from the files straight to where they are used.
+            device_map={"": here.torch_device if held.ranks == 1 else torch.device("cpu")},
+            quantization_config=_in_4bit(model, here.dtype) if held.in_4bit else None,
         )
         batch_windows(base)
         return base.requires_grad_(False).eval()
@@ -90,6 +96,20 @@ def load_base(model: Model) -> Any:
         raise
     except Exception as error:
         raise _unloadable(model, error) from error
+
+
+def _in_4bit(model: Model, dtype: Any) -> Any:
+    """NF4, with its scales quantised, too, for the linear layers of the language model; the others stay as they are."""
+    from transformers import BitsAndBytesConfig
+
+    layers = re.escape(layers_name(skeleton(model)))
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=[rf"(?!{layers}\.)"],  # a pattern, which names that begin otherwise match
+    )
 
 
 def _unloadable(model: Model, error: Exception) -> EngineError:

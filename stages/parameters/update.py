@@ -14,6 +14,7 @@ CLIP = "Clipping (--loss clip)"
 PAIRS = "Preferences (--loss dpo)"
 LAST_TOKEN = "Last-token self-reward (--loss-aux last-token)"
 LORA = "LoRA"
+MEMORY = "Memory"
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,19 @@ class UpdateParams:
         panel=LORA,
     )
     gradient_checkpointing: bool = option(
-        False, "Make activations again in backward: slower, for less memory.", recorded=False
+        False, "Make activations again in backward: slower, for less memory.", recorded=False, panel=MEMORY
+    )
+    load_in_4bit: bool = option(
+        False,
+        "Keep the language model's frozen matrices in 4 bits (NF4): a quarter of their memory, and log π of another "
+        "model than was sampled, by how much is said. Wants the extra 4bit.",
+        panel=MEMORY,
+    )
+    shard_base: bool = option(
+        False,
+        "Spread the frozen layers over torchrun's processes, for models larger than a GPU (FSDP2).",
+        recorded=False,
+        panel=MEMORY,
     )
 
 

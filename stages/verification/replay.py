@@ -77,9 +77,10 @@ def _check_device(lineage: Lineage) -> None:
         was, now = (" in ".join(str(each.get(name)) for name in here) for each in (made, here))
         raise UsageError(f"{output}: was made on {was}, and here is {now}; what computes otherwise makes other rows")
     if (ranks := made.get("ranks", 1)) != 1:
+        sharded = " --shard-base" if made.get("shard_base") else ""
         raise UsageError(
             f"{output}: was made by {ranks} processes, which add up in another order than one does; make it again with "
-            f"torchrun --nproc-per-node {ranks} -m ireasoner_cli update, and compare the two"
+            f"torchrun --nproc-per-node {ranks} -m ireasoner_cli update{sharded}, and compare the two"
         )
     if made.get("batch_invariant") is False and here["name"] != "cpu":
         raise UsageError(
