@@ -78,7 +78,7 @@ def score(inputs: Sequence[Path], params: ScoreParams, call: Call = Call(), prog
             tally.add(table)
         for block in rollouts.tables(groups_per_block, scored.left):
             trust = self_rewards.of(block) if self_rewards else None
-            columns = score_block(block, chosen, embedder, rollouts.metadata.policy.step, questions, trust)
+            columns = score_block(block, chosen, embedder, rollouts.metadata.step, questions, trust)
             table = pa.table([*block.columns, *columns.columns], schema=schema)
             tally.add(table)
             rows = table if groups_per_block > 1 else table.to_pylist()

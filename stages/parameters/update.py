@@ -32,6 +32,12 @@ class UpdateParams:
         "the mean of the others, or the reward itself. The Proposer's group is the proposals about the same images; "
         "of one alone there is only the moving average.",
     )
+    lag: int = option(
+        0,
+        "Updates that the rows may be behind: with 1 they may be of the policy that --policy was made from, too.",
+        minimum=0,
+        maximum=1,
+    )
     loss: Loss = option(
         "policy-gradient",
         "Importance-weighted policy gradient, its clipped form (PPO's), likelihood of the selected rows, or direct "
