@@ -23,7 +23,6 @@ from stages.errors import UsageError
 from stages.job import Job, Start
 from stages.models.support import check_learning
 from stages.parameters import Call, recorded
-from stages.parameters.sampling import Pixels
 from stages.parameters.score import ScoreParams
 from stages.parsing import parse_tags
 from stages.progress import SILENT, Progress
@@ -99,9 +98,7 @@ def _models(params: ScoreParams, start: Start, rollouts: Metadata) -> tuple[Step
         return StaticEmbedder(start.model), self_rewards
     from stages.embedding.hidden import HiddenEmbedder
 
-    sampled = rollouts.stage_params("rollout")
-    pixels = Pixels(sampled.get("min_pixels"), sampled.get("max_pixels"))
-    return HiddenEmbedder(start.model, start.policy, pixels), self_rewards
+    return HiddenEmbedder(start.model, start.policy, rollouts), self_rewards
 
 
 def _questions(rollouts: shards.Shards, chosen: Chosen) -> Questions:

@@ -30,7 +30,7 @@ from stages.learning import beforehand, checkpoints
 from stages.learning.batches import Batch, GroupReader
 from stages.learning.drift import too_far
 from stages.learning.last_token import LastToken
-from stages.learning.learner import MAX_GRAD_NORM, WEIGHT_DECAY, Learner
+from stages.learning.learner import MAX_GRAD_NORM, WEIGHT_DECAY, Learner, Models
 from stages.learning.ranks import Ranks
 from stages.models.device import this_device
 from stages.models.finding import Model
@@ -80,11 +80,13 @@ def update(
     call: Call = Call(),
     progress: Progress = SILENT,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    models: Models | None = None,
 ) -> Result:
     """Writes the next policy directory; the policy asked for is the one the trajectories were sampled from or, with a
     lag of 1, the one that was made from that.
 
-    Under torchrun all its processes call this, and spread the groups of each step over themselves.
+    Under torchrun all its processes call this, and spread the groups of each step over themselves. `models`: where the
+    learner has its model from, in a process that keeps one.
     Raises UsageError when the policy is missing or would be written over, DataError for shards, images or a
     policy that do not fit, EngineError when the model cannot be learned from or loaded.
     """
@@ -129,7 +131,7 @@ def update(
         check_learning(start.model)
         with job.checkpoints(ranks) as unfinished:
             with progress.busy("loading the model"):
-                learner = Learner(start.model, params, job.metadata.seed, ranks, lora, temperatures)
+                learner = Learner(start.model, params, job.metadata.seed, ranks, lora, temperatures, models)
                 learner.last = _last_token(params, self_reward, start.model)
             if learner.model.has_experts:
                 progress.say(EXPERTS.format(name=start.model.ref.name, targets=",".join(learner.lora.targets)))

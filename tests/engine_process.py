@@ -58,7 +58,7 @@ def main(model_dir: str, one: str, two: str) -> None:
     assert warm._engine is not None
     warm._engine._sleeps = True  # a CPU's engine has no memory to leave, and takes the commands
     warm.sleep()
-    say(asleep=warm._engine._asleep)
+    say(asleep=warm._engine.asleep)
     say(tokens=sampled(Path(one)))
 
     def requests() -> Iterator[Request]:

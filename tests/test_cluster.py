@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ireasoner_cli.workers import sampling
+from ireasoner_cli.workers import staff
 from stages import shards
 from stages.errors import UsageError
 from tests import chain, test_run
@@ -105,6 +105,6 @@ def test_what_is_lost_is_done_by_others(world: Path, cluster: Any) -> None:
 
 
 def test_without_ray_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sampling, "find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=r"ireasoner\[ray\]"), sampling.open_crew(None, "auto", 1, False):
+    monkeypatch.setattr(staff, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"ireasoner\[ray\]"), staff.open_crew(None, "auto", 1, False):
         pass

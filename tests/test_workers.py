@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from ireasoner_cli.workers import crew as crews
-from ireasoner_cli.workers import sampling
+from ireasoner_cli.workers import staff
 from ireasoner_cli.workers.answer import SLEEP, Answer, Words
 from ireasoner_cli.workers.crew import DEATHS, Crew
 from ireasoner_cli.workers.processes import Processes
@@ -147,14 +147,14 @@ def test_an_error_is_the_same_where_it_comes_from_another_process(error: StageEr
 
 
 def test_gpus_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sampling, "_gpus", lambda: [])
-    assert sampling._devices(None, 2) == [None] and sampling._devices(3, 1) == [None] * 3
-    monkeypatch.setattr(sampling, "_gpus", lambda: ["0", "1", "GPU-7f", "3", "4"])
-    assert sampling._devices(None, 1) == ["0", "1", "GPU-7f", "3", "4"]
-    assert sampling._devices(None, 2) == ["0,1", "GPU-7f,3"] and sampling._devices(2, 1) == ["0", "1"]
-    assert len(sampling._devices(None, 8)) == 1  # too few for one: the engine says so
+    monkeypatch.setattr(staff, "_gpus", lambda: [])
+    assert staff._devices(None, 2) == [None] and staff._devices(3, 1) == [None] * 3
+    monkeypatch.setattr(staff, "_gpus", lambda: ["0", "1", "GPU-7f", "3", "4"])
+    assert staff._devices(None, 1) == ["0", "1", "GPU-7f", "3", "4"]
+    assert staff._devices(None, 2) == ["0,1", "GPU-7f,3"] and staff._devices(2, 1) == ["0", "1"]
+    assert len(staff._devices(None, 8)) == 1  # too few for one: the engine says so
     with pytest.raises(UsageError, match="3 workers of 2 GPUs each, and 5 are there"):
-        sampling._devices(3, 2)
+        staff._devices(3, 2)
 
 
 def test_a_worker_sees_its_own_gpus_alone(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,14 +76,14 @@ def command(
         return work
 
     def by_workers(progress: Progress) -> Result:
-        from ireasoner_cli.workers.sampling import InParts, open_crew
+        from ireasoner_cli.workers.staff import Together, open_crew
 
         with open_crew(workers, ray, sampling.engine.tensor_parallel, debug) as crew:
             if crew is None:
                 return stage(progress=progress)
             look = replace(work, stage=partial(evaluate, inputs, params, replace(call, force=False)))
             words = partial(typed, context, NOT_FOR_PARTS)
-            return InParts(crew, call.force).make(look, words, output_of(inputs, params, call), progress)
+            return Together(crew, call.force).make(look, words, output_of(inputs, params, call), progress)
 
     return replace(work, typed=by_workers)
 

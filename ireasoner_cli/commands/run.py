@@ -88,7 +88,7 @@ def command(
     from ireasoner_cli.running.loop import Plan, run_loop
     from ireasoner_cli.running.prepare import Prepare
     from ireasoner_cli.running.tracking import tracking
-    from ireasoner_cli.workers.sampling import open_sampling
+    from ireasoner_cli.workers.staff import open_staff
     from stages import shards
 
     named = passes(context)  # the answers come first, unless they have a place among them
@@ -111,7 +111,7 @@ def command(
     runs = [replace(plan, out=out / f"seed-{each}", seed=each) for each in several] or [plan]
     prepare = Prepare(context, config, debug)
     gpus_each = prepare.setting("tensor_parallel", "rollout", {"recipe": plan.recipes[0]}, out)
-    with open_sampling(workers, ray, gpus_each, debug) as sampling:
+    with open_staff(workers, ray, gpus_each, debug) as staff:
         for one in runs:
             # Alone in the folder: of two runs one would take a stage from the other, which then fails.
             with (
@@ -122,7 +122,7 @@ def command(
                 if several:
                     view.say(f"{one.out}:")
                 try:
-                    summary = run_loop(one, prepare, view, sampling, tracked)
+                    summary = run_loop(one, prepare, view, staff, tracked)
                 except MadeDifferently as error:
                     told = f"{error.found}; go on with the settings it began with, or name another --out"
                     raise UsageError(told) from error

@@ -19,7 +19,7 @@ from ireasoner_cli.running.figures import Figures, collapse, read_figures
 from ireasoner_cli.running.prepare import Prepare
 from ireasoner_cli.running.tracking import Track, no_tracker
 from ireasoner_cli.workers.answer import Words
-from ireasoner_cli.workers.sampling import Sampling
+from ireasoner_cli.workers.staff import Staff
 from stages import shards
 from stages.contract import ANSWER
 from stages.errors import EngineError
@@ -91,7 +91,7 @@ class View(Progress, Protocol):
         ...
 
 
-def run_loop(plan: Plan, prepare: Prepare, view: View, sampling: Sampling, track: Track = no_tracker) -> dict[str, Any]:
+def run_loop(plan: Plan, prepare: Prepare, view: View, staff: Staff, track: Track = no_tracker) -> dict[str, Any]:
     """Runs what is missing of the plan's iterations; returns the figures of the last, and which policy is best.
     `track` is told the figures of each.
 
@@ -102,9 +102,11 @@ def run_loop(plan: Plan, prepare: Prepare, view: View, sampling: Sampling, track
             prepare("rollout", {"recipe": recipe, "pass": name}, plan.out)
         for stage in ("score", "update", *(["eval"] if plan.benchmark else [])):
             prepare(stage, {"recipe": recipe}, plan.benchmark or plan.out)
-    loop = _Loop(plan, prepare, view, sampling, track)
+    loop = _Loop(plan, prepare, view, staff, track)
     first = loop.resume()
     loop.check_model()
+    if idle := loop.idle():
+        view.say(idle)
     if plan.benchmark is not None:
         loop.evaluate(0)
     made: list[Figures] = []  # by this process: who goes on after a collapse means it
@@ -120,12 +122,12 @@ def run_loop(plan: Plan, prepare: Prepare, view: View, sampling: Sampling, track
 
 
 class _Loop:
-    def __init__(self, plan: Plan, prepare: Prepare, view: View, sampling: Sampling, track: Track) -> None:
+    def __init__(self, plan: Plan, prepare: Prepare, view: View, staff: Staff, track: Track) -> None:
         self._plan = plan
         self._prepare = prepare
         self._view = view
         self._track = track
-        self._sampling = sampling
+        self._staff = staff
         self.history: dict[int, Figures] = {}
         self.base_accuracy: float | None = None
 
@@ -200,18 +202,34 @@ class _Loop:
 
     def _score(self, number: int) -> Result:
         folder = self._plan.folder(number)
-        settings = {"policy": self._plan.policy(number - 1), "out": folder / "scored.parquet"}
         rows = folder / f"{self._plan.rows(self._plan.passes[-1])}.parquet"
-        work = self._prepare("score", {**settings, "recipe": self._plan.recipe_of(number)}, rows)
-        self._sampling.sleep()  # hidden states need the device; nothing is sampled again before the update
-        return work.stage(progress=self._view)
+        asked = ("score", self._own(number) | {"out": folder / "scored.parquet"}, rows)
+        embedding, vote = (self._prepare.setting(option, *asked) for option in ("embedding", "vote"))
+        if embedding == "hidden" or vote == "self-reward":
+            self._staff.sleep()  # the model is loaded in this process
+        return self._prepare(*asked).stage(progress=self._view)
 
     def _update(self, number: int) -> Result:
         folder = self._plan.folder(number)
-        settings = {"policy": self._plan.policy(number - 1), "out": folder / "policy"}
-        work = self._prepare("update", {**settings, "recipe": self._plan.recipe_of(number)}, folder / "scored.parquet")
-        self._sampling.sleep()
-        return work.stage(progress=self._view)
+        asked = ("update", self._own(number) | {"out": folder / "policy"}, folder / "scored.parquet")
+        work, words = self._prepare(*asked), self._prepare.words(*asked)
+        return self._staff.learn(work, words, folder / "policy", self._ranks(number), self._view)
+
+    def _own(self, number: int) -> dict[str, object]:
+        """What iteration `number` sets for each of its stages."""
+        return {"policy": self._plan.policy(number - 1), "recipe": self._plan.recipe_of(number)}
+
+    def _ranks(self, number: int) -> int:
+        """How many ranks an update can have at most: a step's groups are spread over them."""
+        settings = {"recipe": self._plan.recipe_of(number)}
+        return self._prepare.setting("groups_per_step", "update", settings, self._plan.out)
+
+    def idle(self) -> str | None:
+        """What to say where an update leaves workers idle."""
+        ranks, workers = self._ranks(1), self._staff.size
+        if ranks >= workers:
+            return None
+        return f"update uses {ranks} of {workers} workers; [update] groups-per-step = {workers} uses all"
 
     def evaluate(self, number: int) -> Result:
         """The benchmark, answered with the policy that iteration `number` made; with what the run starts from for 0."""
@@ -225,15 +243,15 @@ class _Loop:
         return result
 
     def _sample(self, stage: str, number: int, output: str, settings: Mapping[str, object], *inputs: Path) -> Result:
-        own = {"policy": self._plan.policy(number - 1), "recipe": self._plan.recipe_of(number)}
-        return self._made(stage, self._plan.folder(number) / f"{output}.parquet", {**settings, **own}, *inputs)
+        out = self._plan.folder(number) / f"{output}.parquet"
+        return self._made(stage, out, {**settings, **self._own(number)}, *inputs)
 
     def _made(self, stage: str, out: Path, settings: Mapping[str, object], *inputs: Path) -> Result:
         def words(**more: object) -> Words:
             return self._prepare.words(stage, {**settings, **more}, *inputs)
 
         work = self._prepare(stage, {**settings, "out": out}, *inputs)
-        return self._sampling.make(work, words, out, self._view)
+        return self._staff.make(work, words, out, self._view)
 
     @property
     def best(self) -> int | None:

@@ -9,6 +9,7 @@ from typing import Any
 import ray
 
 from ireasoner_cli.workers.answer import Answer, Words
+from ireasoner_cli.workers.ports import free_port
 from ireasoner_cli.workers.worker import Worker
 from stages import __version__
 from stages.progress import SILENT
@@ -23,6 +24,9 @@ class ActingWorker:
 
     def version(self) -> str:
         return __version__
+
+    def address(self) -> tuple[str, int]:
+        return ray.util.get_node_ip_address(), free_port()
 
     def answer(self, words: Words) -> dict[str, Any]:
         """As `Worker.run` does."""

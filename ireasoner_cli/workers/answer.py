@@ -1,4 +1,7 @@
-"""What goes between a crew and its workers: words one way, an answer the other. Both are JSON."""
+"""What goes between a crew and its workers: words one way, an answer the other. Both are JSON.
+
+Words may begin with variables, as in a shell: `RANK=1 WORLD_SIZE=2 MASTER_ADDR=… MASTER_PORT=… update scored.parquet …`
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,12 +16,13 @@ SLEEP = ("sleep",)  # the one command that is no stage's: leave the device's mem
 class Answer:
     """What became of words: nothing to tell when all is well. `error` names a class of `stages.errors`, and `message`
     is its argument. `later`: the same words may do in a while. `died`: the worker, or the engine in it, ended over
-    them, and another has taken its place."""
+    them, and another has taken its place. `said`: what the stage has said meanwhile, a line each."""
 
     error: str = ""
     message: str = ""
     later: bool = False
     died: bool = False
+    said: Sequence[str] = ()
 
     def exception(self) -> errors.StageError:
         """The error that it tells of."""

@@ -7,6 +7,7 @@ import os
 import pkgutil
 import signal
 import threading
+import time
 from typing import Any
 
 import ray
@@ -80,6 +81,17 @@ class Actors:
                 other = f"ireasoner {told} is installed on a machine of the cluster, and {__version__} here"
                 return worker, Answer(UsageError.__name__, f"{other}; install the same on all")
             self._asked[self._actors[worker].answer.remote(list(words))] = worker, None
+
+    def address(self, worker: int) -> tuple[str, int]:
+        while True:
+            try:
+                return ray.get(self._actors[worker].address.remote())
+            except RayActorError:  # it is being started again, or waits for room
+                time.sleep(1)
+
+    def end(self, worker: int) -> None:
+        self._asked = {asked: about for asked, about in self._asked.items() if about[0] != worker}
+        ray.kill(self._actors[worker], no_restart=False)
 
     def close(self) -> None:
         """Interrupts what is still at work, and waits for it, but not for ever."""

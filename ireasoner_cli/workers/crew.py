@@ -1,4 +1,5 @@
-"""Words to workers: each to the next that is free, and to another where one is lost."""
+"""Words to workers: each to the next that is free, and to another where one is lost; or to several at once, who learn
+together."""
 
 import shlex
 import time
@@ -27,6 +28,14 @@ class Carrier(Protocol):
         """Waits for a worker that has words, and says which and what became of them."""
         ...
 
+    def address(self, worker: int) -> tuple[str, int]:
+        """Of the machine that the worker is on, as the others reach it, and a port that is free there."""
+        ...
+
+    def end(self, worker: int) -> None:
+        """Ends the worker's process, whatever it is at: of words that it has nothing is heard any more."""
+        ...
+
     def close(self) -> None:
         """Ends all workers, whatever they are at."""
         ...
@@ -38,6 +47,8 @@ class Crew:
     def __init__(self, carrier: Carrier) -> None:
         self._carrier = carrier
         self._awake: set[int] = set()
+        self._ranks = 0  # how many of the workers, from the first, are one group
+        self._torn = False  # whether one of these may have been lost since
 
     @property
     def size(self) -> int:
@@ -60,10 +71,11 @@ class Crew:
             worker, answer = self._carrier.next()
             words = busy.pop(worker)
             idle.append(worker)
+            self._torn |= answer.died or answer.later
             if answer.died:
                 deaths[words] += 1
                 if deaths[words] == DEATHS:
-                    raise EngineError(f"{answer.message}; {DEATHS} times, at `ireasoner {shlex.join(words)}`")
+                    raise _given_up(answer, words)
                 waiting.appendleft(words)
             elif answer.later and (busy or refused[words] < PATIENCE):
                 refused[words] += not busy  # who is at work may take them next
@@ -73,6 +85,57 @@ class Crew:
                 raise answer.exception()
             else:
                 advance(1)
+
+    def together(self, words: Words, count: int) -> Sequence[str]:
+        """Has the first `count` workers do the same words at once, as the ranks of one group; one alone is by itself.
+        Returns what the first has said. Where one is lost all of them are ended, and begin again.
+
+        Raises as `run` does.
+        """
+        deaths = refused = 0
+        while (answer := self._at_once(words, count)).error:
+            if answer.died:
+                deaths += 1
+                if deaths == DEATHS:
+                    raise _given_up(answer, words)
+            elif answer.later and refused < PATIENCE:
+                refused += 1
+                time.sleep(1)
+            else:
+                raise answer.exception()
+        return answer.said
+
+    def _at_once(self, words: Words, count: int) -> Answer:
+        """What the first of so many ranks answers; or the error of any, and then all have ended: the others would wait
+        for it for ever."""
+        if count > 1 and (self._ranks not in (0, count) or self._torn):
+            self._end(self._ranks)  # who is of a group that is no more cannot be of another
+        for rank, variables in enumerate(self._group(count)):
+            self._awake.add(rank)
+            self._carrier.begin(rank, [*variables, *words])
+        first = Answer()
+        for _ in range(count):
+            worker, answer = self._carrier.next()
+            first = first if worker else answer
+            if answer.error:
+                self._end(count if count > 1 else 0)
+                return answer
+        return first
+
+    def _group(self, count: int) -> list[list[str]]:
+        """The variables of each rank."""
+        if count == 1:
+            return [[]]
+        self._ranks = count
+        host, port = self._carrier.address(0)
+        shared = [f"WORLD_SIZE={count}", f"MASTER_ADDR={host}", f"MASTER_PORT={port}"]
+        return [[f"RANK={rank}", *shared] for rank in range(count)]
+
+    def _end(self, ranks: int) -> None:
+        for worker in range(ranks):
+            self._carrier.end(worker)
+            self._awake.discard(worker)
+        self._ranks, self._torn = (0, False) if ranks >= self._ranks else (self._ranks, True)
 
     def sleep(self) -> None:
         """Has all engines leave their device's memory to others until they have words again."""
@@ -84,3 +147,7 @@ class Crew:
 
     def close(self) -> None:
         self._carrier.close()
+
+
+def _given_up(answer: Answer, words: Words) -> EngineError:
+    return EngineError(f"{answer.message}; {DEATHS} times, at `ireasoner {shlex.join(words)}`")

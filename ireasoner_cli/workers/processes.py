@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import IO, Any
 
 from ireasoner_cli.workers.answer import Answer, Words
+from ireasoner_cli.workers.ports import free_port
 from stages.errors import EngineError
 
 CLOSING = 30.0  # seconds that a worker has for putting aside what it has done
@@ -51,6 +52,16 @@ class Processes:
             process.kill()
             process.wait()
         return key.data, answer
+
+    def address(self, worker: int) -> tuple[str, int]:
+        return "127.0.0.1", free_port()
+
+    def end(self, worker: int) -> None:
+        if process := self._processes.pop(worker, None):
+            if process.stdout in self._busy.get_map():
+                self._busy.unregister(_pipe(process.stdout))
+            process.kill()
+            process.wait()
 
     def _start(self, device: str | None) -> subprocess.Popen[bytes]:
         environment = {**os.environ, **({"CUDA_VISIBLE_DEVICES": device} if device is not None else {})}

@@ -14,20 +14,18 @@ import torch
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
-from stages import images
-from stages.contract import SOLVER
+from stages.contract import SOLVER, Metadata
 from stages.embedding import TOKENS_PER_STEP, Step
 from stages.errors import DataError, EngineError
-from stages.images.views import shown
+from stages.learning.contexts import Context, Contexts, processed
 from stages.learning.learner import forbidden_in
 from stages.learning.model import PolicyModel
 from stages.models.device import memory_bounded, this_device
 from stages.models.finding import Model
-from stages.parameters.sampling import Pixels
 from stages.policy import DEFAULT_LORA, Policy
 
 COLUMNS = (
-    *("group_id", "role", "sample_index", "images", "images_sha256"),
+    *("group_id", "role", "pass", "sample_index", "images", "images_sha256"),
     *("view", "seed", "prompt", "completion", "token_ids", "reject_reason"),
 )
 Row = Mapping[str, Any]
@@ -41,13 +39,14 @@ class HiddenEmbedder:
     and disagreement earn almost the same, since the hidden states of a group's steps are so alike.
     """
 
-    def __init__(self, model: Model, policy: Policy, pixels: Pixels) -> None:
-        """Loads `model`, with the Solver's adapter of `policy` on it.
+    def __init__(self, model: Model, policy: Policy, recorded: Metadata) -> None:
+        """Loads `model`, with the Solver's adapter of `policy` on it. `recorded` is of the rollouts whose steps are
+        embedded.
 
         Raises EngineError when the model will not do, DataError when the adapter is damaged or does not fit.
         """
         self._model = model
-        self._pixels = pixels
+        self._contexts = Contexts(recorded)
         table = model.embedding_table()
         self._vocabulary, self._width = len(table), table.width
         self._policy = PolicyModel(model, seed=0, lora=policy.state.lora if policy.state else DEFAULT_LORA)
@@ -79,11 +78,11 @@ class HiddenEmbedder:
 
     def _embed_group(self, steps: list[Step], rows: Mapping[int, Row]) -> np.ndarray:
         embeddings = np.zeros((len(steps), self._width), np.float32)
-        by_sight: dict[Any, list[int]] = {}  # rows by what the model was shown
+        behind: dict[Context, list[int]] = {}  # rows by what the model was shown
         for number in dict.fromkeys(step.row for step in steps):
             if self._has_tokens(row := rows[number]):
-                by_sight.setdefault((row["prompt"], row["view"] and (row["view"], row["seed"])), []).append(number)
-        for alike in by_sight.values():
+                behind.setdefault(self._contexts.sampled(row), []).append(number)
+        for alike in behind.values():
             states = self.states([rows[number] for number in alike], self.depth // 2)
             for number, of_row in zip(alike, states, strict=True):
                 starts, ends = token_spans(self._model.tokenizer, rows[number])
@@ -100,8 +99,7 @@ class HiddenEmbedder:
         if not rows:
             return
         first = rows[0]
-        pictures = shown(images.load_all(first), first["view"], first["seed"])
-        prompt = self._policy.process(pictures, first["prompt"] or "", self._pixels)
+        prompt = processed(self._policy, self._contexts.sampled(first), first)
         completions = [torch.tensor(row["token_ids"]) for row in rows]
         with memory_bounded("stop what else runs on it, or use --embedding static"):
             for states in self._policy.token_states(prompt, completions, self._role, depth):

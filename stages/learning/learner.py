@@ -2,7 +2,7 @@
 
 import math
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ WEIGHT_DECAY = 0.01
 MAX_GRAD_NORM = 1.0
 FIGURES = 7  # of a step, summed: see Learner._figures
 MOMENTS = ("exp_avg", "exp_avg_sq")
+Models = Callable[..., PolicyModel]  # PolicyModel itself, or what gives one that is as good as new
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,13 @@ class Learner:
         ranks: Ranks | None = None,
         lora: Lora = DEFAULT_LORA,
         temperatures: Mapping[Role, float] | None = None,
+        models: Models | None = None,
     ) -> None:
         """A fresh policy at step 0, its adapters untouched. `temperatures`: at which log π enters the loss, 1 unless
-        given."""
+        given. `models`: where the model comes from, loaded anew unless given."""
         self.params = params
         self.ranks = ranks or Ranks()
-        self.model = PolicyModel(model, seed, params.gradient_checkpointing, lora)
+        self.model = (models or PolicyModel)(model, seed, params.gradient_checkpointing, lora)
         self.lora = self.model.lora
         self._rules = {
             role: LossRule(

@@ -133,6 +133,10 @@ class PolicyModel:
         """How many layers the language model has."""
         return len(self._text.layers)
 
+    def frozen(self) -> list[Tensor]:
+        """The weights that never change: the base model's."""
+        return [weight for weight in self._base.parameters() if not weight.requires_grad]
+
     # ------------------------------------------------------------------------------------ the adapters
 
     def parameters(self, role: Role) -> dict[str, Tensor]:

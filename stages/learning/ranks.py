@@ -1,4 +1,5 @@
-"""Several processes, one learner: torchrun starts a process a GPU, and the groups of a step are spread over them."""
+"""Several processes, one learner: torchrun, or who sets its variables, has a process a GPU; they share a step's
+groups."""
 
 import os
 from typing import Any
@@ -17,9 +18,11 @@ class Ranks:
         self.size = int(os.environ.get("WORLD_SIZE", "1"))
         self.rank = int(os.environ.get("RANK", "0"))
         self._device = torch.device("cpu")
+        self._joined = False
 
     def __enter__(self) -> "Ranks":
-        """Joins the processes that torchrun started with this one, if it did: nccl between GPUs, gloo between CPUs.
+        """Joins the processes that were started with this one, if any were: nccl between GPUs, gloo between CPUs. Where
+        this process is among them already it stays there after, too.
 
         Raises UsageError where there are more of them than GPUs, EngineError as `gpu_is_used` does.
         """
@@ -27,12 +30,16 @@ class Ranks:
             if gpu_is_used():
                 self._device = torch.device("cuda", _own_gpu())
                 torch.cuda.set_device(self._device)
+            if self._is_member():
+                return self
+            if self._device.type == "cuda":
                 # Sums that the switch between GPUs adds up come in another order each time: with the others an
                 # interrupted update ends in the same bytes.
                 os.environ.setdefault("NCCL_ALGO", "^NVLS")
                 torch.distributed.init_process_group("nccl", device_id=self._device)
             else:
                 torch.distributed.init_process_group("gloo")
+            self._joined = True
         return self
 
     def __exit__(self, kind: object, *exception: object) -> None:
@@ -40,7 +47,18 @@ class Ranks:
         # together: the others, who wait for this process in a sum, would let it wait until nccl's timeout.
         if self.size > 1 and kind is None:
             torch.distributed.barrier()  # none leaves while another still talks to it
-            torch.distributed.destroy_process_group()
+            if self._joined:
+                torch.distributed.destroy_process_group()
+
+    def _is_member(self) -> bool:
+        """Whether this process has joined the others before. On a CPU vLLM's engine is in this process, too, and has
+        opened a group of one, in which it never says a word: it makes room."""
+        if not torch.distributed.is_initialized():
+            return False
+        if torch.distributed.get_world_size() == self.size:
+            return True
+        torch.distributed.destroy_process_group()
+        return False
 
     @property
     def first(self) -> bool:
@@ -73,7 +91,7 @@ class Ranks:
 
 def _own_gpu() -> int:
     """The number of this process's GPU among those it sees."""
-    number, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    number, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
     if number >= gpus:
         raise UsageError(f"more processes than GPUs on this machine; use --nproc-per-node {gpus}")
     return number

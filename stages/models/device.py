@@ -92,6 +92,14 @@ def _gpu_name(number: int) -> str:
     return "GPU" if failed else name.value.decode(errors="replace")
 
 
+def free_memory() -> int | None:
+    """Bytes of this process's GPU that nobody has; None where it computes on the CPU. Begins to use the GPU."""
+    if not gpu_is_used():
+        return None
+    free_cache()
+    return torch.cuda.mem_get_info(torch.cuda.current_device())[0]
+
+
 def free_cache() -> None:
     """Gives back what torch keeps of a GPU's memory for models that are gone: to another process, or to one's own
     engine, it is not free."""

@@ -51,7 +51,7 @@ class VllmSampler:
         self._prompts = {wanted.pixels: PromptBuilder(model, wanted.pixels)}
         self._forbidden = model.forbidden_tokens
         self._tokenizer = model.tokenizer
-        self._asleep = False
+        self.asleep = False
         self._log = EngineLog(shown=debug)
         try:
             with interrupts.not_swallowed(), self._log.of_children():
@@ -115,7 +115,7 @@ class VllmSampler:
         if pixels not in self._prompts:
             self._prompts[pixels] = PromptBuilder(self._model, pixels)
         self._pixels = pixels
-        if self._asleep:
+        if self.asleep:
             self._wake()
         if adapter == self._adapter:
             return
@@ -139,17 +139,17 @@ class VllmSampler:
         free_cache()  # what the learner has let go of
         with self._failure("could not take up its memory again"):
             self._llm.wake_up()
-        self._asleep = False
+        self.asleep = False
 
     def sleep(self) -> None:
         """Leaves the GPU's memory to others until the next `use`; on a CPU there is nothing to leave.
 
         Raises EngineError when the engine has failed meanwhile.
         """
-        if self._sleeps and not self._asleep:
+        if self._sleeps and not self.asleep:
             with self._failure("could not leave its memory"):
                 self._llm.sleep(level=1)
-            self._asleep = True
+            self.asleep = True
 
     def sample(self, requests: Iterable[Request], decoding: Decoding) -> Iterator[Sample | Refused]:
         try:

@@ -31,17 +31,30 @@ class WarmEngine:
             return open_sampler(wanted, self._debug)
         from stages.sampling.vllm import VllmSampler
 
-        asked = (wanted.model.ref, wanted.options)
         rank = adapter_rank(wanted.adapter) if wanted.adapter else 0
-        more = wanted.max_images > self._max_images or rank > self._rank
-        if self._engine is None or asked != self._asked or more:
+        if self._engine is None or not self._will_do(wanted, rank):
             self.close()  # first: a device seldom holds two
             self._max_images = max(wanted.max_images, self._max_images)
             self._engine = VllmSampler(replace(wanted, max_images=self._max_images), warm=True, debug=self._debug)
-            self._asked = asked
+            self._asked = (wanted.model.ref, wanted.options)
             self._rank = rank or DEFAULT_LORA.rank
         self._engine.use(wanted.adapter, wanted.pixels)
         return _Lent(self._engine)
+
+    def _will_do(self, wanted: Wanted, rank: int) -> bool:
+        """Whether the engine that is there can have an adapter of `rank`, and what else is wanted."""
+        asked = (wanted.model.ref, wanted.options)
+        return asked == self._asked and wanted.max_images <= self._max_images and rank <= self._rank
+
+    @property
+    def awake(self) -> bool:
+        """Whether there is an engine that holds its memory."""
+        return self._engine is not None and not self._engine.asleep
+
+    def has(self, wanted: Wanted) -> bool:
+        """Whether it takes no more of the device's memory to call this."""
+        rank = adapter_rank(wanted.adapter) if wanted.adapter else 0
+        return wanted.name == "vllm" and self.awake and self._will_do(wanted, rank)
 
     def sleep(self) -> None:
         """Leaves the device's memory to the learner until the engine is next asked for."""

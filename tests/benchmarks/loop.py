@@ -22,7 +22,7 @@ from ireasoner_cli.running.figures import Figures
 from ireasoner_cli.running.loop import Plan, run_loop
 from ireasoner_cli.running.prepare import Prepare
 from ireasoner_cli.work import Work
-from ireasoner_cli.workers.sampling import Here
+from ireasoner_cli.workers.staff import Here
 from stages.sampling import open_sampler
 
 

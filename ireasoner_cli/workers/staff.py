@@ -1,4 +1,4 @@
-"""Stages that sample: here, on one engine, or in parts, by the workers of a crew."""
+"""Stages that need a model: here, or by the workers of a crew, who sample a part each and learn together."""
 
 import os
 import shutil
@@ -12,21 +12,32 @@ from typing import Protocol
 from ireasoner_cli.work import Work
 from ireasoner_cli.workers.answer import Words
 from ireasoner_cli.workers.crew import Carrier, Crew
+from ireasoner_cli.workers.resident import Residents
 from stages import shards
 from stages.errors import UsageError
 from stages.progress import Progress
 from stages.result import Result
-from stages.sampling.warm import WarmEngine
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 DRIVER = Path("/proc/driver/nvidia/version")  # there where NVIDIA's driver is loaded
 
 
-class Sampling(Protocol):
-    """Who has stages sampled."""
+class Staff(Protocol):
+    """Who samples and learns."""
+
+    @property
+    def size(self) -> int:
+        """Of how many workers."""
+        ...
 
     def make(self, work: Work, words: Callable[..., Words], output: Path, progress: Progress) -> Result:
-        """Carries out `work`, which writes `output`. `words` gives its command, with options in place of its own."""
+        """Carries out `work`, which samples, and writes `output`. `words` gives its command, with options in place of
+        its own."""
+        ...
+
+    def learn(self, work: Work, words: Words, output: Path, ranks: int, progress: Progress) -> Result:
+        """Carries out `work`, an update whose command `words` are and which writes `output`, in so many ranks at most:
+        as many as there are groups in a step."""
         ...
 
     def sleep(self) -> None:
@@ -35,29 +46,39 @@ class Sampling(Protocol):
 
 
 class Here:
-    """This process, on an engine that stays warm."""
+    """This process, with an engine and a model that stay warm."""
+
+    size = 1
 
     def __init__(self, debug: bool = False) -> None:
-        self._engines = WarmEngine(debug)
+        self._residents = Residents(debug)
 
     def make(self, work: Work, words: Callable[..., Words], output: Path, progress: Progress) -> Result:
-        return work.stage(progress=progress, engines=self._engines)
+        return work.stage(progress=progress, engines=self._residents.engines)
+
+    def learn(self, work: Work, words: Words, output: Path, ranks: int, progress: Progress) -> Result:
+        return work.stage(progress=progress, models=self._residents.models)
 
     def sleep(self) -> None:
-        self._engines.sleep()
+        self._residents.sleep()
 
     def close(self) -> None:
-        self._engines.close()
+        self._residents.close()
 
 
-class InParts:
-    """A crew, each of whose workers makes a part. What becomes of them is the file that `Here` makes, and what an
-    interrupted run has left is taken up, whichever of the two it was."""
+class Together:
+    """A crew. Each of its workers samples a part, and what becomes of these is the file that `Here` makes; they learn
+    as ranks, and what becomes of that is the policy of so many processes of torchrun. What an interrupted run has left
+    is taken up, whichever of the two it was."""
 
     def __init__(self, crew: Crew, force: bool = False) -> None:
         """`force`: what is there is made anew; the work that is carried out does not say so."""
         self._crew = crew
         self._force = force
+
+    @property
+    def size(self) -> int:
+        return self._crew.size
 
     def make(self, work: Work, words: Callable[..., Words], output: Path, progress: Progress) -> Result:
         if output.exists() and not self._force:
@@ -70,6 +91,15 @@ class InParts:
             self._crew.run(commands, advance)
         shards.join(folder, output, self._force)
         return replace(work.stage(progress=progress), reused=False)
+
+    def learn(self, work: Work, words: Words, output: Path, ranks: int, progress: Progress) -> Result:
+        if output.exists():
+            return work.stage(progress=progress)
+        with progress.busy(words[0]):
+            said = self._crew.together(words, min(ranks, self._crew.size))
+        for line in said:
+            progress.say(line)
+        return Result(output)
 
     def sleep(self) -> None:
         self._crew.sleep()
@@ -105,11 +135,11 @@ def open_crew(workers: int | None, ray: str | None, gpus_each: int, debug: bool)
 
 
 @contextmanager
-def open_sampling(workers: int | None, ray: str | None, gpus_each: int, debug: bool) -> Iterator[Sampling]:
+def open_staff(workers: int | None, ray: str | None, gpus_each: int, debug: bool) -> Iterator[Staff]:
     """By a crew, or here where there is none. Raises as `open_crew` does."""
     with open_crew(workers, ray, gpus_each, debug) as crew:
         if crew is not None:
-            yield InParts(crew)
+            yield Together(crew)
             return
         with closing(Here(debug)) as here:
             yield here
