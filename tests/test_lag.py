@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -77,6 +77,7 @@ def test_rows_of_the_policy_before_are_learned_from_and_of_no_other(world: Path)
         assert made.exit_code == (3 if wrong else 0), made.output
         assert wrong is None or (wrong in made.stderr and made.stderr.count("\n") == 1)
     assert chain.file_bytes(Path("policy-True-2")) == chain.file_bytes(Path("run/it0003/policy"))
+    assert call("verify", "run/it0003/policy", "--replay").exit_code == 0
     twice = call("update", "run/it0002/scored.parquet", "--policy", "run/it0002/policy", *LAG, "--out", "twice")
     assert twice.exit_code == 3
     again = call("update", "run/it0001/scored.parquet", "--policy", "run/it0001/policy", *LAG, "--out", "twice")
@@ -105,7 +106,7 @@ def test_a_step_off_is_harmless_within_what_was_measured() -> None:
     def steps(weight: float, ess: float) -> list[dict[str, float]]:
         return [{"importance_weight": weight, "effective_sample_size": ess, "clipped": 0.0, "tokens": 9}]
 
-    assert too_far([]) is None and too_far(steps(1.05, 0.99)) is None and too_far(steps(0.95, 1.0)) is None
+    assert too_far([]) is None and too_far(steps(1.04, 0.99)) is None and too_far(steps(0.96, 1.0)) is None
     assert "1.060" in (too_far(steps(1.06, 1.0)) or "") and "98.9%" in (too_far(steps(1.0, 0.989)) or "")
     long = [{**steps(1.0, 1.0)[0], "tokens": 991}, steps(1.0, 0.0)[0]]
     assert too_far(long) is None  # by tokens: 9 of 1000
@@ -123,11 +124,11 @@ def test_what_a_rule_cuts_off(loss: Loss, clipped: list[bool]) -> None:
 
 def test_six_iterations_one_step_off_weigh_almost_alike(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the demonstration's model, at the learning rate of the demonstration."""
-    charts.write_pool(Path("charts"), 24)
+    charts.write_pool(Path("charts"), 12)
     Path("ireasoner.toml").write_text(
         f"model = {str(MODEL)!r}\nsampler = 'transformers'\n"
-        "[propose]\ngroups = 4\nmax-tokens = 48\n[rollout]\nsamples = 3\nmax-tokens = 96\n"
-        "[update]\nlr = 5e-4\nkl-start = 0.05\nkl-min = 0.05\ngroups-per-step = 4\nadvantage = 'mean'\n"
+        "[propose]\ngroups = 2\nmax-tokens = 40\n[rollout]\nsamples = 2\nmax-tokens = 64\n"
+        "[update]\nlr = 5e-4\nkl-start = 0.05\nkl-min = 0.05\ngroups-per-step = 2\n"
     )
     words = ("run", "--images", "charts", "--out", "run", "--iterations", 6, *LAG)
     done = call(*words)
@@ -147,23 +148,22 @@ def test_six_iterations_one_step_off_weigh_almost_alike(workdir: Path, monkeypat
 # ------------------------------------------------------------------------------------------------ run --lag
 
 
-@pytest.mark.parametrize(("module", "name", "last"), [(update, "_learn", 4), (rollout, "_count", 7)])
-def test_a_run_that_was_stopped_anywhere_ends_in_the_same_files(
-    module: ModuleType, name: str, last: int, world: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In the middle of an update, and of what is sampled beside the one before."""
+def test_a_run_that_was_stopped_anywhere_ends_in_the_same_files(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the middle of what is sampled while the first iteration is learned, and of the second's update."""
     assert run(*LAG, out="whole", iterations=3).exit_code == 0
-    with monkeypatch.context() as patch:
-        patch.setattr(module, name, interrupted_at(last, getattr(module, name)))
-        assert run(*LAG, iterations=3).exit_code == 130
+    stops: list[tuple[Any, str, int]] = [(rollout, "_count", 7), (update, "_learn", 2)]
+    for module, name, last in stops:
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, interrupted_at(last, getattr(module, name)))
+            assert run(*LAG, iterations=3).exit_code == 130
     done = run(*LAG, iterations=3)
     assert done.exit_code == 0, done.output
     assert chain.file_bytes(Path("run")) == chain.file_bytes(Path("whole"))
 
 
-# A learner takes no step of its own before the next iteration's questions are there, and ends at the first.
+# A learner takes no step before the next iteration's questions are there.
 WATCHED = """
-import os, signal, sys, time
+import sys, time
 from pathlib import Path
 if "ireasoner_cli.workers.worker" in " ".join(sys.orig_argv):
     from stages.learning.learner import Learner
@@ -171,9 +171,6 @@ if "ireasoner_cli.workers.worker" in " ".join(sys.orig_argv):
     def taken(self, *given):
         while not Path("two/it0002/questions.parquet").exists():
             time.sleep(0.01)
-        if Path("dies").exists():
-            Path("dies").unlink()
-            os.kill(os.getpid(), signal.SIGKILL)
         return step(self, *given)
     Learner.step = taken
 """
@@ -185,13 +182,12 @@ def test_one_worker_samples_while_another_learns(world: Path, monkeypatch: pytes
     (world / "site").mkdir()
     Path("site/sitecustomize.py").write_text(WATCHED)
     monkeypatch.setenv("PYTHONPATH", f"{world / 'site'}:{test_workers.ROOT}")
-    Path("dies").touch()
     done = run(*asked, "--workers", 2, out="two")
     assert done.exit_code == 0, done.output
-    assert not Path("dies").exists() and not test_workers.left_behind(world)
+    assert not test_workers.left_behind(world)
     assert chain.file_bytes(Path("two")) == chain.file_bytes(Path("one"))
     for words in (
-        ("verify", "two", "--replay"),
+        ("verify", "two"),
         ("report", "two"),
         ("compare", "two/base.parquet", "two"),
         ("inspect", "two"),
@@ -205,10 +201,9 @@ def test_one_worker_samples_while_another_learns(world: Path, monkeypatch: pytes
 
 
 def test_a_lag_is_a_setting_of_update_too(world: Path) -> None:
-    assert run(*LAG, out="by-option").exit_code == 0
     Path("ireasoner.toml").write_text(test_run.SETTINGS.replace("[update]", "[update]\nlag = 1"))
-    assert run(out="by-setting").exit_code == 0
-    assert chain.file_bytes(Path("by-setting")) == chain.file_bytes(Path("by-option"))
+    assert run().exit_code == 0
+    assert [told(Path(f"run/it000{number}/scored.parquet")) for number in (1, 2)] == [(0, 0), (0, 4)]
 
 
 def test_what_does_not_go_with_a_lag_is_refused(world: Path) -> None:
@@ -217,11 +212,10 @@ def test_what_does_not_go_with_a_lag_is_refused(world: Path) -> None:
         (("--learners", 1), "--lag 1"),
         ((*LAG, "--workers", 2, "--learners", 2), "leaves none to sample"),
         ((*LAG, "--learners", 1), "leaves none to sample"),
-        (("--lag", 2), "2"),
     ):
         refused = run(*words)
         assert refused.exit_code == 2 and told in refused.stderr, words
-    assert not Path("run").exists()
+    assert run("--lag", 2).exit_code == 2 and not Path("run").exists()
 
 
 def test_an_answer_for_one_share_is_kept_while_another_waits() -> None:
