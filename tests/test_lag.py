@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given
@@ -15,7 +16,7 @@ from ireasoner_cli.demo.layout import MODEL
 from ireasoner_cli.workers.answer import Answer
 from ireasoner_cli.workers.crew import Crew
 from ireasoner_cli.workers.share import Share
-from stages import rollout, update
+from stages import rollout, shards, update
 from stages.contract import group_id
 from stages.learning.drift import LEAST_ESS, effective_sample_size, too_far
 from stages.learning.losses import Loss, rule
@@ -124,13 +125,14 @@ def test_what_a_rule_cuts_off(loss: Loss, clipped: list[bool]) -> None:
 
 def test_six_iterations_one_step_off_weigh_almost_alike(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the demonstration's model, at the learning rate of the demonstration."""
-    charts.write_pool(Path("charts"), 12)
+    rows = [{"image": {"bytes": row["image"]}, "question": row["question"]} for row in charts.benchmark(12)]
+    shards.write_table(Path("charts.parquet"), pa.Table.from_pylist(rows))
     Path("ireasoner.toml").write_text(
         f"model = {str(MODEL)!r}\nsampler = 'transformers'\n"
-        "[propose]\ngroups = 2\nmax-tokens = 40\n[rollout]\nsamples = 2\nmax-tokens = 64\n"
+        "[propose]\ngroups = 2\nquestions = 'question'\n[rollout]\nsamples = 2\nmax-tokens = 64\n"
         "[update]\nlr = 5e-4\nkl-start = 0.05\nkl-min = 0.05\ngroups-per-step = 2\n"
     )
-    words = ("run", "--images", "charts", "--out", "run", "--iterations", 6, *LAG)
+    words = ("run", "--images", "charts.parquet", "--out", "run", "--iterations", 6, *LAG)
     done = call(*words)
     assert done.exit_code == 0, done.output
     assert "harmless" not in done.stderr
