@@ -119,7 +119,8 @@ evidence-page: $(STAMP)
 campaign-kill: $(STAMP)
 	$(BIN)/python -m tests.campaigns.kill --kills $(KILLS)
 
-# SIGKILL at random moments of a run and of its workers, KILLS times in all, and the same command again.
+# SIGKILL at random moments of a run, its workers, who samples or learns, and engines, KILLS times in all, and the same
+# command again.
 campaign-workers: $(STAMP)
 	$(BIN)/python -m tests.campaigns.workers --kills $(KILLS)
 

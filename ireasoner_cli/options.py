@@ -55,7 +55,7 @@ Workers = Annotated[
     int | None,
     Option(
         min=1,
-        help="Processes that sample, each on GPUs of its own.",
+        help="Processes at work at the same time, each on GPUs of its own.",
         show_default="the GPUs there are, by --tensor-parallel; 1 on a CPU",
     ),
 ]

@@ -325,6 +325,7 @@ def called(gpu: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> list[tuple[s
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: calls.append(("set_device", device)))
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: False)
     for name in ("init_process_group", "barrier", "destroy_process_group"):
         monkeypatch.setattr(
             torch.distributed, name, lambda *args, name=name, **settings: calls.append((name, (args, settings)))
@@ -341,6 +342,19 @@ def test_a_process_has_its_own_gpu_before_it_joins_the_others(
         assert called == [("set_device", device), ("init_process_group", (("nccl",), {"device_id": device}))]
         assert ranks.size == 2
     assert [name for name, _ in called[2:]] == ["barrier", "destroy_process_group"]
+
+
+@pytest.mark.parametrize("others", [1, 2])
+def test_a_process_that_has_joined_the_others_stays(
+    others: int, called: list[tuple[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a group of as many; one of its own, which vLLM opens on a CPU, makes room."""
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: others)
+    with Ranks():
+        pass
+    joined = ["destroy_process_group", "init_process_group", "barrier", "destroy_process_group"]
+    assert [name for name, _ in called[1:]] == (["barrier"] if others == 2 else joined)
 
 
 @pytest.mark.parametrize("theirs", [None, "Ring"])

@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -365,48 +363,6 @@ def test_a_crash_between_the_two_renames_is_put_right(scored: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------- several processes
-
-
-def torchrun(*arguments: str, processes: int = 2) -> subprocess.CompletedProcess[str]:
-    command = [
-        "torch.distributed.run",
-        "--standalone",
-        f"--nproc-per-node={processes}",
-        "-m",
-        "ireasoner_cli",
-        "update",
-    ]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, "-m", *command, *arguments], env=environment, capture_output=True, text=True, timeout=180
-    )
-
-
-def test_two_processes_learn_what_one_does(scored: Path) -> None:
-    """The groups of a step, an odd one out among them, are spread over the processes; files are written once."""
-    one = UpdateParams(lr=1e-3, groups_per_step=3, proposer_every=2, kl_start=0.1)
-    update([scored], one, Call(out=Path("one")))
-    options = ("--groups-per-step", "3", "--proposer-every", "2", "--kl-start", "0.1", "--lr", "1e-3", "--out", "two")
-    run = torchrun("scored.parquet", *options)
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.split() == ["two"]
-    theirs, ours = (chain.rows(Path(name) / "metrics.parquet") for name in ("one", "two"))
-    assert len(ours) == len(theirs) > 4
-    for row, expected in zip(ours, theirs, strict=True):
-        assert row.pop("advantages") == pytest.approx(expected.pop("advantages"))
-        assert row.pop("role") == expected.pop("role")
-        own, other = (each.pop("effective_sample_size") for each in (row, expected))
-        assert own == pytest.approx(other, rel=1e-2)  # squares of what differs in the last digits
-        assert row == pytest.approx(expected, rel=1e-3, abs=1e-5)
-    for role in ("solver", "proposer"):
-        alone, spread = (load_file(Path(name) / role / "adapter_model.safetensors") for name in ("one", "two"))
-        for name, tensor in alone.items():
-            assert (spread[name] - tensor).norm() <= 1e-3 * tensor.norm(), name
-    lineages = [json.loads((Path(name) / "state.json").read_text())["lineage"] for name in ("one", "two")]
-    assert [lineage["device"].pop("ranks") for lineage in lineages] == [1, 2]
-    assert lineages[0] == lineages[1]
-    again = torchrun("scored.parquet", *options)
-    assert again.returncode == 0 and "up to date" in again.stderr
 
 
 def test_more_processes_than_groups_in_a_step_are_refused(scored: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from ireasoner_cli.workers.processes import Processes
 from ireasoner_cli.workers.worker import Worker
 from stages import errors, shards
 from stages.errors import DataError, EngineError, MadeDifferently, StageError, UsageError
+from stages.policy import read_state
 from tests import chain, test_run
 from tests.test_run import call, run
 
@@ -62,12 +63,20 @@ def wait_until(what: Callable[[], object], seconds: float = 60) -> None:
 # ------------------------------------------------------------------------------------------------ the same files
 
 
+@pytest.fixture
+def one_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several ranks the last digits of a policy are others than of one."""
+    monkeypatch.setenv("IREASONER_UPDATE_GROUPS_PER_STEP", "1")
+
+
+@pytest.mark.usefixtures("one_rank")
 def test_the_files_are_those_of_one_worker(world: Path) -> None:
     assert run(*ASKED, out="one").exit_code == 0
     done = run(*ASKED, "--workers", 2, "--json", out="two")
     assert done.exit_code == 0, done.output
     assert chain.file_bytes(Path("two")) == chain.file_bytes(Path("one"))
     assert json.loads(done.stdout)["best"].startswith("two/it000")
+    assert done.stderr.count("update uses 1 of 2 workers; [update] groups-per-step = 2 uses all") == 1
     assert not left_behind(world)
 
     words = ("eval", "benchmark.parquet", "--policy", "one/it0001/policy", "--samples", 2)
@@ -85,6 +94,7 @@ def test_the_files_are_those_of_one_worker(world: Path) -> None:
     assert not [entry for entry in world.iterdir() if entry.name.startswith(".")]
 
 
+@pytest.mark.usefixtures("one_rank")
 def test_a_run_goes_on_with_another_number(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of two parts one is there, and half of what a single process would have written."""
     assert run(out="one", iterations=1).exit_code == 0
@@ -172,12 +182,13 @@ def test_a_worker_sees_its_own_gpus_alone(world: Path, monkeypatch: pytest.Monke
 
 @dataclass
 class Script:
-    """A carrier that answers as it is told to; `told` is who was given what."""
+    """A carrier that answers as it is told to; `told` is who was given what, `ended` whose processes were ended."""
 
     answers: dict[str, list[Answer]]
     size: int = 2
     told: list[tuple[int, Words]] = field(default_factory=list)
     busy: deque[tuple[int, Words]] = field(default_factory=deque)
+    ended: list[int] = field(default_factory=list)
 
     def begin(self, worker: int, words: Words) -> None:
         assert worker not in [each for each, _ in self.busy]
@@ -186,8 +197,15 @@ class Script:
 
     def next(self) -> tuple[int, Answer]:
         worker, words = self.busy.popleft()
-        left = self.answers.get(words[0], [])
+        left = self.answers.get(next(word for word in words if "=" not in word), [])
         return worker, left.pop(0) if left else Answer()
+
+    def address(self, worker: int) -> tuple[str, int]:
+        return "here", 1
+
+    def end(self, worker: int) -> None:
+        self.ended.append(worker)
+        self.busy = deque(each for each in self.busy if each[0] != worker)
 
     def close(self) -> None:
         pass
@@ -249,6 +267,49 @@ def test_who_has_had_words_is_put_to_sleep_once() -> None:
     assert [words for _, words in carrier.told].count(SLEEP) == 2
     crew.run([["c"]])
     assert not carrier.busy
+
+
+# ------------------------------------------------------------------------------------------------ who learn together
+
+
+def ranks(carrier: Script, words: str = "learn") -> list[str]:
+    """The variables of whoever was given `words`."""
+    return [" ".join(given[:-1]) for _, given in carrier.told if given[-1] == words]
+
+
+def test_ranks_are_the_first_workers_and_are_told_where_they_meet() -> None:
+    carrier = Script({"learn": [Answer(said=["of the first"]), Answer(said=["of the second"])]}, size=3)
+    assert Crew(carrier).together(["learn"], 2) == ["of the first"] and not carrier.ended
+    assert ranks(carrier) == [f"RANK={rank} WORLD_SIZE=2 MASTER_ADDR=here MASTER_PORT=1" for rank in range(2)]
+    Crew(carrier).together(["alone"], 1)
+    assert ranks(carrier, "alone") == [""]
+
+
+def test_where_a_rank_is_lost_all_are_ended_and_begin_again() -> None:
+    carrier = Script({"learn": [Answer(), LOST]}, size=3)
+    Crew(carrier).together(["learn"], 3)
+    assert carrier.ended == [0, 1, 2] and len(ranks(carrier)) == 6 and not carrier.busy
+    with pytest.raises(EngineError, match="it was lost; 3 times, at `ireasoner learn`"):
+        Crew(Script({"learn": [Answer(), LOST] * DEATHS})).together(["learn"], 2)
+    wrong = Script({"learn": [Answer(), Answer("DataError", "torn")]}, size=3)
+    with pytest.raises(DataError, match="torn"):
+        Crew(wrong).together(["learn"], 3)
+    assert not wrong.busy  # nobody waits for who has failed
+
+
+def test_a_group_is_made_anew_where_one_of_it_was_lost_or_another_number_learns() -> None:
+    carrier = Script({"sample": [LOST]}, size=3)
+    crew = Crew(carrier)
+    crew.together(["learn"], 2)
+    crew.together(["learn"], 2)
+    crew.together(["alone"], 1)
+    assert not carrier.ended
+    crew.run([["sample"]])
+    crew.together(["learn"], 2)
+    assert carrier.ended == [0, 1]
+    crew.together(["learn"], 3)
+    crew.together(["learn"], 3)
+    assert carrier.ended == [0, 1, 0, 1]
 
 
 # ------------------------------------------------------------------------------------------------ who is lost
@@ -360,18 +421,19 @@ def test_a_worker_that_is_killed_is_replaced(world: Path, monkeypatch: pytest.Mo
 
 
 def test_killed_at_random_moments_it_ends_as_if_nobody_had_been() -> None:
-    """The campaign that `make campaign-workers` runs at length, and with `run`."""
-    command = [sys.executable, "-m", "tests.campaigns.workers", "--command", "eval", "--kills", "12"]
+    """Whoever samples or learns, an engine or the driver: the campaign that `make campaign-workers` runs at length."""
+    command = [sys.executable, "-m", "tests.campaigns.workers", "--kills", "6", "--groups", "12"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     counts = json.loads(done.stdout)
-    assert counts["workers_killed"] + counts["drivers_killed"] >= 12
+    assert sum(count for name, count in counts.items() if name.endswith("_killed")) >= 6
     assert counts["left"] == counts["different"] == counts["failed"] == 0 < counts["runs"]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
 def test_two_engines_of_vllm_write_the_files_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the demonstration's checkpoint, through an iteration; in float32 a sample does not depend on its batch."""
+    """On the demonstration's checkpoint, through an iteration; in float32 a sample does not depend on its batch. In the
+    processes of the engines two learn together, which leaves other last digits than one alone does."""
     monkeypatch.chdir(tmp_path)
     assert call("demo", "demo").exit_code == 0
     monkeypatch.chdir("demo")
@@ -381,7 +443,9 @@ def test_two_engines_of_vllm_write_the_files_of_one(tmp_path: Path, monkeypatch:
         done = start("run", *words, "--out", f"by-{count}", "--workers", count)
         said = done.communicate(timeout=600)[1]
         assert done.returncode == 0, said
-    assert chain.file_bytes(Path("by-2")) == chain.file_bytes(Path("by-1"))
+    for file in ("questions", "rollouts", "scored"):
+        assert Path(f"by-2/it0001/{file}.parquet").read_bytes() == Path(f"by-1/it0001/{file}.parquet").read_bytes()
+    assert read_state(Path("by-2/it0001/policy")).lineage.device["ranks"] == 2
     assert chain.metadata(Path("by-2/it0001/rollouts.parquet"))["params"]["sampler"] == "vllm"
 
 

@@ -69,7 +69,7 @@ def command(
     recipe: options.Recipe = None,
     debug: options.Debug = False,
 ) -> None:
-    """Run the whole loop: the stages' own commands, iteration after iteration, on engines that stay warm.
+    """Run the whole loop: the stages' own commands, iteration after iteration, on engines and learners that stay warm.
 
     ireasoner run --images pool/ --iterations 40 --groups 64 --out runs/first
 
@@ -88,7 +88,8 @@ def command(
     their folder as one side.
 
     It samples on all GPUs there are, a worker each; the files are those of one, and a run may go on with another
-    number. One that is lost is replaced.
+    number. As many workers learn as [update] groups-per-step has groups, and write the policy that as many processes
+    of torchrun write. One that is lost is replaced.
 
     With --lag 1 a share of the workers learns while the others sample the next iteration, always one policy behind. The
     files are a chain as ever, the same for any number of samplers; of one worker, which does one after the other.

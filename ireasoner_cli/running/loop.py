@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from ireasoner_cli.recipes import Phase
 from ireasoner_cli.running.figures import Figures, collapse, read_figures
+from ireasoner_cli.running.memory import engine_share
 from ireasoner_cli.running.prepare import Prepare
 from ireasoner_cli.running.tracking import Track, no_tracker
 from ireasoner_cli.workers.answer import Words
@@ -134,6 +135,7 @@ class _Loop:
         self._view = view
         self._track = track
         self._staff = staff
+        self._share: float | None = None  # of the GPU's memory, for an engine that has a learner beside it
         self.history: dict[int, Figures] = {}
         self.base_accuracy: float | None = None
 
@@ -162,14 +164,20 @@ class _Loop:
 
     def check_model(self) -> None:
         """Raises EngineError where the loop would come to nothing: the model cannot be learned from, or vLLM not sample
-        from the policy that the first iteration makes."""
+        from the policy that the first iteration makes, or engines and learners have no room for each other."""
         plan = self._plan
         settings = {"images": plan.images, "model": plan.model, "recipe": plan.recipe_of(1)}
         name, sampler = (self._prepare.setting(option, "propose", settings) for option in ("model", "sampler"))
-        model = Start.chosen(Call(model=name, policy=plan.start)).model
+        start = Start.chosen(Call(model=name, policy=plan.start))
+        model = start.model
         check_learning(model)
-        if resolve_sampler(sampler, model, None) == "vllm" and (reason := adapters(model)):
+        if resolve_sampler(sampler, model, None) != "vllm":
+            return
+        if reason := adapters(model):
             raise EngineError(f"{model.ref.name}: {reason}")
+        self._share = engine_share(
+            self._prepare, start, {"recipe": plan.recipe_of(1)}, plan.out, self._staff.engines_here, self._ranks(1)
+        )
 
     def iterate(self, number: int) -> bool:
         """One turn of the loop. False when all of it was there."""
@@ -268,10 +276,12 @@ class _Loop:
         return self._made(stage, out, {**settings, **self._own(number, self._plan.sampled_with(number))}, *inputs)
 
     def _made(self, stage: str, out: Path, settings: Mapping[str, object], *inputs: Path) -> Result:
-        def words(**more: object) -> Words:
-            return self._prepare.words(stage, {**settings, **more}, *inputs)
+        sampling = {**settings, "gpu-memory-utilization": self._share}
 
-        work = self._prepare(stage, {**settings, "out": out}, *inputs)
+        def words(**more: object) -> Words:
+            return self._prepare.words(stage, {**sampling, **more}, *inputs)
+
+        work = self._prepare(stage, {**sampling, "out": out}, *inputs)
         return self._staff.make(work, words, out, self._view)
 
     @property

@@ -4,11 +4,12 @@ Words may begin with variables, as in a shell: `RANK=1 WORLD_SIZE=2 MASTER_ADDR=
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from stages import errors
 
 Words = Sequence[str]
+CLOSING = 30.0  # seconds that a worker has for putting aside what it has done
 SLEEP = ("sleep",)  # the one command that is no stage's: leave the device's memory to others
 
 
@@ -22,7 +23,7 @@ class Answer:
     message: str = ""
     later: bool = False
     died: bool = False
-    said: Sequence[str] = ()
+    said: list[str] = field(default_factory=list)
 
     def exception(self) -> errors.StageError:
         """The error that it tells of."""

@@ -13,11 +13,10 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
-from ireasoner_cli.workers.answer import Answer, Words
+from ireasoner_cli.workers.answer import CLOSING, Answer, Words
 from stages import __version__
 from stages.errors import EngineError, UsageError
 
-CLOSING = 30.0  # seconds that a worker has for putting aside what it has done
 WORKER = "ireasoner_cli.workers.acting:ActingWorker"  # by its name, for it runs the commands that come here
 CARRIED = ("IREASONER_", "HF_HOME", "HF_HUB_OFFLINE", "OMP_NUM_THREADS")  # how variables begin that workers get, too
 
@@ -75,7 +74,7 @@ class Actors:
             if words is None:
                 answer = Answer(**told)
                 if answer.died:  # with all that its engine holds
-                    ray.kill(self._actors[worker], no_restart=False)
+                    self.end(worker)
                 return worker, answer
             if told != __version__:
                 other = f"ireasoner {told} is installed on a machine of the cluster, and {__version__} here"

@@ -11,11 +11,9 @@ import time
 from collections.abc import Sequence
 from typing import IO, Any
 
-from ireasoner_cli.workers.answer import Answer, Words
+from ireasoner_cli.workers.answer import CLOSING, Answer, Words
 from ireasoner_cli.workers.ports import free_port
 from stages.errors import EngineError
-
-CLOSING = 30.0  # seconds that a worker has for putting aside what it has done
 
 
 class Processes:
@@ -49,8 +47,7 @@ class Processes:
             return key.data, Answer(EngineError.__name__, _ended(process.wait()), died=True)
         answer = Answer(**json.loads(line))
         if answer.died:  # with all that its engine holds
-            process.kill()
-            process.wait()
+            self.end(key.data)
         return key.data, answer
 
     def address(self, worker: int) -> tuple[str, int]:

@@ -30,7 +30,7 @@ class Residents:
         """What `PolicyModel` gives."""
         from stages.learning.warm import WarmModel
         from stages.models.device import free_memory
-        from stages.models.fitting import has_room
+        from stages.models.sharing import has_room
 
         self._model = self._model or WarmModel()
         free = free_memory() if self._engine.awake and not self._model.awake else None

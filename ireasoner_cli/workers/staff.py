@@ -32,6 +32,11 @@ class Staff(Protocol):
         """How many workers can learn."""
         ...
 
+    @property
+    def engines_here(self) -> int:
+        """How many engines share this machine's memory with learners."""
+        ...
+
     def make(self, work: Work, words: Callable[..., Words], output: Path, progress: Progress) -> Result:
         """Carries out `work`, which samples, and writes `output`. `words` gives its command, with options in place of
         its own."""
@@ -51,7 +56,7 @@ class Staff(Protocol):
 class Here:
     """This process, with an engine and a model that stay warm."""
 
-    learners = 1
+    learners = engines_here = 1
 
     def __init__(self, debug: bool = False) -> None:
         self._residents = Residents(debug)
@@ -75,10 +80,11 @@ class Together:
     as ranks, and what becomes of that is the policy of so many processes of torchrun. What an interrupted run has left
     is taken up, whichever of the two it was."""
 
-    def __init__(self, crew: Crew, force: bool = False) -> None:
+    def __init__(self, crew: Crew, force: bool = False, engines_here: int = 0) -> None:
         """`force`: what is there is made anew; the work that is carried out does not say so."""
         self._crew = crew
         self._force = force
+        self.engines_here = engines_here
 
     @property
     def learners(self) -> int:
@@ -122,6 +128,8 @@ class Together:
 
 class Apart:
     """Two crews, of which one samples while the other learns."""
+
+    engines_here = 0
 
     def __init__(self, samplers: Crew, learners: Crew) -> None:
         self._samplers = Together(samplers)
@@ -198,7 +206,7 @@ def open_staff(
             shares = Share(carrier, range(first, size), answers), Share(carrier, range(first), answers)
             yield Apart(*map(Crew, shares))
         else:
-            yield Together(Crew(carrier))
+            yield Together(Crew(carrier), engines_here=0 if ray else size)
 
 
 def _devices(workers: int | None, gpus_each: int) -> list[str | None]:

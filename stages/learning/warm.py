@@ -48,7 +48,7 @@ class WarmModel:
 
         Frozen weights never change: they are copied to the machine's memory the first time, and dropped after.
         """
-        if self._model is None or not self.awake or self._model.device.type == "cpu":
+        if self._model is None or not self.awake or not _on_gpu(self._model):
             return
         self._device = self._model.device
         self._host = self._host or [(weight, _pinned(weight.data)) for weight in self._model.frozen()]
@@ -66,6 +66,10 @@ class WarmModel:
         """Lets go of the model; the next time it is asked for it is loaded anew."""
         self._model, self._host, self._device = None, [], None
         free_cache()
+
+
+def _on_gpu(model: PolicyModel) -> bool:
+    return model.device.type != "cpu"
 
 
 def _pinned(tensor: Tensor) -> Tensor:

@@ -82,14 +82,27 @@ def _say(line: str) -> None:
 
 
 def _gpu_name(number: int) -> str:
-    """As the driver has it: torch would set up a context on the GPU to ask it."""
+    name = ctypes.create_string_buffer(256)
+    asked = _ask_driver(number, lambda cuda, device: cuda.cuDeviceGetName(name, len(name), device))
+    return name.value.decode(errors="replace") if asked else "GPU"
+
+
+def gpu_bytes() -> int | None:
+    """The memory of the first GPU that this process may use; None where it computes on the CPU. Does not begin to use
+    it."""
+    size = ctypes.c_size_t()
+    asked = gpu_is_used() and _ask_driver(0, lambda cuda, device: cuda.cuDeviceTotalMem_v2(ctypes.byref(size), device))
+    return size.value if asked else None
+
+
+def _ask_driver(number: int, question: Callable[[Any, ctypes.c_int], int]) -> bool:
+    """Whether the driver has answered: torch would set up a context on the GPU to ask it."""
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
     except OSError:
-        return "GPU"
-    device, name = ctypes.c_int(), ctypes.create_string_buffer(256)
-    failed = cuda.cuInit(0) or cuda.cuDeviceGet(ctypes.byref(device), number) or cuda.cuDeviceGetName(name, 256, device)
-    return "GPU" if failed else name.value.decode(errors="replace")
+        return False
+    device = ctypes.c_int()
+    return not (cuda.cuInit(0) or cuda.cuDeviceGet(ctypes.byref(device), number) or question(cuda, device))
 
 
 def free_memory() -> int | None:

@@ -13,7 +13,6 @@ from stages.policy import Lora
 
 GPU_MEMORY_UTILIZATION = 0.92  # vLLM's own default
 BYTES_A_WEIGHT = {"F32": 2, "F16": 2, "BF16": 2}  # as bfloat16; of quantised ones, at least 1
-UNCOUNTED = 2 * GIB  # of a learner: the driver's context, and the holes between an allocator's blocks
 SEE_DOCTOR = "; `ireasoner doctor --model` tells the parts, and what fits"
 
 
@@ -88,15 +87,6 @@ def check_room(model: Model, free_bytes: int) -> None:
             f"{model.ref.name}: its weights take {weights / GIB:.1f} GiB, and of the GPU {free_bytes / GIB:.1f} GiB "
             f"are free. Stop what else runs there, use a larger GPU, or a smaller --model{SEE_DOCTOR}"
         )
-
-
-def has_room(model: Model, free_bytes: int, lora: Lora, checkpointing: bool) -> bool:
-    """Whether the learner, on groups such as the paper's, takes no more than the `free_bytes` that an engine leaves of
-    a GPU's memory when it stays there. False of a model that cannot be laid out beforehand."""
-    try:
-        return learning(architecture(model.path), Group(), lora, checkpointing).total + UNCOUNTED <= free_bytes
-    except EngineError:
-        return False
 
 
 def check_fit(model: Model, gpu_bytes: int, options: EngineOptions) -> None:

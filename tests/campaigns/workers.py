@@ -1,5 +1,5 @@
-"""SIGKILL at random moments of a command that samples by workers, or of one of these, then the same command again: no
-process is left, and the end is that of an undisturbed run, byte for byte.
+"""SIGKILL at random moments of a command that samples and learns by workers, of one of these, or of an engine, then the
+same command again: no process is left, and the end is that of an undisturbed run, byte for byte.
 
     python -m tests.campaigns.workers --kills 200
 """
@@ -16,6 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from stages.update import update
+from tests.campaigns.forked import install
 from tests.campaigns.world import in_child, lay_out
 
 SETTINGS = """
@@ -30,10 +32,12 @@ no-warmup = true
 
 [update]
 lr = 1e-3
-limit = 6
+limit = 8
+groups-per-step = 2
 """
+RANKS = 2  # which learn, whatever the number of workers
 
-
+KILLED = [f"{part}_killed" for part in ("workers", "learners", "engines", "drivers")]
 COMMANDS = {
     "run": "run --images pool --out {out} --iterations 1 --benchmark benchmark.parquet",
     "eval": "eval benchmark.parquet --samples 4 --out {out}/eval.parquet",
@@ -58,6 +62,17 @@ def children(pid: int) -> list[int]:
         return []
 
 
+def below(driver: int) -> dict[int, str]:
+    """The processes of a driver, and whose part in the work they have."""
+    at_work = children(driver)
+    found = dict.fromkeys(at_work, "workers") | dict.fromkeys(at_work[: RANKS if is_learning() else 0], "learners")
+    return found | {engine: "engines" for each in at_work for engine in children(each)} | {driver: "drivers"}
+
+
+def is_learning() -> bool:
+    return any(Path().glob("*/it0001/.policy.partial"))
+
+
 def exists(pid: int) -> bool:
     """Whether the process is there, and is more than an exit status that somebody is to fetch."""
     try:
@@ -67,8 +82,8 @@ def exists(pid: int) -> bool:
 
 
 def disturbed(command: str, out: Path, workers: int, rng: random.Random, took: float, kills: int) -> dict[str, int]:
-    """Starts the command and kills, at random moments, one of its workers or the driver itself, until it has ended."""
-    counts = {"workers_killed": 0, "drivers_killed": 0, "left": 0}
+    """Starts the command and kills, at random moments, one of its processes, until it has ended."""
+    counts = {**dict.fromkeys(KILLED, 0), "left": 0}
     sys.stdout.flush()
     driver = os.fork()
     if not driver:
@@ -79,18 +94,20 @@ def disturbed(command: str, out: Path, workers: int, rng: random.Random, took: f
     known: set[int] = set()
     ended = 0
     while not ended:
-        until = time.monotonic() + rng.uniform(0, took)
-        while not ended and time.monotonic() < until:
+        until, in_update = time.monotonic() + rng.uniform(0, took), rng.random() < 0.5
+        while not ended and (time.monotonic() < until or (in_update and not is_learning())):
             time.sleep(0.01)
-            known |= {*children(driver)}
+            known |= below(driver).keys()
             ended, _ = os.waitpid(driver, os.WNOHANG)
         if ended or sum(counts.values()) == kills:
             continue
-        at_work = children(driver)
-        victim = rng.choice([driver, *at_work, *at_work])
+        parts = below(driver)
+        part = rng.choice(sorted({*parts.values()}))  # of each kind as many, whatever their number
+        victim = rng.choice([each for each in parts if parts[each] == part])
         with contextlib.suppress(ProcessLookupError):
             os.kill(victim, signal.SIGKILL)
-            counts["drivers_killed" if victim == driver else "workers_killed"] += 1
+            counts[f"{part}_killed"] += 1
+    known.discard(driver)
     deadline = time.monotonic() + 10
     while any(map(exists, known)) and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -110,21 +127,23 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     rng, started = random.Random(options.seed), time.monotonic()
-    totals = {"workers_killed": 0, "drivers_killed": 0, "left": 0, "runs": 0, "different": 0, "failed": 0}
+    totals = {**dict.fromkeys((*KILLED, "left", "runs", "different", "failed"), 0)}
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         lay_out(options.groups)
+        install()
+        update.__defaults__ = (*(update.__defaults__ or ())[:-2], 0.0, None)  # a checkpoint after each step
         Path("ireasoner.toml").write_text(SETTINGS.format(groups=options.groups))
-        assert in_child(lambda: carry_out(options.command, Path("one"), 1)).status == 0
+        assert in_child(lambda: carry_out(options.command, Path("one"), RANKS)).status == 0
         whole = in_child(lambda: carry_out(options.command, Path("timing"), 2))
         out = Path("again")
-        while totals["workers_killed"] + totals["drivers_killed"] < options.kills:
-            left = options.kills - totals["workers_killed"] - totals["drivers_killed"]
+        while left := options.kills - sum(totals[name] for name in KILLED):
             for name, count in disturbed(options.command, out, rng.choice([2, 3]), rng, whole.seconds, left).items():
                 totals[name] += count
-            if rng.random() < 0.5 or totals["workers_killed"] + totals["drivers_killed"] >= options.kills:
+            if rng.random() < 0.5 or sum(totals[name] for name in KILLED) == options.kills:
                 totals["failed"] += in_child(lambda: carry_out(options.command, out, 2)).status != 0
                 totals["different"] += files(out) != files(Path("one"))
                 totals["runs"] += 1
+                print(json.dumps(totals), file=sys.stderr)
                 shutil.rmtree(out)
         log = Path("log").read_text()
     bad = totals["left"] + totals["different"] + totals["failed"]
