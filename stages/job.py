@@ -58,12 +58,13 @@ class Start:
         return Start(locate_model(call.model, source.metadata.model), Policy(None, None, source.metadata.policy))
 
     @staticmethod
-    def recorded(call: Call, source: shards.Shards, adapter: AdapterName | None = None) -> "Start":
-        """Of a stage that goes on with one: the policy and the model that `source` was made with; `adapter` as above.
+    def recorded(call: Call, source: shards.Shards, adapter: AdapterName | None = None, lag: int = 0) -> "Start":
+        """Of a stage that goes on with one: the policy and the model that `source` was made with, or with a `lag` of 1
+        the policy that was made from it; `adapter` as above.
 
         Raises UsageError, DataError and EngineError as `recorded_policy`, `locate_model` and `check_model` do.
         """
-        policy = recorded_policy(call.policy, source.metadata.policy, source.files[0], adapter)
+        policy = recorded_policy(call.policy, source.metadata.policy, source.files[0], adapter, lag)
         model = locate_model(call.model, source.metadata.model)
         check_model(policy, model.ref)
         return Start(model, policy, source)

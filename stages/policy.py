@@ -339,23 +339,31 @@ def open_policy(folder: Path | None, only: AdapterName | None = None) -> Policy:
     return Policy(folder, state, PolicyRef(state.step, _fingerprint_of(folder, state.files)))
 
 
-def recorded_policy(folder: Path | None, recorded: PolicyRef, source: Path, only: AdapterName | None = None) -> Policy:
-    """The policy that `source` was made with, which must be the one in `folder`; `only` as for `open_policy`.
+def recorded_policy(
+    folder: Path | None, recorded: PolicyRef, source: Path, only: AdapterName | None = None, lag: int = 0
+) -> Policy:
+    """The policy in `folder`, which must be the one that `source` was made with, or, with a `lag` of 1, made from that
+    by one update; `only` as for `open_policy`.
 
     Raises UsageError when it is missing, DataError when `folder` holds another.
     """
     if folder is None and recorded.step:
         raise UsageError(f"{source} was made with a policy at step {recorded.step}; name its folder with --policy")
     policy = open_policy(folder, only)
-    other_hash = recorded.sha256 is not None and policy.ref.sha256 != recorded.sha256
-    if other_hash or policy.ref.step != recorded.step:
+    parent = policy.state.lineage.policy if policy.state else None
+    if not _is(policy.ref, recorded) and not (lag and parent and _is(parent, recorded)):
         made_with = f"the policy at step {recorded.step}" if recorded.step else "the base model"
         raise DataError(
             f"{folder}: at step {policy.ref.step}, not the policy that {source} was made with ({made_with}"
             + (f", SHA-256 {recorded.sha256[:12]}…" if recorded.sha256 else "")
-            + ")"
+            + (")" if not lag else "), nor made from that by one update")
         )
     return policy
+
+
+def _is(policy: PolicyRef, recorded: PolicyRef) -> bool:
+    """Whether it is the one that was recorded, by another tool perhaps, without a hash."""
+    return policy.step == recorded.step and recorded.sha256 in (None, policy.sha256)
 
 
 def check_model(policy: Policy, model: ModelRef) -> None:

@@ -52,13 +52,14 @@ def propose(
     puzzle = puzzles.load(params.task) if params.task else None
     start = Start.chosen(call, PROPOSER)
     asking = Asking.settled(PROPOSER, start, params.sampling) if params.questions is None and puzzle is None else None
+    step = start.policy.ref.step if params.step is None else params.step
     pool = open_pool(images_path, Columns(params.image_column, params.questions, params.target))
     job = Job(
         "propose",
         call,
         start,
         output=shards.output_path(call.out, "questions", [], call.shard),
-        params={**recorded(params), **pool.recorded, **(asking.recorded() if asking else {})},
+        params={**recorded(params), "step": step, **pool.recorded, **(asking.recorded() if asking else {})},
         seed=call.seed,
         inputs=pool.inputs,
         total=call.at_most(params.groups),
@@ -69,7 +70,7 @@ def propose(
         return there
 
     groups = call.at_most(params.groups)
-    order = draw(len(pool), call.seed, start.policy.ref.step, groups + params.per_image, params.per_image)
+    order = draw(len(pool), call.seed, step, groups + params.per_image, params.per_image)
     _check_usable(pool, order, images_path, params.questions)
     counts = {"groups": len(job.todo), "questions": 0, "unreadable_images": 0, "refused": 0}
     counts |= {"targets": 0} if params.target or puzzle else {}
@@ -114,7 +115,7 @@ def _found(
         yield from rows
         return
     for index, own in zip(indices, rows, strict=True):
-        step = metadata.policy.step + index + 1
+        step = metadata.step + index + 1
         group = group_id(metadata.seed, step, [images.sha256(own.images[0].data or b"")])
         puzzle = draw(random.Random(trajectory_seed(group, PROPOSER, 0)))
         other = own
@@ -134,7 +135,7 @@ def _proposals(
     prompt: Any = metadata.params.get("prompt")
     for index, found in proposed:
         hashes = [images.sha256(image.data) if image.data is not None else None for image in found.images]
-        group = group_id(metadata.seed, metadata.policy.step + index + 1, hashes)
+        group = group_id(metadata.seed, metadata.step + index + 1, hashes)
         row: Row = {
             "group_id": group,
             "group_index": index,

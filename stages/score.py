@@ -90,7 +90,7 @@ def score(inputs: Sequence[Path], params: ScoreParams, call: Call = Call(), prog
             tally.add(table)
         for block in rollouts.tables(groups_per_block, scored.left):
             trust = models.self_rewards.of(block) if models.self_rewards else None
-            step = rollouts.metadata.policy.step
+            step = rollouts.metadata.step
             columns = score_block(block, chosen, models.embedder, step, questions, trust, models.step_credit)
             table = pa.table([*block.columns, *columns.columns], schema=schema)
             tally.add(table)

@@ -13,7 +13,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from stages.errors import DataError, UsageError
 from stages.job import Job, Start
 from stages.learning import beforehand, checkpoints
 from stages.learning.batches import Batch, GroupReader
+from stages.learning.drift import too_far
 from stages.learning.last_token import LastToken
 from stages.learning.learner import MAX_GRAD_NORM, WEIGHT_DECAY, Learner, Models
 from stages.learning.ranks import Ranks
@@ -71,6 +72,7 @@ COST_OF_4_BITS = (
     "--load-in-4bit: of the {role}'s tokens |log π − log μ| is {mean:.2g} on average and up to {largest:.2g}, and the "
     "importance weight ŵ is {weight:.4f} on average; 1 is what the sampled model has"
 )
+NEARER = "Take a lower --lr, fewer groups an iteration"
 HARDLY_MOVED = (
     f"the policy has hardly moved: after {ENOUGH_STEPS} optimizer steps its KL from the base model is below {STILL:g}. "
     "Raise --lr, now {lr:g}: the papers' 1e-6 is for full fine-tuning or many thousand steps, and LoRA on such models "
@@ -86,7 +88,8 @@ def update(
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     models: Models | None = None,
 ) -> Result:
-    """Writes the next policy directory; the policy asked for is the one the trajectories were sampled from.
+    """Writes the next policy directory; the policy asked for is the one the trajectories were sampled from or, with a
+    lag of 1, the one that was made from that.
 
     Under torchrun all its processes call this, and spread the groups of each step over themselves. `models`: where the
     learner has its model from, in a process that keeps one.
@@ -102,7 +105,10 @@ def update(
             f"use --groups-per-step {ranks.size} or more, or fewer processes"
         )
     scored = shards.Shards(inputs, "score", _columns(params, inputs))
-    start = Start.recorded(call, scored)
+    start = Start.recorded(call, scored, lag=params.lag)
+    _check_steps(scored, start.policy)
+    sampled_from = scored.metadata.policy
+    is_behind = sampled_from.step != start.policy.ref.step
     lora = _lora(params, start.policy)
     self_reward = _self_reward(params, start)
     temperatures = _temperatures(params, scored.metadata)
@@ -115,6 +121,7 @@ def update(
             **FIXED,
             **recorded(params),
             **_recorded(lora),
+            **({"sampled_from": asdict(sampled_from)} if is_behind else {}),
             "last_token": self_reward.token if params.loss_aux and self_reward else None,
             "score": scored.metadata.params,
         },
@@ -135,8 +142,8 @@ def update(
                 learner.last = _last_token(params, self_reward, start.model)
             if learner.model.has_experts:
                 progress.say(EXPERTS.format(name=start.model.ref.name, targets=",".join(learner.lora.targets)))
-            reader = GroupReader(scored.metadata, start.model, start.policy.ref.step, learner)
-            measuring = partial(_reading, reader, scored, job, start.policy.ref.step, "measuring", progress)
+            reader = GroupReader(scored.metadata, start.model, learner)
+            measuring = partial(_reading, reader, scored, job, scored.metadata.step, "measuring", progress)
             beforehand.settle(learner, start.policy, measuring, unfinished, job.metadata, call.force)
             with progress.busy("loading the policy"):
                 step, metrics = checkpoints.resume(learner, start.policy, unfinished, job.metadata, call.force)
@@ -158,7 +165,11 @@ def update(
                 for batch in batches:
                     if batch.step > step:  # else learned from before an interruption
                         learned = _learn(learner, batch, progress)
-                        if not metrics and (said := unlike_sampled(learned, learner, scored.metadata)):
+                        if (
+                            not metrics
+                            and not is_behind
+                            and (said := unlike_sampled(learned, learner, scored.metadata))
+                        ):
                             progress.say(said)
                         metrics += learned
                         first_step = first_step or time.monotonic() - started
@@ -175,6 +186,8 @@ def update(
                 shutil.rmtree(unfinished)
         if hardly_moved(learner, metrics):
             progress.say(HARDLY_MOVED.format(lr=params.lr))
+        for warning in drifted(metrics, learner, scored.metadata):
+            progress.say(warning)
     return Result(job.output, summary=_summary(step, metrics, first_step))
 
 
@@ -230,6 +243,15 @@ def _check_held(params: UpdateParams, ranks: Ranks) -> None:
         raise UsageError(
             "--shard-base spreads the base over several processes, and this is one: torchrun --nproc-per-node N -m "
             "ireasoner_cli update …"
+        )
+
+
+def _check_steps(scored: shards.Shards, policy: Policy) -> None:
+    """Raises DataError for groups of training steps that the policy has learned from already."""
+    if scored.metadata.step < policy.ref.step:
+        raise DataError(
+            f"{scored.files[0]}: its groups count from step {scored.metadata.step}, and the policy is at step "
+            f"{policy.ref.step}, beyond them; ask other questions, with `propose --step {policy.ref.step}`"
         )
 
 
@@ -334,10 +356,9 @@ def unlike_sampled(rows: Sequence[dict[str, Any]], learner: Learner, scored: Met
     sampled has other probabilities now than rounding explains. Nothing where the μ of any pass is of another
     distribution: at another temperature, of the likeliest tokens alone, on another prompt, another adapter's, or a
     stand-in's. Of a base in 4 bits: by how much, whatever it is."""
-    for role, passes in ((SOLVER, [*scored.passes.values()]), (PROPOSER, [scored.stage_params("propose")])):
+    for role in _sampled_alike(learner, scored):
         first = next((row for row in rows if row["role"] == role), None)
-        alike = all(_is_of_policy(params, learner.temperature(role)) for params in passes)
-        if first is None or not passes or not alike:
+        if first is None:
             continue
         if learner.params.load_in_4bit:
             return COST_OF_4_BITS.format(
@@ -356,6 +377,25 @@ def unlike_sampled(rows: Sequence[dict[str, Any]], learner: Learner, scored: Met
                 bound=bound,
             )
     return None
+
+
+def drifted(metrics: Sequence[dict[str, Any]], learner: Learner, scored: Metadata) -> Iterator[str]:
+    """What to say of each role whose policy has gone further from the one that was sampled from than is harmless, of
+    rows whose μ is not of another distribution anyway."""
+    lag = ", or --lag 0" if learner.params.lag else ""
+    for role in _sampled_alike(learner, scored):
+        if reason := too_far([row for row in metrics if row["role"] == role]):
+            yield f"the {role} has moved far from where its rows were sampled: {reason}. {NEARER}{lag}"
+
+
+def _sampled_alike(learner: Learner, scored: Metadata) -> list[Role]:
+    """The roles whose rows have, in every pass, the log μ of a policy that is learned."""
+    passes = {SOLVER: [*scored.passes.values()], PROPOSER: [scored.stage_params("propose")]}
+    return [
+        role
+        for role, own in passes.items()
+        if own and all(_is_of_policy(params, learner.temperature(role)) for params in own)
+    ]
 
 
 def _is_of_policy(params: dict[str, Any], temperature: float) -> bool:
@@ -404,7 +444,7 @@ class PolicyJob(Job):
 
     def left_over(self) -> int:
         partial = shards.partial_directory(self.output)
-        return checkpoints.left_over(partial, self.metadata, self.call.force, self.start.policy.ref.step)
+        return checkpoints.left_over(partial, self.metadata, self.call.force, self.metadata.step)
 
     def checkpoints(self, ranks: Ranks) -> contextlib.AbstractContextManager[Path]:
         """The folder of the checkpoints, which the first process holds for all."""

@@ -47,6 +47,19 @@ def command(
     ] = None,
     workers: options.Workers = None,
     ray: options.Cluster = None,
+    lag: Annotated[
+        int | None,
+        options.Option(
+            min=0,
+            max=1,
+            help="With 1, the next iteration is sampled while one is learned, with the policy that it learns from.",
+            show_default="[update] lag, or 0",
+        ),
+    ] = None,
+    learners: Annotated[
+        int | None,
+        options.Option(min=1, help="Of the workers, how many learn with --lag 1.", show_default="half of them"),
+    ] = None,
     track: Annotated[
         Literal["wandb"] | None,
         options.Option(help="Send the figures to a tracker, too (the extra `track`).", show_default=False),
@@ -77,6 +90,9 @@ def command(
     It samples on all GPUs there are, a worker each; the files are those of one, and a run may go on with another
     number. As many workers learn as [update] groups-per-step has groups, and write the policy that as many processes
     of torchrun write. One that is lost is replaced.
+
+    With --lag 1 a share of the workers learns while the others sample the next iteration, always one policy behind. The
+    files are a chain as ever, the same for any number of samplers; of one worker, which does one after the other.
     """  # fmt: skip
     if "TORCHELASTIC_RUN_ID" in os.environ:  # set by torchrun, and by nothing else
         raise UsageError("run is one process and cannot be started by torchrun; a shell loop can, its `update` alone")
@@ -109,10 +125,17 @@ def command(
         phases=phases(recipe) if recipe else (),
         passes=named if "answer" in named else ["answer", *named],
     )
-    runs = [replace(plan, out=out / f"seed-{each}", seed=each) for each in several] or [plan]
     prepare = Prepare(context, config, debug)
+    if lag is None:
+        lag = prepare.setting("lag", "update", {"recipe": plan.recipes[0]}, out)
+    if keep < 2 + lag:
+        raise UsageError(f"--lag {lag} goes back one more policy; --keep {2 + lag} or more")
+    if learners and not lag:
+        raise UsageError("--learners divides the workers for --lag 1, and goes with it")
+    plan = replace(plan, lag=lag)
+    runs = [replace(plan, out=out / f"seed-{each}", seed=each) for each in several] or [plan]
     gpus_each = prepare.setting("tensor_parallel", "rollout", {"recipe": plan.recipes[0]}, out)
-    with open_staff(workers, ray, gpus_each, debug) as staff:
+    with open_staff(workers, ray, gpus_each, debug, bool(lag), learners) as staff:
         for one in runs:
             # Alone in the folder: of two runs one would take a stage from the other, which then fails.
             with (

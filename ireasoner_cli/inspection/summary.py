@@ -35,6 +35,10 @@ FIGURES = pa.schema(
 ASKED = pa.schema([BENCHMARK.field("id"), BENCHMARK.field("answers")])
 ASKED_OPTIONAL = pa.schema([BENCHMARK_OPTIONAL.field("type"), BENCHMARK_OPTIONAL.field("choices")])
 NONE = pa.schema([])
+OF_METRICS = (
+    *("loss", "kl", "kl_coef", "grad_norm"),
+    *("importance_weight", "effective_sample_size", "clipped"),
+)
 BY_TYPE = "score, "  # and the type
 
 
@@ -195,7 +199,7 @@ def _metrics_figures(batch: pa.RecordBatch, summary: Summary, figures: Figures) 
     _count(summary, optimizer_steps=len(batch))
     for role in pc.unique(batch["role"].drop_null()).to_pylist():
         rows = batch.filter(pc.equal(batch["role"], role))
-        for name in ("loss", "kl", "kl_coef", "grad_norm", "importance_weight"):
+        for name in OF_METRICS:
             _add(figures, f"{role} {name}", rows[name])
         _add(figures, f"{role} advantages", pc.list_flatten(rows["advantages"]))
 

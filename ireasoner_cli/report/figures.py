@@ -13,8 +13,9 @@ import pyarrow as pa
 from ireasoner_cli.report.charts import Z
 from ireasoner_cli.runs import Iteration, find_evaluations, find_iterations
 from stages import shards
-from stages.contract import ANSWER, EVALUATED, METRICS, PROPOSER, SCORED, Metadata
+from stages.contract import ANSWER, EVALUATED, METRICS, PROPOSER, SCORED, SOLVER, Metadata
 from stages.errors import DataError, UsageError
+from stages.learning.drift import too_far
 from stages.policy import read_state
 from stages.rewards.leave_one_out import leave_one_out
 
@@ -22,6 +23,10 @@ COLUMNS = pa.schema(
     [column for column in SCORED if column.name not in ("images", "prompt", "completion", "token_ids", "logprobs")]
 )
 POSITIONS = 16  # step positions that are looked at, at most
+OF_OPTIMIZER = (
+    *("step", "kl", "kl_coef", "grad_norm"),
+    *("importance_weight", "effective_sample_size", "clipped"),
+)
 DIVERGENT = 6  # groups whose rollouts are shown step by step
 Row = dict[str, Any]
 
@@ -67,7 +72,8 @@ class Evaluations:
 @dataclass
 class Run:
     """A run's figures. metadata: of the last scored shard; learning: of the last policy, None before there is one;
-    groups: name → a value a group, in order of `step`; optimizer: role → name → a value an optimizer step.
+    groups: name → a value a group, in order of `step`; optimizer: role → name → a value an optimizer step;
+    drifted: of each iteration and role that was learned too far from where it was sampled, in words.
     disagreement [groups, POSITIONS]: mean 1 − leave-one-out cosine, NaN where a position does not count."""
 
     path: Path
@@ -79,6 +85,7 @@ class Run:
     groups: dict[str, np.ndarray]
     disagreement: np.ndarray
     optimizer: dict[str, dict[str, np.ndarray]]
+    drifted: list[str]
     evaluations: list[Evaluations]
     divergent: list[Divergence]
     candidates: list[Candidate]
@@ -112,6 +119,7 @@ def read_run(path: Path, name: str) -> Run:
         groups={key: np.array(values, dtype=np.float64)[order] for key, values in reader.values.items()},
         disagreement=np.array(reader.disagreement).reshape(-1, POSITIONS)[order],
         optimizer=_optimizer(iterations),
+        drifted=list(_drifted(iterations)),
         evaluations=_evaluations(path, iterations),
         divergent=[each for *_, each in sorted(reader.divergent, key=lambda entry: entry[:2], reverse=True)],
         candidates=reader.candidates,
@@ -238,10 +246,18 @@ def _optimizer(iterations: list[Iteration]) -> dict[str, dict[str, np.ndarray]]:
             for batch in shards.read_batches(iteration.metrics, METRICS):
                 for row in batch.to_pylist():
                     own = found.setdefault(row["role"], {})
-                    for name in ("step", "kl", "kl_coef", "grad_norm"):
+                    for name in OF_OPTIMIZER:
                         value = row[name]
                         own.setdefault(name, []).append(np.nan if value is None else float(value))
     return {role: {name: np.array(values) for name, values in own.items()} for role, own in found.items()}
+
+
+def _drifted(iterations: list[Iteration]) -> Iterator[str]:
+    for iteration in iterations:
+        rows = shards.read_table(iteration.metrics, METRICS).to_pylist() if iteration.metrics else []
+        for role in (SOLVER, PROPOSER):
+            if reason := too_far([row for row in rows if row["role"] == role]):
+                yield f"{iteration.name}, {role}: {reason}"
 
 
 def _evaluations(path: Path, iterations: list[Iteration]) -> list[Evaluations]:

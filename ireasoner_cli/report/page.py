@@ -22,10 +22,12 @@ from ireasoner_cli.report.gallery import Budget, Card, cards
 from stages import __version__, shards
 from stages.contract import PROPOSER, SOLVER
 from stages.errors import EngineError, UsageError, why
+from stages.learning.drift import LEAST_ESS, WEIGHT_OFF
 
 RUNS = 6  # as many as can be told apart by colour
 COLUMNS = 24  # of the heat map over training
 TILES = 6
+DRIFT = "How far the policy has gone from the one that the rows were sampled from. Dashed: the Proposer."
 
 
 @dataclass(frozen=True)
@@ -195,6 +197,12 @@ def _sections(runs: Sequence[Run]) -> list[Section]:
             optimizer("KL to the base model", "nats a token", "kl"),
             optimizer("KL coefficient", "β, logarithmic", "kl_coef", log=True),
             optimizer("Gradient norm", "before clipping", "grad_norm"),
+        ]),
+        ("Drift", " ".join([DRIFT, *(f"{run.name}, {each}." for run in runs for each in run.drifted)]), [
+            optimizer("Importance weight", f"w, mean; harmless within 1 ± {WEIGHT_OFF:g}", "importance_weight"),
+            optimizer("Effective sample size", f"(Σw)²/(n·Σw²); harmless from {LEAST_ESS:g} on",
+                      "effective_sample_size"),
+            optimizer("Clipped", "share of the tokens at which π/μ was cut off", "clipped"),
         ]),
     ]  # fmt: skip
     drawn = [Section(title, lead, [each for each in drawn if each]) for title, lead, drawn in sections]

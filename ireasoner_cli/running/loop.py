@@ -20,9 +20,9 @@ from ireasoner_cli.running.memory import engine_share
 from ireasoner_cli.running.prepare import Prepare
 from ireasoner_cli.running.tracking import Track, no_tracker
 from ireasoner_cli.workers.answer import Words
-from ireasoner_cli.workers.staff import Staff
+from ireasoner_cli.workers.staff import Learning, Staff
 from stages import shards
-from stages.contract import ANSWER
+from stages.contract import ANSWER, TRAJECTORY
 from stages.errors import EngineError
 from stages.job import Start
 from stages.models.support import adapters, check_learning
@@ -36,7 +36,8 @@ from stages.sampling import resolve_sampler
 @dataclass(frozen=True)
 class Plan:
     """What `run` was asked for; None leaves a stage its own setting. `start` is the policy to start from, None for the
-    base model. `keep` counts policies and is at least 2, since the newest can only be checked beside the one before."""
+    base model. `keep` counts policies and is at least 2, since the newest can only be checked beside the one before;
+    with a `lag` of 1 one more, for an iteration is sampled with the policy before the one that learns from it."""
 
     images: Path
     iterations: int
@@ -51,6 +52,7 @@ class Plan:
     recipe: str | None = None
     phases: Sequence[Phase] = ()
     passes: Sequence[str] = (ANSWER,)
+    lag: int = 0
 
     def folder(self, number: int) -> Path:
         return self.out / f"it{number:04d}"
@@ -59,6 +61,10 @@ class Plan:
     def rows(name: str) -> str:
         """What the file of an iteration is called that has the rows up to those of the pass `name`."""
         return "rollouts" if name == ANSWER else name
+
+    def sampled_with(self, number: int) -> Path | None:
+        """The policy that iteration `number` is sampled with."""
+        return self.policy(max(0, number - 1 - self.lag))
 
     def policy(self, number: int) -> Path | None:
         """The policy that iteration `number` made; for 0 the one that the run starts from, None for the base model."""
@@ -177,9 +183,11 @@ class _Loop:
         """One turn of the loop. False when all of it was there."""
         started = time.monotonic()
         with self._view.iteration(number):
-            results = [self._propose(number)]
-            results += [self._rollout(number, name) for name in self._plan.passes]
-            results += [self._score(number), self._update(number)]
+            results = [*self._sampled(number), self._score(number)]
+            learned = self._update(number)
+            if self._plan.lag and number < self._plan.iterations:
+                self._sampled(number + 1)  # with the policy that this iteration learns from
+            results.append(learned())
             if self._plan.due(number):
                 results.append(self.evaluate(number))
         new = not all(result.reused for result in results)
@@ -192,14 +200,26 @@ class _Loop:
         self._view.finished(number, figures, seconds)
         self._track(figures, seconds is not None)
 
+    def _sampled(self, number: int) -> list[Result]:
+        return [self._propose(number), *(self._rollout(number, name) for name in self._plan.passes)]
+
     def _propose(self, number: int) -> Result:
         settings = {
+            "step": self._step(number),
             "images": self._plan.images,
             "groups": self._plan.groups,
             "model": self._plan.model,
             "seed": self._plan.seed,
         }
         return self._sample("propose", number, "questions", settings)
+
+    def _step(self, number: int) -> int | None:
+        """Where the training steps of an iteration begin: behind the one before, whose policy may not be there yet.
+        None where they follow from the policy that it is sampled with."""
+        if not self._plan.lag or number == 1:
+            return None
+        before = shards.Shards([self._plan.folder(number - 1) / "questions.parquet"], "propose", TRAJECTORY)
+        return before.metadata.step + before.group_count
 
     def _rollout(self, number: int, name: str) -> Result:
         """The pass `name`, beside what the ones before it have made."""
@@ -211,21 +231,22 @@ class _Loop:
     def _score(self, number: int) -> Result:
         folder = self._plan.folder(number)
         rows = folder / f"{self._plan.rows(self._plan.passes[-1])}.parquet"
-        asked = ("score", self._own(number) | {"out": folder / "scored.parquet"}, rows)
+        asked = ("score", self._own(number, self._plan.sampled_with(number)) | {"out": folder / "scored.parquet"}, rows)
         embedding, vote = (self._prepare.setting(option, *asked) for option in ("embedding", "vote"))
         if embedding == "hidden" or vote == "self-reward":
             self._staff.sleep()  # the model is loaded in this process
         return self._prepare(*asked).stage(progress=self._view)
 
-    def _update(self, number: int) -> Result:
+    def _update(self, number: int) -> Learning:
         folder = self._plan.folder(number)
-        asked = ("update", self._own(number) | {"out": folder / "policy"}, folder / "scored.parquet")
+        settings = {"out": folder / "policy", "lag": self._plan.lag or None}
+        asked = ("update", self._own(number, self._plan.policy(number - 1)) | settings, folder / "scored.parquet")
         work, words = self._prepare(*asked), self._prepare.words(*asked)
         return self._staff.learn(work, words, folder / "policy", self._ranks(number), self._view)
 
-    def _own(self, number: int) -> dict[str, object]:
-        """What iteration `number` sets for each of its stages."""
-        return {"policy": self._plan.policy(number - 1), "recipe": self._plan.recipe_of(number)}
+    def _own(self, number: int, policy: Path | None) -> dict[str, object]:
+        """What iteration `number` sets for each of its stages, and the policy of this one."""
+        return {"policy": policy, "recipe": self._plan.recipe_of(number)}
 
     def _ranks(self, number: int) -> int:
         """How many ranks an update can have at most: a step's groups are spread over them."""
@@ -234,7 +255,7 @@ class _Loop:
 
     def idle(self) -> str | None:
         """What to say where an update leaves workers idle."""
-        ranks, workers = self._ranks(1), self._staff.size
+        ranks, workers = self._ranks(1), self._staff.learners
         if ranks >= workers:
             return None
         return f"update uses {ranks} of {workers} workers; [update] groups-per-step = {workers} uses all"
@@ -252,7 +273,7 @@ class _Loop:
 
     def _sample(self, stage: str, number: int, output: str, settings: Mapping[str, object], *inputs: Path) -> Result:
         out = self._plan.folder(number) / f"{output}.parquet"
-        return self._made(stage, out, {**settings, **self._own(number)}, *inputs)
+        return self._made(stage, out, {**settings, **self._own(number, self._plan.sampled_with(number))}, *inputs)
 
     def _made(self, stage: str, out: Path, settings: Mapping[str, object], *inputs: Path) -> Result:
         sampling = {**settings, "gpu-memory-utilization": self._share}

@@ -5,6 +5,7 @@ import shlex
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 from ireasoner_cli.workers.answer import SLEEP, Answer, Words
@@ -92,8 +93,16 @@ class Crew:
 
         Raises as `run` does.
         """
+        return self.start(words, count)()
+
+    def start(self, words: Words, count: int) -> Callable[[], Sequence[str]]:
+        """`together`, but only begun: what is returned waits for its end, and meanwhile these workers are at work."""
+        self._begin(words, count)
+        return partial(self._finish, words, count)
+
+    def _finish(self, words: Words, count: int) -> Sequence[str]:
         deaths = refused = 0
-        while (answer := self._at_once(words, count)).error:
+        while (answer := self._answer(count)).error:
             if answer.died:
                 deaths += 1
                 if deaths == DEATHS:
@@ -103,16 +112,20 @@ class Crew:
                 time.sleep(1)
             else:
                 raise answer.exception()
+            self._begin(words, count)
         return answer.said
 
-    def _at_once(self, words: Words, count: int) -> Answer:
-        """What the first of so many ranks answers; or the error of any, and then all have ended: the others would wait
-        for it for ever."""
+    def _begin(self, words: Words, count: int) -> None:
+        """Gives the words to the first `count` workers."""
         if count > 1 and (self._ranks not in (0, count) or self._torn):
             self._end(self._ranks)  # who is of a group that is no more cannot be of another
         for rank, variables in enumerate(self._group(count)):
             self._awake.add(rank)
             self._carrier.begin(rank, [*variables, *words])
+
+    def _answer(self, count: int) -> Answer:
+        """What the first of so many ranks answers; or the error of any, and then all have ended: the others would wait
+        for it for ever."""
         first = Answer()
         for _ in range(count):
             worker, answer = self._carrier.next()

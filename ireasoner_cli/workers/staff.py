@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Protocol
 
 from ireasoner_cli.work import Work
-from ireasoner_cli.workers.answer import Words
+from ireasoner_cli.workers.answer import Answer, Words
 from ireasoner_cli.workers.crew import Carrier, Crew
 from ireasoner_cli.workers.resident import Residents
+from ireasoner_cli.workers.share import Share
 from stages import shards
 from stages.errors import UsageError
 from stages.progress import Progress
 from stages.result import Result
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+Learning = Callable[[], Result]  # an update in the making: waits for its end
 DRIVER = Path("/proc/driver/nvidia/version")  # there where NVIDIA's driver is loaded
 
 
@@ -26,13 +28,13 @@ class Staff(Protocol):
     """Who samples and learns."""
 
     @property
-    def size(self) -> int:
-        """Of how many workers."""
+    def learners(self) -> int:
+        """How many workers can learn."""
         ...
 
     @property
     def engines_here(self) -> int:
-        """How many of them share this machine's memory."""
+        """How many engines share this machine's memory with learners."""
         ...
 
     def make(self, work: Work, words: Callable[..., Words], output: Path, progress: Progress) -> Result:
@@ -40,9 +42,10 @@ class Staff(Protocol):
         its own."""
         ...
 
-    def learn(self, work: Work, words: Words, output: Path, ranks: int, progress: Progress) -> Result:
+    def learn(self, work: Work, words: Words, output: Path, ranks: int, progress: Progress) -> Learning:
         """Carries out `work`, an update whose command `words` are and which writes `output`, in so many ranks at most:
-        as many as there are groups in a step."""
+        as many as there are groups in a step. It is over, at the latest, when what is returned has been called; before
+        that there may be sampled."""
         ...
 
     def sleep(self) -> None:
@@ -53,7 +56,7 @@ class Staff(Protocol):
 class Here:
     """This process, with an engine and a model that stay warm."""
 
-    size = engines_here = 1
+    learners = engines_here = 1
 
     def __init__(self, debug: bool = False) -> None:
         self._residents = Residents(debug)
@@ -61,8 +64,9 @@ class Here:
     def make(self, work: Work, words: Callable[..., Words], output: Path, progress: Progress) -> Result:
         return work.stage(progress=progress, engines=self._residents.engines)
 
-    def learn(self, work: Work, words: Words, output: Path, ranks: int, progress: Progress) -> Result:
-        return work.stage(progress=progress, models=self._residents.models)
+    def learn(self, work: Work, words: Words, output: Path, ranks: int, progress: Progress) -> Learning:
+        result = work.stage(progress=progress, models=self._residents.models)
+        return lambda: result
 
     def sleep(self) -> None:
         self._residents.sleep()
@@ -83,7 +87,7 @@ class Together:
         self.engines_here = engines_here
 
     @property
-    def size(self) -> int:
+    def learners(self) -> int:
         return self._crew.size
 
     def make(self, work: Work, words: Callable[..., Words], output: Path, progress: Progress) -> Result:
@@ -98,21 +102,63 @@ class Together:
         shards.join(folder, output, self._force)
         return replace(work.stage(progress=progress), reused=False)
 
-    def learn(self, work: Work, words: Words, output: Path, ranks: int, progress: Progress) -> Result:
+    def learn(self, work: Work, words: Words, output: Path, ranks: int, progress: Progress) -> Learning:
+        result = self.begin(work, words, output, ranks, progress)()
+        return lambda: result
+
+    def begin(self, work: Work, words: Words, output: Path, ranks: int, progress: Progress) -> Learning:
+        """`learn`, and what is returned waits for it: till then none of these workers samples."""
         if output.exists():
-            return work.stage(progress=progress)
-        with progress.busy(words[0]):
-            said = self._crew.together(words, min(ranks, self._crew.size))
-        for line in said:
-            progress.say(line)
-        return Result(output)
+            result = work.stage(progress=progress)
+            return lambda: result
+        finish = self._crew.start(words, min(ranks, self._crew.size))
+
+        def learned() -> Result:
+            with progress.busy(words[0]):
+                said = finish()
+            for line in said:
+                progress.say(line)
+            return Result(output)
+
+        return learned
 
     def sleep(self) -> None:
         self._crew.sleep()
 
 
+class Apart:
+    """Two crews, of which one samples while the other learns."""
+
+    engines_here = 0
+
+    def __init__(self, samplers: Crew, learners: Crew) -> None:
+        self._samplers = Together(samplers)
+        self._learners = Together(learners)
+
+    @property
+    def learners(self) -> int:
+        return self._learners.learners
+
+    def make(self, work: Work, words: Callable[..., Words], output: Path, progress: Progress) -> Result:
+        return self._samplers.make(work, words, output, progress)
+
+    def learn(self, work: Work, words: Words, output: Path, ranks: int, progress: Progress) -> Learning:
+        return self._learners.begin(work, words, output, ranks, progress)
+
+    def sleep(self) -> None:
+        self._samplers.sleep()
+        self._learners.sleep()
+
+
 @contextmanager
 def open_crew(workers: int | None, ray: str | None, gpus_each: int, debug: bool) -> Iterator[Crew | None]:
+    """The crew of `open_carrier`'s workers."""
+    with open_carrier(workers, ray, gpus_each, debug) as carrier:
+        yield Crew(carrier) if carrier else None
+
+
+@contextmanager
+def open_carrier(workers: int | None, ray: str | None, gpus_each: int, debug: bool) -> Iterator[Carrier | None]:
     """So many workers, on this machine or on the cluster that `ray` names, with so many GPUs each; by default as many
     as the GPUs allow. None where that is one on this machine, and so this process.
 
@@ -133,22 +179,34 @@ def open_crew(workers: int | None, ray: str | None, gpus_each: int, debug: bool)
         from ireasoner_cli.workers.processes import Processes
 
         carrier = Processes(devices, debug)
-    crew = Crew(carrier)
     try:
-        yield crew
+        yield carrier
     finally:
-        crew.close()
+        carrier.close()
 
 
 @contextmanager
-def open_staff(workers: int | None, ray: str | None, gpus_each: int, debug: bool) -> Iterator[Staff]:
-    """By a crew, or here where there is none. Raises as `open_crew` does."""
-    with open_crew(workers, ray, gpus_each, debug) as crew:
-        if crew is not None:
-            yield Together(crew, engines_here=0 if ray else crew.size)
-            return
-        with closing(Here(debug)) as here:
-            yield here
+def open_staff(
+    workers: int | None, ray: str | None, gpus_each: int, debug: bool, apart: bool = False, learners: int | None = None
+) -> Iterator[Staff]:
+    """A crew, or this process where there is none; with `apart` two, where there are two workers or more, of which so
+    many `learners` learn, half of them unless given.
+
+    Raises as `open_carrier` does, and UsageError where the learners would be all.
+    """
+    with open_carrier(workers, ray, gpus_each, debug) as carrier:
+        size = carrier.size if carrier else 1
+        if learners is not None and learners >= size:
+            raise UsageError(f"--learners {learners} of {size} workers leaves none to sample; give more --workers")
+        if carrier is None:
+            with closing(Here(debug)) as here:
+                yield here
+        elif apart and size > 1:
+            first, answers = learners or size // 2, dict[int, Answer]()
+            shares = Share(carrier, range(first, size), answers), Share(carrier, range(first), answers)
+            yield Apart(*map(Crew, shares))
+        else:
+            yield Together(Crew(carrier), engines_here=0 if ray else size)
 
 
 def _devices(workers: int | None, gpus_each: int) -> list[str | None]:

@@ -26,7 +26,7 @@ TRAJECTORY = {
 }
 
 SCORE_COLUMNS = {
-    "step": "training step t of the group: policy step at propose + group_index + 1",
+    "step": "training step t of the group: `propose --step`, or the policy's step, + group_index + 1",
     "answer": "text of the answer tag; null if there is none",
     "answer_key": "canonical form by which answers are compared; null with answer",
     "steps": "the reasoning steps, at most `--max-steps`",
@@ -60,7 +60,9 @@ METRICS = {
     "advantages": "reward − baseline of each trajectory; of one with credit by step its mean over the "
     "tokens, of one in a pair what its log-probability is worth",
     "grad_norm": "before clipping; a step whose gradient is not finite is skipped",
-    "importance_weight": "mean of ŵ = min(π/μ, 2)",
+    "importance_weight": "mean of the importance weight w: ŵ = min(π/μ, 2), with `--loss clip` π/μ, without either 1",
+    "effective_sample_size": "(Σw)²/(n·Σw²) over the n tokens: 1 where all count alike",
+    "clipped": "share of the tokens at which π/μ was cut off",
     "logprob_gap": "mean of |log π − log μ| of the tokens: rounding, in an update's first step of a role",
     "logprob_gap_max": "the largest |log π − log μ| of a token",
     "tokens": "tokens learned from",

@@ -104,6 +104,12 @@ class Metadata:
         return params
 
     @property
+    def step(self) -> int:
+        """The training step that those of the groups are counted from: what `propose` was told, else the policy's."""
+        told = self.stage_params("propose").get("step")
+        return told if isinstance(told, int) else self.policy.step
+
+    @property
     def passes(self) -> dict[str, dict[str, Any]]:
         """The parameters of each of the Solver's passes, by name; empty if not recorded."""
         last = self.stage_params("rollout")

@@ -112,6 +112,8 @@ METRICS = pa.schema(
         ("advantages", pa.list_(pa.float64())),
         ("grad_norm", pa.float64()),
         ("importance_weight", pa.float64()),
+        ("effective_sample_size", pa.float64()),
+        ("clipped", pa.float64()),
         ("logprob_gap", pa.float64()),
         ("logprob_gap_max", pa.float64()),
         ("tokens", pa.int64()),

@@ -105,10 +105,10 @@ def _size(path: str) -> int:
         return -1
 
 
-def draw(pool_size: int, seed: int, policy_step: int, groups: int, per_image: int = 1) -> list[int]:
+def draw(pool_size: int, seed: int, step: int, groups: int, per_image: int = 1) -> list[int]:
     """Positions of the images of one iteration's groups, `per_image` consecutive ones of each: the pool shuffled by the
-    seed, taken from the policy's step onwards, round and round."""
+    seed, taken from training step `step` onwards, round and round."""
     order = list(range(pool_size))
     random.Random(seed).shuffle(order)
-    first = -(-policy_step // per_image)  # as many images as the steps so far have had
+    first = -(-step // per_image)  # as many images as the steps so far have had
     return [order[(first + index // per_image) % pool_size] for index in range(groups)]

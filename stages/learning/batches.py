@@ -41,10 +41,10 @@ class Batch:
 class GroupReader:
     """Turns the rows of groups into what the learner takes, checking what another tool may have got wrong."""
 
-    def __init__(self, recorded: Metadata, model: Model, policy_step: int, learner: Learner) -> None:
+    def __init__(self, recorded: Metadata, model: Model, learner: Learner) -> None:
         self._model = model
         self._vocabulary = len(model.embedding_table())
-        self._policy_step = policy_step
+        self._start = recorded.step
         self._learner = learner
         self._contexts = Contexts(recorded)
 
@@ -89,8 +89,8 @@ class GroupReader:
         )
 
     def _step(self, group: Group) -> int:
-        """The group's training step t. Raises DataError unless it follows from the policy and group_index."""
-        step, expected = group[0]["step"], self._policy_step + group[0]["group_index"] + 1
+        """The group's training step t. Raises DataError unless it follows from group_index."""
+        step, expected = group[0]["step"], self._start + group[0]["group_index"] + 1
         if step != expected:
             raise DataError(f"group {group[0]['group_id']}: its step is {step}, and should be {expected}")
         return expected

@@ -16,8 +16,8 @@ from stages.policy import METRICS_FILE, Policy, PolicyState, check_whole, read_s
 
 
 def left_over(partial: Path, lineage: Metadata, force: bool, start: int) -> int:
-    """How many groups the newest checkpoint of this very update has learned from, the policy it began from being at
-    step `start`."""
+    """How many groups the newest checkpoint of this very update has learned from; they count from step
+    `start`."""
     for folder in reversed(_checkpoints(partial)):
         with contextlib.suppress(DataError):
             if state := _own_state(folder, lineage, force):

@@ -16,6 +16,7 @@ from stages.errors import DataError
 from stages.learning.advantages import COMPARING
 from stages.learning.advantages import rule as advantage_rule
 from stages.learning.control import Baseline, next_kl_coef
+from stages.learning.drift import effective_sample_size
 from stages.learning.last_token import LastToken, last_token_loss
 from stages.learning.loss import LossRule, Terms, loss_terms, token_logprobs
 from stages.learning.losses.dpo import pair_loss
@@ -43,6 +44,7 @@ from stages.policy import (
 ROLES: tuple[Role, ...] = (SOLVER, PROPOSER)
 WEIGHT_DECAY = 0.01
 MAX_GRAD_NORM = 1.0
+FIGURES = 7  # of a step, summed: see Learner._figures
 MOMENTS = ("exp_avg", "exp_avg_sq")
 Models = Callable[..., PolicyModel]  # PolicyModel itself, or what gives one that is as good as new
 
@@ -158,7 +160,7 @@ class Learner:
             parameters = list(self.model.parameters(role).values())
             for parameter in parameters:
                 parameter.grad = torch.zeros_like(parameter)
-            figures = torch.zeros(4, device=self.model.device)
+            figures = torch.zeros(FIGURES, device=self.model.device)
             self._largest_gap = torch.zeros(self.ranks.size, device=self.model.device)  # each process's own
             pairs = 0.0
             with repeatable(self.model.device):
@@ -171,7 +173,7 @@ class Learner:
                 self.model.finish()
             gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
             self.ranks.sum([*gradients, figures, self._largest_gap])
-            loss, kl, weight, gap = figures.tolist()
+            loss, kl, weight, gap, excess, squares, clipped = figures.tolist()
             loss += pairs
             grad_norm = float(torch.nn.utils.clip_grad_norm_(parameters, MAX_GRAD_NORM))
             if all(map(math.isfinite, (grad_norm, loss, kl))):
@@ -181,6 +183,7 @@ class Learner:
                 if role == SOLVER:
                     self._teach()
             optimizer.zero_grad(set_to_none=True)
+        count = sum(len(tokens) for group in groups for tokens in group.token_ids)
         return {
             "role": role,
             "loss": loss,
@@ -189,9 +192,11 @@ class Learner:
             "advantages": [advantage for group_advantages in advantages for advantage in group_advantages],
             "grad_norm": grad_norm,
             "importance_weight": weight,
+            "effective_sample_size": effective_sample_size(count, excess, squares),
+            "clipped": clipped / count,
             "logprob_gap": gap,
             "logprob_gap_max": float(self._largest_gap.max()),
-            "tokens": sum(len(tokens) for group in groups for tokens in group.token_ids),
+            "tokens": count,
         }
 
     def _memory_advice(self) -> str:
@@ -251,13 +256,13 @@ class Learner:
         return packed(bundles, lambda bundle: len(bundle.prompt), TOKENS_PER_PASS[self.model.device.type])
 
     def _backward(self, role: Role, pack: Sequence[Bundle], kl_coef: float) -> Tensor:
-        """Adds the gradient of the rows' part in the loss; returns the same sums [4] of the loss, of KL, of ŵ and of
-        |log π − log μ|. Runs every prompt once and the completions behind them in passes."""
+        """Adds the gradient of the rows' part in the loss; returns the same sums of `_figures`. Runs every
+        prompt once and the completions behind them in passes."""
         device = self.model.device
         prompts = [bundle.prompt for bundle in pack]
         reference, prefix = self.model.prompts(prompts, role)
         leaves = prefix.leaves()
-        figures = torch.zeros(4, device=device)
+        figures = torch.zeros(FIGURES, device=device)
         for rows in in_passes(pack, device):
             with torch.no_grad():
                 reference_states = self.model.states(prompts, reference, completions_of(pack, rows), None)
@@ -271,7 +276,7 @@ class Learner:
     def _gradient(
         self, role: Role, rows: Sequence[Row], states: Tensor, reference_states: Tensor, kl_coef: float
     ) -> tuple[Tensor, Tensor]:
-        """The sums [4] of `_backward` of some rows, and the gradient [n, d] with respect to `states`; those of π_ref
+        """The sums of `_figures` of some rows, and the gradient [n, d] with respect to `states`; those of π_ref
         are of the rows' own tokens alone."""
         device, head = states.device, self.model.head
         rule, tokens = self._rules[role], tokens_of(rows, device)
@@ -295,9 +300,11 @@ class Learner:
         return figures, gradient
 
     def _figures(self, terms: Terms) -> Tensor:
+        """[FIGURES]: the parts in the means of loss, KL, ŵ and |log π − log μ|, and `off_policy`."""
         mine = self._largest_gap[self.ranks.rank]
         torch.maximum(mine, terms.gap.max(), out=mine)
-        return torch.stack([terms.loss, terms.kl_mean, terms.weight_mean, terms.gap_mean])
+        means = torch.stack([terms.loss, terms.kl_mean, terms.weight_mean, terms.gap_mean])
+        return torch.cat([means, terms.off_policy])
 
     # ------------------------------------------------------------------------------------------ the teacher
 

@@ -102,8 +102,9 @@ class Head:
 @dataclass(frozen=True)
 class Terms:
     """logprob, kl [T]: log π(y_t) at the rule's temperature and KL_t, float32 at least; gap [T]: |log π(y_t) − log μ|.
-    loss, kl_mean, weight_mean, gap_mean: the shared-out sums of the loss, of KL_t, of the importance weight and of the
-    gap, scalars. gradient [T, d]: of the loss, with respect to the policy's hidden states."""
+    loss, kl_mean, weight_mean, gap_mean: the shared-out sums of the loss, of KL_t, of the importance weight w and of
+    the gap, scalars. off_policy [3]: the tokens' sums of w − 1, of (w − 1)² and of what was clipped. gradient [T, d]:
+    of the loss, with respect to the policy's hidden states."""
 
     logprob: Tensor
     kl: Tensor
@@ -112,6 +113,7 @@ class Terms:
     kl_mean: Tensor
     weight_mean: Tensor
     gap_mean: Tensor
+    off_policy: Tensor
     gradient: Tensor
 
 
@@ -146,7 +148,7 @@ def loss_terms(
             strict=True,
         )
     ]
-    logprob, kl, loss, weight, gradient = (torch.cat(list(parts)) for parts in zip(*chunks, strict=True))
+    logprob, kl, loss, weight, clipped, gradient = (torch.cat(list(parts)) for parts in zip(*chunks, strict=True))
     gap = (logprob - tokens.sampled_logprobs).abs()
     return Terms(
         logprob,
@@ -156,6 +158,7 @@ def loss_terms(
         (tokens.shares * kl).sum(),
         (tokens.shares * weight).sum(),
         (tokens.shares * gap).sum(),
+        torch.stack([(weight - 1).sum(), (weight - 1).square().sum(), clipped.sum()]),
         gradient,
     )
 
@@ -163,9 +166,9 @@ def loss_terms(
 @torch.no_grad()
 def _chunk_terms(
     states: Tensor, reference_states: Tensor, tokens: Tokens, kl_coef: float, head: Head, rule: LossRule
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """log π(y), KL, the token's loss and importance weight [n], and the gradient [n, d]. With p = π at temperature T,
-    z the logits of π:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """log π(y), KL, the token's loss, importance weight and whether it was clipped [n], and the gradient [n, d]. With
+    p = π at temperature T, z the logits of π:
 
     ∂(−log p(y))/∂z = (p − 1_y)/T
     """
@@ -179,7 +182,7 @@ def _chunk_terms(
         tempered = logp / rule.temperature
         tempered.sub_(tempered.logsumexp(-1, keepdim=True))
     logprob = tempered.gather(-1, tokens.ids[:, None])[:, 0]
-    loss, gain, weight = rule.token_loss(logprob, tokens)
+    loss, gain, weight, clipped = rule.token_loss(logprob, tokens)
     scale, pull = kl_coef * tokens.shares, tokens.shares * gain * weight
     divergence = kl_rule(rule.kl)
     if rule.temperature == 1:
@@ -189,4 +192,4 @@ def _chunk_terms(
         kl, d_logits = divergence(logp, logq, head.forbidden, scale, torch.zeros_like(pull))
         d_logits.addcmul_(tempered.exp_(), pull[:, None])
     d_logits.scatter_add_(-1, tokens.ids[:, None], -pull[:, None])
-    return logprob, kl, loss, weight, head.gradient(d_logits, slope, states.dtype)
+    return logprob, kl, loss, weight, clipped, head.gradient(d_logits, slope, states.dtype)

@@ -46,8 +46,8 @@ class WarmModel:
     def sleep(self) -> None:
         """Leaves the GPU's memory to the engine until the model is next asked for; on a CPU there is nothing to leave.
 
-        Frozen weights never change: they are copied to the machine's memory the first time, and dropped after. A model in
-        shards is let go of.
+        Frozen weights never change: they are copied to the machine's memory the first time, and dropped after. A model
+        in shards is let go of.
         """
         if self._model is None or not self.awake or not _on_gpu(self._model):
             return

@@ -21,6 +21,12 @@ class ProposeParams:
 
     groups: int = option(64, "Proposals in all: one an image, or as many as --per-image says.", minimum=1)
     per_image: int = option(1, "Proposals about each image, one after another.", minimum=1)
+    step: int | None = option(
+        None,
+        "Training step that the groups' are counted from, which decides their pictures, ids and seeds.",
+        minimum=0,
+        shown="the policy's",
+    )
     image_column: str | None = option(
         None, "The column of the pictures.", shown="image, images, or the only one with pictures"
     )

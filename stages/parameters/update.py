@@ -34,6 +34,12 @@ class UpdateParams:
         "of one alone there is only the moving average. Of rows with credit by step (`score --credit`) that is the "
         "advantage, and this the Proposer's alone.",
     )
+    lag: int = option(
+        0,
+        "Updates that the rows may be behind: with 1 they may be of the policy that --policy was made from, too.",
+        minimum=0,
+        maximum=1,
+    )
     loss: Loss = option(
         "policy-gradient",
         "Importance-weighted policy gradient, its clipped form (PPO's), likelihood of the selected rows, or direct "

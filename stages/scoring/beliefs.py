@@ -50,8 +50,8 @@ class Beliefs:
         with memory_bounded("stop what else runs on it, or use another --credit"):
             for context, own in behind.items():
                 found |= zip(own, self._read(context, [rows[place] for place in own]), strict=True)
-        for place, own in found.items():
-            if not np.isfinite(own).all():
+        for place, logprobs in found.items():
+            if not np.isfinite(logprobs).all():
                 raise EngineError(f"group {rows[place]['group_id']}: its log-probabilities are not finite")
         return [found[place] for place in range(len(rows))]
 
@@ -59,7 +59,7 @@ class Beliefs:
     def _read(self, context: Context, rows: list[dict[str, Any]]) -> Iterator[np.ndarray]:
         base, device = self._base, self._base.device
         prompt = processed(base, context, rows[0])
-        prefix = Prefixes(base.run_prompts([prompt]))
+        prefix = Prefixes(base.run_prompts([prompt]), [1])
         completions = [torch.tensor(row["token_ids"]) for row in rows]
         for some in packed(completions, len, TOKENS_PER_PASS[device.type]):
             states = base.states([prompt], prefix, [some], None)

@@ -42,7 +42,7 @@ def score_block(
     block: pa.Table,
     chosen: Chosen,
     embedder: StepEmbedder,
-    policy_step: int,
+    start_step: int,
     questions: Questions = Questions(),
     trust: np.ndarray | None = None,
     step_credit: StepCredit | None = None,
@@ -105,7 +105,7 @@ def score_block(
         parents=about,
     )
     asked = _groups(block, cells, chosen, agreement, rollouts, questions)
-    t = block["group_index"].to_numpy() + policy_step + 1
+    t = block["group_index"].to_numpy() + start_step + 1
     weight = _step_weights(t[row], params)
     rho = density(agreement.size, agreement.dominant_size, 0.0 if params.no_density else params.density_exponent)
 

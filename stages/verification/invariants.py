@@ -15,7 +15,7 @@ ROUNDING = 1e-6
 
 def broken_promises(group: list[Row], metadata: Metadata) -> Iterator[str]:
     """What is wrong with the rows of one group, the proposer's first, of a shard with this metadata."""
-    step = metadata.policy.step + group[0]["group_index"] + 1
+    step = metadata.step + group[0]["group_index"] + 1
     passes: dict[str, list[Row]] = {}
     for row in group[1:]:
         passes.setdefault(row["pass"] or ANSWER, []).append(row)

@@ -18,4 +18,5 @@ def token_loss(logprob: Tensor, sampled_logprobs: Tensor, advantages: Tensor, bo
     loss = torch.maximum(surrogate, -advantages * ratio.clamp(1 - bounds.low, 1 + bounds.high))
     if bounds.dual is not None:
         loss = torch.where(advantages < 0, torch.minimum(loss, -bounds.dual * advantages), loss)
-    return TokenLoss(loss, torch.where(loss == surrogate, advantages, 0.0), ratio)
+    clipped = loss != surrogate
+    return TokenLoss(loss, torch.where(clipped, 0.0, advantages), ratio, clipped)

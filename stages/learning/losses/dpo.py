@@ -26,4 +26,5 @@ def token_loss(logprob: Tensor, sampled_logprobs: Tensor, advantages: Tensor, bo
 
     logprob log π(y), advantages A, [n] float each; sampled_logprobs and bounds are not used.
     """
-    return TokenLoss(torch.zeros_like(logprob), advantages, torch.ones_like(logprob))
+    unclipped = torch.zeros_like(logprob, dtype=torch.bool)
+    return TokenLoss(torch.zeros_like(logprob), advantages, torch.ones_like(logprob), unclipped)

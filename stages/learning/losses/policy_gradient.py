@@ -13,5 +13,6 @@ def token_loss(logprob: Tensor, sampled_logprobs: Tensor, advantages: Tensor, bo
 
     logprob log π(y), sampled_logprobs log μ(y), advantages A, [n] float each; bounds are not used.
     """
-    weight = torch.exp(logprob - sampled_logprobs).clamp(max=MAX_IMPORTANCE_WEIGHT)
-    return TokenLoss(-advantages * weight * logprob, advantages, weight)
+    ratio = torch.exp(logprob - sampled_logprobs)
+    weight = ratio.clamp(max=MAX_IMPORTANCE_WEIGHT)
+    return TokenLoss(-advantages * weight * logprob, advantages, weight, ratio > MAX_IMPORTANCE_WEIGHT)

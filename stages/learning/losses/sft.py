@@ -12,4 +12,4 @@ def token_loss(logprob: Tensor, sampled_logprobs: Tensor, advantages: Tensor, bo
     logprob log π(y) [n] float; sampled_logprobs, advantages and bounds are not used.
     """
     ones = torch.ones_like(logprob)
-    return TokenLoss(-logprob, ones, ones)
+    return TokenLoss(-logprob, ones, ones, torch.zeros_like(ones, dtype=torch.bool))

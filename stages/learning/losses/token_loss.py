@@ -15,11 +15,13 @@ class Bounds(NamedTuple):
 
 
 class TokenLoss(NamedTuple):
-    """[n] each: the loss; gain, what log π(y) is worth; weight, the importance weight, by which its worth is scaled."""
+    """[n] each: the loss; gain, what log π(y) is worth; weight, the importance weight, by which its worth is scaled;
+    clipped (bool), whether the rule has cut π/μ off there."""
 
     loss: Tensor
     gain: Tensor
     weight: Tensor
+    clipped: Tensor
 
     @property
     def slope(self) -> Tensor:
