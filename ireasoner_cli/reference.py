@@ -61,6 +61,12 @@ _TABLES: tuple[tuple[str, str, pa.Schema, Mapping[str, str]], ...] = (
         descriptions.SCORE_COLUMNS,
     ),
     (
+        "Credit by step",
+        "Of a shard made with `score --credit`.",
+        contract.CREDIT,
+        descriptions.CREDIT,
+    ),
+    (
         "Metrics",
         "`policy/metrics.parquet`: one row an optimizer step of the update that wrote the policy.",
         contract.METRICS,

@@ -3,14 +3,15 @@
     rollouts.parquet ──▶ scored.parquet
 
 Reads the trajectories in blocks of whole groups, parses the Solver's completions, embeds their reasoning steps
-(`embedding`), and adds the columns that `update` learns from. Loads the tokenizer and the embedding table; the model,
-with the policy on it, for hidden states and votes by self-reward only.
+(`embedding`), and adds the columns that `update` learns from. Loads the tokenizer and the embedding table; the model
+for what the base believes of steps and, with the policy on it, for hidden states and votes by self-reward only.
 """
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +24,6 @@ from stages.errors import UsageError
 from stages.job import Job, Start
 from stages.models.support import check_learning
 from stages.parameters import Call, recorded
-from stages.parameters.sampling import Pixels
 from stages.parameters.score import ScoreParams
 from stages.parsing import parse_tags
 from stages.progress import SILENT, Progress
@@ -33,12 +33,23 @@ from stages.rewards.novelty import novelties
 from stages.rewards.question_share import question_shares
 from stages.scoring.block import Questions, score_block
 from stages.scoring.chosen import Chosen
+from stages.scoring.credit import StepCredit
 from stages.scoring.tally import Tally
 
 if TYPE_CHECKING:
     from stages.scoring.self_reward import SelfRewards
 
 GROUPS_PER_BLOCK = 256
+
+
+@dataclass(frozen=True)
+class Models:
+    """What embeds steps; what reads off the policy how it trusts its answers, and what gives steps their credit, where
+    these are asked for."""
+
+    embedder: StepEmbedder
+    self_rewards: "SelfRewards | None"
+    step_credit: StepCredit | None
 
 
 def score(inputs: Sequence[Path], params: ScoreParams, call: Call = Call(), progress: Progress = SILENT) -> Result:
@@ -51,6 +62,7 @@ def score(inputs: Sequence[Path], params: ScoreParams, call: Call = Call(), prog
     chosen = Chosen.of(params, rollouts.passes(), rollouts.metadata.passes)
     chosen.check_sampling(rollouts.metadata)
     start = Start.recorded(call, rollouts) if chosen.reads_policy else Start.unread(call, rollouts)
+    start = replace(start, source=rollouts if chosen.runs_model else None)
     job = Job(
         "score",
         call,
@@ -67,18 +79,19 @@ def score(inputs: Sequence[Path], params: ScoreParams, call: Call = Call(), prog
     tally = Tally(chosen)
     schema = pa.schema([*SCORED, *chosen.columns])
     questions = _questions(rollouts, chosen)
-    groups_per_block = 1 if chosen.reads_policy else GROUPS_PER_BLOCK  # each takes a while, and none must be lost
+    groups_per_block = 1 if chosen.runs_model else GROUPS_PER_BLOCK  # each takes a while, and none must be lost
 
-    def load() -> AbstractContextManager[tuple[StepEmbedder, "SelfRewards | None"]]:
-        return nullcontext(_models(params, start, rollouts.metadata))
+    def load() -> AbstractContextManager[Models]:
+        return nullcontext(_models(chosen, start, rollouts.metadata))
 
-    with job.writing(schema, progress) as scored, scored.using(load) as (embedder, self_rewards):
-        scored.made_on(embedder.device)
+    with job.writing(schema, progress) as scored, scored.using(load) as models:
+        scored.made_on(_device(chosen))
         for table in scored.taken_up(*SCORE_COLUMNS.names, "pass", "completion"):
             tally.add(table)
         for block in rollouts.tables(groups_per_block, scored.left):
-            trust = self_rewards.of(block) if self_rewards else None
-            columns = score_block(block, chosen, embedder, rollouts.metadata.policy.step, questions, trust)
+            trust = models.self_rewards.of(block) if models.self_rewards else None
+            step = rollouts.metadata.policy.step
+            columns = score_block(block, chosen, models.embedder, step, questions, trust, models.step_credit)
             table = pa.table([*block.columns, *columns.columns], schema=schema)
             tally.add(table)
             rows = table if groups_per_block > 1 else table.to_pylist()
@@ -86,22 +99,35 @@ def score(inputs: Sequence[Path], params: ScoreParams, call: Call = Call(), prog
     return Result(job.output, summary=tally.summary())
 
 
-def _models(params: ScoreParams, start: Start, rollouts: Metadata) -> tuple[StepEmbedder, "SelfRewards | None"]:
-    """What embeds steps, and what reads off the policy how it trusts its answers, where that is asked for."""
-    if params.embedding == "hidden" or params.vote == "self-reward":
+def _models(chosen: Chosen, start: Start, rollouts: Metadata) -> Models:
+    params = chosen.params
+    if chosen.runs_model:
         check_learning(start.model)
-    self_rewards = None
+    self_rewards = step_credit = beliefs = None
     if params.vote == "self-reward":
         from stages.scoring.self_reward import SelfRewards
 
         self_rewards = SelfRewards(start.model, start.policy, rollouts)
+    if params.credit == "trust":
+        from stages.scoring.beliefs import Beliefs
+
+        beliefs = Beliefs(start.model, rollouts)
+    if params.credit:
+        step_credit = StepCredit(params.credit, start.model, beliefs)
     if params.embedding == "static":
-        return StaticEmbedder(start.model), self_rewards
+        return Models(StaticEmbedder(start.model), self_rewards, step_credit)
     from stages.embedding.hidden import HiddenEmbedder
 
-    sampled = rollouts.stage_params("rollout")
-    pixels = Pixels(sampled.get("min_pixels"), sampled.get("max_pixels"))
-    return HiddenEmbedder(start.model, start.policy, pixels), self_rewards
+    return Models(HiddenEmbedder(start.model, start.policy, rollouts), self_rewards, step_credit)
+
+
+def _device(chosen: Chosen) -> dict[str, Any]:
+    """What the scores are computed on, as files record it; empty where no model is."""
+    if not chosen.runs_model:
+        return {}
+    from stages.models.device import this_device
+
+    return this_device().recorded()
 
 
 def _questions(rollouts: shards.Shards, chosen: Chosen) -> Questions:

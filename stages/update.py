@@ -23,7 +23,7 @@ import torch
 
 from stages import interrupts, shards
 from stages.ahead import ahead
-from stages.contract import PAIRS, PROPOSER, SCORED, SOLVER, Metadata, Role
+from stages.contract import CREDIT, PAIRS, PROPOSER, SCORED, SOLVER, Metadata, Role
 from stages.errors import DataError, UsageError
 from stages.job import Job, Start
 from stages.learning import beforehand, checkpoints
@@ -52,6 +52,7 @@ from stages.progress import SILENT, Progress
 from stages.result import Result
 
 ALL = "all"  # for --lora-targets: every projection that the model has
+CREDITED = ("policy-gradient", "clip")  # losses that an advantage enters, token by token
 CHECKPOINT_SECONDS = 60.0
 # No options, and recorded beside them: how a policy was trained is to be read off it.
 FIXED = {"optimizer": "AdamW", "weight_decay": WEIGHT_DECAY, "max_grad_norm": MAX_GRAD_NORM}
@@ -234,15 +235,28 @@ def _recorded(lora: Lora) -> dict[str, Any]:
 
 
 def _columns(params: UpdateParams, inputs: Sequence[Path]) -> pa.Schema:
-    """What is read of a scored shard. Raises UsageError for preferences where there are none, or of the Proposer."""
+    """What is read of a scored shard. Raises UsageError for preferences where there are none, or of the Proposer, and
+    for credit by step where it is no advantage."""
+    file = shards.input_files(inputs)[0]
+    there = set(shards.schema_of(file).names)
+    if set(CREDIT.names) <= there and params.roles != "proposer":
+        if params.loss not in CREDITED:
+            raise UsageError(
+                f"{file}: has credit by step, which --loss {params.loss} cannot take; score without --credit"
+            )
+        if params.advantage not in ("ema", "mean"):
+            raise UsageError(
+                f"{file}: its steps' credit is the Solver's advantage, less the group's mean; --advantage "
+                f"{params.advantage} would be another: leave it out, or score without --credit"
+            )
+        return pa.schema([*SCORED, *CREDIT])
     if params.loss != "dpo":
         return SCORED
     if params.roles != "solver":
         raise UsageError("--loss dpo learns from pairs of the Solver's rows; say --roles solver")
     if params.sampling_temperature:
         raise UsageError("--sampling-temperature is for a loss that π/μ enters; leave it out with --loss dpo")
-    file = shards.input_files(inputs)[0]
-    if not set(PAIRS.names) <= set(shards.schema_of(file).names):
+    if not set(PAIRS.names) <= there:
         raise UsageError(f"{file}: has no pairs to learn from; `score --pairs` makes them")
     return pa.schema([*SCORED, *PAIRS])
 

@@ -14,16 +14,16 @@ from typer.testing import CliRunner, Result
 
 from ireasoner_cli.app import app
 from stages import images
-from stages.contract import TRAJECTORY
+from stages.contract import TRAJECTORY, Metadata, PolicyRef
 from stages.embedding import Step, StepEmbedder
-from stages.embedding.hidden import HiddenEmbedder, centred, token_spans, tokens_of
+from stages.embedding.hidden import HiddenEmbedder, centred, tokens_of
 from stages.embedding.static import StaticEmbedder
 from stages.errors import DataError, EngineError, UsageError
 from stages.learning.learner import UpdateParams
 from stages.learning.passes import TOKENS_PER_PASS
 from stages.models.finding import Model, find_model
+from stages.models.spans import token_spans
 from stages.parameters import Call
-from stages.parameters.sampling import Pixels
 from stages.parameters.score import ScoreParams
 from stages.parsing import parse_completion
 from stages.policy import open_policy
@@ -53,6 +53,13 @@ def write_rollouts(path: str, policy: Path | None = None, texts: Sequence[str] =
     rows = [chain.group(place, f"pool/{place}.png", list(texts)) for place in range(groups)]
     Path(path).parent.mkdir(exist_ok=True)
     return chain.write_shard(Path(path), rows, policy={"step": start.step, "sha256": start.sha256})
+
+
+def recorded(**passes: dict[str, Any]) -> Metadata:
+    """What rollouts of these passes say of themselves."""
+    return Metadata(
+        "rollout", {"samples": 5, "pass": "answer", "passes": passes}, 0, (), find_model("model").ref, PolicyRef()
+    )
 
 
 @pytest.fixture
@@ -85,7 +92,7 @@ def test_hidden_states_are_those_of_transformers(model: Model, policy: Path, tra
     """Those of the middle layer, averaged over a step's own tokens, with each sequence and its picture run whole;
     unit vectors less the mean of the group's."""
     start = open_policy(policy if trained else None)
-    steps, rows, embeddings = embedded(HiddenEmbedder(model, start, Pixels()), TEXTS)
+    steps, rows, embeddings = embedded(HiddenEmbedder(model, start, recorded()), TEXTS)
     stock = stock_model(model, start.adapter("solver"))
     example = Example(images.load_all(rows[1])[0], rows[1]["prompt"], [], [], [])
     loop = PlainLoop(model, stock)
@@ -112,18 +119,34 @@ def test_the_order_of_the_words_matters_to_hidden_states_alone(model: Model) -> 
         return float(one @ other / np.linalg.norm(one) / np.linalg.norm(other))
 
     assert cosine(StaticEmbedder(model)) == pytest.approx(1.0, abs=1e-6)
-    assert cosine(HiddenEmbedder(model, open_policy(None), Pixels())) < 0.999
+    assert cosine(HiddenEmbedder(model, open_policy(None), recorded())) < 0.999
 
 
 def test_what_comes_before_a_step_matters_to_hidden_states(model: Model) -> None:
     """The same words, after other steps and to another picture."""
     texts = [chain.solution(1, first, "The red bar is 4.") for first in ("The blue bar is 7.", "The blue bar is 6.")]
-    embedder = HiddenEmbedder(model, open_policy(None), Pixels())
+    embedder = HiddenEmbedder(model, open_policy(None), recorded())
     steps, rows, embeddings = embedded(embedder, texts)
     one, other = (embedding for step, embedding in zip(steps, embeddings, strict=True) if "red" in step.text)
     assert np.abs(one - other).max() > 1e-3
     elsewhere = [row | {"images": [{"bytes": None, "path": "pool/1.png"}], "images_sha256": None} for row in rows]
     assert np.abs(embedder.embed(steps, pa.Table.from_pylist(elsewhere, TRAJECTORY)) - embeddings).max() > 1e-3
+
+
+def test_a_pass_is_seen_in_the_bounds_that_it_was_sampled_in(model: Model) -> None:
+    """A second look with fewer pixels, in a shard with the first."""
+    text = chain.solution(1, "The red bar is 4.", "The blue bar is 7.")
+    rows = chain.group(0, "pool/0.png", [text, text, text])
+    rows[2]["pass"] = "small"
+    steps = [
+        Step(place, start, step)
+        for place in (1, 2, 3)
+        for start, step in zip(parse_completion(text).starts, parse_completion(text).steps, strict=True)
+    ]
+    bounds = recorded(small={"max_pixels": 28 * 28})
+    block = pa.Table.from_pylist(rows, TRAJECTORY)
+    whole, small, again = HiddenEmbedder(model, open_policy(None), bounds).embed(steps, block).reshape(3, 2, -1)
+    assert np.array_equal(whole, again) and np.abs(whole - small).max() > 1e-3
 
 
 def test_centring_leaves_out_what_all_steps_share_and_nothing_that_they_agree_on() -> None:
@@ -213,7 +236,7 @@ def test_hidden_scores_are_made_of_hidden_states(policy: Path) -> None:
     rows = chain.rows(scored.path)
     differ = {name for row, other in zip(rows, static, strict=True) for name in row if row[name] != other[name]}
     assert differ == {"step_similarity", "r_step", "reward"}
-    steps, _, embeddings = embedded(HiddenEmbedder(find_model("model"), open_policy(policy), Pixels()), TEXTS[:3])
+    steps, _, embeddings = embedded(HiddenEmbedder(find_model("model"), open_policy(policy), recorded()), TEXTS[:3])
     unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
     second = [place for place in range(1, len(steps)) if [s.row for s in steps[:place]].count(steps[place].row) == 1]
     prototype = unit[second].mean(0)

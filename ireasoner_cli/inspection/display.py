@@ -268,16 +268,21 @@ def _trajectory(row: Row, terms: RewardTerms | Summands | None) -> RenderableTyp
     else:
         head.append(_one_line(row["answer"]), style=f"not dim bold {GOOD if row['dominant'] else ''}")
     head.append("  dominant" if row["dominant"] else "", style=f"not dim {GOOD}")
+    *credit, of_answer = row.get("step_credit") or [None]
+    head.append("" if of_answer is None else f"  credit {of_answer:+.3f}")
     head.append("  left out" if row["selected"] is False else "", style="dim")
     head.append("  cut short" if row["finish_reason"] == "length" else "", style=f"not dim {ODD}")
     steps = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1))
     steps.add_column(justify="right", style="dim")
     steps.add_column(overflow="fold")
     steps.add_column(justify="right")
+    steps.add_column(justify="right", style="dim")
     similarities = row["step_similarity"] or [None] * len(row["steps"] or ())
-    for place, (step, similarity) in enumerate(zip(row["steps"] or (), similarities, strict=False), 1):
+    credits = [f"{value:+.3f}" for value in credit] or [""] * len(similarities)
+    for place, (step, similarity, own) in enumerate(zip(row["steps"] or (), similarities, credits, strict=False), 1):
         style = "dim" if similarity is None else next(shade for edge, shade in SHADES if divergence(similarity) < edge)
-        steps.add_row(str(place), Text(_one_line(step), style=style), "" if similarity is None else f"{similarity:.3f}")
+        agreement = "" if similarity is None else f"{similarity:.3f}"
+        steps.add_row(str(place), Text(_one_line(step), style=style), agreement, own)
     return Lines(Rule(head, align="left", style="dim"), *([steps] if row["steps"] else []), *_worth(row, terms))
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from stages import shards
-from stages.contract import ANSWER, PROPOSER, SCORE_COLUMNS, SCORED, SOLVER, TRAJECTORY, Metadata
+from stages.contract import ANSWER, CREDIT, PROPOSER, SCORE_COLUMNS, SCORED, SOLVER, TRAJECTORY, Metadata
 from stages.errors import UsageError
 from stages.parsing import parse_completion
 from stages.rewards.explained import RewardTerms, Summands, reward_terms
@@ -176,11 +176,11 @@ def find_group(files: Sequence[Path], metadata: Metadata, prefix: str) -> Group:
 
 
 def _optional(file: Path) -> pa.Schema:
-    """The score columns, those of the terms in `file` that not every shard has among them."""
+    """The score columns, those in `file` of terms and of credit that not every shard has among them."""
     others = [
         column
         for column in shards.schema_of(file)
-        if column.name.startswith("r_") and column.name not in SCORE_COLUMNS.names
+        if column.name in CREDIT.names or (column.name.startswith("r_") and column.name not in SCORE_COLUMNS.names)
     ]
     return pa.schema([*SCORE_COLUMNS, *others])
 

@@ -16,14 +16,21 @@ import pyarrow.compute as pc
 from ireasoner_cli.inspection.distribution import Distribution
 from ireasoner_cli.runs import Iteration, find_iterations
 from stages import shards
-from stages.contract import BENCHMARK, BENCHMARK_OPTIONAL, EVALUATED, METRICS, SCORED, SOLVER, Metadata
+from stages.contract import BENCHMARK, BENCHMARK_OPTIONAL, CREDIT, EVALUATED, METRICS, SCORED, SOLVER, Metadata
 from stages.errors import DataError
 from stages.policy import METRICS_FILE, STATE_FILE, PolicyState, fingerprint, read_state
 
 KEYS = pa.schema([SCORED.field(name) for name in ("group_id", "role", "sample_index")])
 _KEY_NAMES = set(KEYS.names)
 FIGURES = pa.schema(
-    [column for column in SCORED if column.name not in (_KEY_NAMES | {"images", "prompt", "completion", "logprobs"})]
+    [
+        *(
+            column
+            for column in SCORED
+            if column.name not in _KEY_NAMES | {"images", "prompt", "completion", "logprobs"}
+        ),
+        CREDIT.field("step_credit"),
+    ]
 )
 ASKED = pa.schema([BENCHMARK.field("id"), BENCHMARK.field("answers")])
 ASKED_OPTIONAL = pa.schema([BENCHMARK_OPTIONAL.field("type"), BENCHMARK_OPTIONAL.field("choices")])
@@ -155,6 +162,7 @@ def _trajectory_figures(batch: pa.RecordBatch, summary: Summary, figures: Figure
             _add(figures, name, rollouts[name])
         _add(figures, "steps", pc.list_value_length(rollouts["steps"]))
         _add(figures, "step_similarity", pc.list_flatten(rollouts["step_similarity"]))
+        _add(figures, "step_credit", pc.list_flatten(rollouts["step_credit"]))
         _add(figures, "entropy", proposals["entropy"])
         _add(figures, "proposer_reward", proposals["reward"])
     _add(figures, "tokens", pc.list_value_length(rollouts["token_ids"]))

@@ -26,11 +26,13 @@ STEPS = 16  # of a rollout
 
 @dataclass(frozen=True)
 class Step:
-    """A reasoning step; similarity and its shade 0…1 are None where the step has no prototype."""
+    """A reasoning step; similarity and its shade 0…1 are None where the step has no prototype, credit where it has no
+    advantage of its own."""
 
     text: str
     similarity: float | None
     shade: float | None
+    credit: float | None
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,7 @@ def _kinds(group: Group, candidate: Candidate) -> Sequence[str]:
 def _trajectory(row: dict[str, Any], group: Group) -> Trajectory:
     steps = row["steps"] or []
     similarities = row["step_similarity"] or [None] * len(steps)
+    credit = row.get("step_credit") or [None] * len(steps)
     terms = reward_terms(row, group.score_params)
     return Trajectory(
         sample=row["sample_index"],
@@ -155,8 +158,8 @@ def _trajectory(row: dict[str, Any], group: Group) -> Trajectory:
         dominant=bool(row["dominant"]),
         cut_short=row["finish_reason"] == "length",
         steps=[
-            Step(_cut(text), similarity, None if similarity is None else divergence(similarity))
-            for text, similarity in zip(steps[:STEPS], similarities, strict=False)
+            Step(_cut(text), similarity, None if similarity is None else divergence(similarity), own)
+            for text, similarity, own in zip(steps[:STEPS], similarities, credit, strict=False)
         ],
         more_steps=max(0, len(steps) - STEPS),
         row=row,

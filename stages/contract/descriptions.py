@@ -44,13 +44,21 @@ SCORE_COLUMNS = {
     "reward": "what `update` learns from; null where it must not",
 }
 
+CREDIT = {
+    "step_credit": "the advantage of the tokens of each of `steps` and, last, of the answer; null where the row is not "
+    "learned from",
+    "step_tokens": "the place in `token_ids` where each begins, and the one before it ends; what precedes the first "
+    "step is the first's",
+}
+
 METRICS = {
     "step": "training step of the last group in the optimizer step",
     "role": "whose adapter moved",
     "loss": "the rule's loss, the KL term and what is learned beside them, together",
     "kl": "KL(π‖π_ref), nats a token, exact over the vocabulary that can be sampled",
     "kl_coef": "β with which this step was taken",
-    "advantages": "reward − baseline of each trajectory, or of one in a pair what its log-probability is worth",
+    "advantages": "reward − baseline of each trajectory; of one with credit by step its mean over the "
+    "tokens, of one in a pair what its log-probability is worth",
     "grad_norm": "before clipping; a step whose gradient is not finite is skipped",
     "importance_weight": "mean of ŵ = min(π/μ, 2)",
     "logprob_gap": "mean of |log π − log μ| of the tokens: rounding, in an update's first step of a role",

@@ -65,6 +65,8 @@ SCORE_COLUMNS = pa.schema(
 SCORED = pa.schema([*TRAJECTORY, *SCORE_COLUMNS])
 # Of a shard whose rows are compared: which pair a row is in, and whether it is the better of the two.
 PAIRS = pa.schema([("pair", pa.int32()), ("preferred", pa.bool_())])
+# Of a shard with credit by step: the advantage of each step and, last, of the answer, and the token where each begins.
+CREDIT = pa.schema([("step_credit", pa.list_(pa.float32())), ("step_tokens", pa.list_(pa.int32()))])
 
 BENCHMARK = pa.schema(
     [

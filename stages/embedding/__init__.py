@@ -5,7 +5,7 @@ where there is nothing to embed.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -22,11 +22,6 @@ class Step(NamedTuple):
 
 
 class StepEmbedder(Protocol):
-    @property
-    def device(self) -> dict[str, Any]:
-        """What it computes on, as files record it; empty where no model is computed."""
-        ...
-
     def embed(self, steps: Sequence[Step], block: pa.Table) -> np.ndarray:
         """[S, width], float32, of `steps` of the trajectories in `block`."""
         ...

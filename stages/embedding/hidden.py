@@ -11,23 +11,20 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from tokenizers import Tokenizer
-from tokenizers.decoders import DecodeStream
 
-from stages import images
-from stages.contract import SOLVER
+from stages.contract import SOLVER, Metadata
 from stages.embedding import TOKENS_PER_STEP, Step
 from stages.errors import DataError, EngineError
-from stages.images.views import shown
+from stages.learning.contexts import Context, Contexts, processed
 from stages.learning.learner import forbidden_in
 from stages.learning.model import PolicyModel
-from stages.models.device import memory_bounded, this_device
+from stages.models.device import memory_bounded
 from stages.models.finding import Model
-from stages.parameters.sampling import Pixels
+from stages.models.spans import token_spans
 from stages.policy import DEFAULT_LORA, Policy
 
 COLUMNS = (
-    *("group_id", "role", "sample_index", "images", "images_sha256"),
+    *("group_id", "role", "pass", "sample_index", "images", "images_sha256"),
     *("view", "seed", "prompt", "completion", "token_ids", "reject_reason"),
 )
 Row = Mapping[str, Any]
@@ -41,23 +38,20 @@ class HiddenEmbedder:
     and disagreement earn almost the same, since the hidden states of a group's steps are so alike.
     """
 
-    def __init__(self, model: Model, policy: Policy, pixels: Pixels) -> None:
-        """Loads `model`, with the Solver's adapter of `policy` on it.
+    def __init__(self, model: Model, policy: Policy, recorded: Metadata) -> None:
+        """Loads `model`, with the Solver's adapter of `policy` on it. `recorded` is of the rollouts whose steps are
+        embedded.
 
         Raises EngineError when the model will not do, DataError when the adapter is damaged or does not fit.
         """
         self._model = model
-        self._pixels = pixels
+        self._contexts = Contexts(recorded)
         table = model.embedding_table()
         self._vocabulary, self._width = len(table), table.width
         self._policy = PolicyModel(model, seed=0, lora=policy.state.lora if policy.state else DEFAULT_LORA)
         self._role = SOLVER if policy.folder else None
         if policy.folder:
             self._policy.set_adapter(SOLVER, self._policy.read_adapter(SOLVER, policy.folder / SOLVER))
-
-    @property
-    def device(self) -> dict[str, Any]:
-        return this_device().recorded()
 
     @property
     def depth(self) -> int:
@@ -79,11 +73,11 @@ class HiddenEmbedder:
 
     def _embed_group(self, steps: list[Step], rows: Mapping[int, Row]) -> np.ndarray:
         embeddings = np.zeros((len(steps), self._width), np.float32)
-        by_sight: dict[Any, list[int]] = {}  # rows by what the model was shown
+        behind: dict[Context, list[int]] = {}  # rows by what the model was shown
         for number in dict.fromkeys(step.row for step in steps):
             if self._has_tokens(row := rows[number]):
-                by_sight.setdefault((row["prompt"], row["view"] and (row["view"], row["seed"])), []).append(number)
-        for alike in by_sight.values():
+                behind.setdefault(self._contexts.sampled(row), []).append(number)
+        for alike in behind.values():
             states = self.states([rows[number] for number in alike], self.depth // 2)
             for number, of_row in zip(alike, states, strict=True):
                 starts, ends = token_spans(self._model.tokenizer, rows[number])
@@ -100,8 +94,7 @@ class HiddenEmbedder:
         if not rows:
             return
         first = rows[0]
-        pictures = shown(images.load_all(first), first["view"], first["seed"])
-        prompt = self._policy.process(pictures, first["prompt"] or "", self._pixels)
+        prompt = processed(self._policy, self._contexts.sampled(first), first)
         completions = [torch.tensor(row["token_ids"]) for row in rows]
         with memory_bounded("stop what else runs on it, or use --embedding static"):
             for states in self._policy.token_states(prompt, completions, self._role, depth):
@@ -129,36 +122,6 @@ def centred(steps: Sequence[Step], embeddings: np.ndarray) -> np.ndarray:
     there = lengths[:, 0] > 0
     unit[there] -= unit[there].mean(0)
     return unit
-
-
-def token_spans(tokenizer: Tokenizer, row: Row) -> tuple[np.ndarray, np.ndarray]:
-    """Where in the row's completion each of its tokens begins and ends, in characters, [L] int64 both.
-
-    Tokens that hold one character between them, or bytes that are none, all have the span of these; special tokens,
-    which the completion leaves out, an empty one. Raises DataError when the tokens are not the completion's.
-    """
-    completion, token_ids = row["completion"] or "", row["token_ids"]
-    special = {token for token, added in tokenizer.get_added_tokens_decoder().items() if added.special}
-    stream = DecodeStream(skip_special_tokens=True)
-    starts, ends = np.zeros((2, len(token_ids)), np.int64)
-    texts: list[str] = []
-    done, waiting = 0, []  # characters, and the tokens that are still to give one
-    for place, token in enumerate(token_ids):
-        starts[place] = ends[place] = done
-        if token in special:
-            continue
-        waiting.append(place)
-        if text := stream.step(tokenizer, token):
-            texts.append(text)
-            done += len(text)
-            ends[waiting] = done
-            waiting = []
-    ends[waiting] = len(completion)
-    # A completion that was cut off within a character ends with a replacement for it, or without.
-    rest = completion[done:]
-    if "".join(texts) != completion[:done] or rest.strip("\ufffd") or (rest and not waiting):
-        raise DataError(f"{_where(row)}: its completion is not what its token_ids say; use --embedding static")
-    return starts, ends
 
 
 def tokens_of(step: Step, starts: np.ndarray, ends: np.ndarray) -> slice:

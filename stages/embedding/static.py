@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from itertools import chain
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +18,6 @@ class StaticEmbedder:
     their mean does."""
 
     def __init__(self, model: Model) -> None:
-        self.device: dict[str, Any] = {}
         self._table = model.embedding_table()
         self._tokenizer = model.read_tokenizer()
         self._tokenizer.encode_special_tokens = True  # "<|im_end|>" in a step's text is text

@@ -123,6 +123,7 @@ class GroupReader:
             passes=[row["pass"] or ANSWER for row in rows],
             pairs=_pairs(rows) if of_pairs else (),
             right=self._right(rows) if role == SOLVER and self._learner.params.loss_aux else (),
+            credit=[_credit(row) for row in rows] if role == SOLVER and "step_credit" in rows[0] else (),
             step=self._step(rows),
         )
 
@@ -174,6 +175,17 @@ def _pairs(rows: Group) -> list[tuple[int, int]]:
     """The places of the preferred row and of the other, of each pair, in the order in which pairs come."""
     places = {(row["pair"], bool(row["preferred"])): place for place, row in enumerate(rows)}
     return [(places[pair, True], places[pair, False]) for pair in dict.fromkeys(row["pair"] for row in rows)]
+
+
+def _credit(row: dict[str, Any]) -> list[float]:
+    """Of each of the row's tokens, that of its step. Raises DataError for what is none."""
+    credit, begins, length = row["step_credit"] or (), row["step_tokens"] or (), len(row["token_ids"])
+    if len(credit) != len(begins) or not all(value is not None and math.isfinite(value) for value in credit):
+        raise DataError(f"{_where(row)}: its step_credit is not one finite number for each of its step_tokens")
+    if not begins or begins[0] != 0 or None in begins or list(begins) != sorted(begins) or begins[-1] >= length:
+        raise DataError(f"{_where(row)}: its step_tokens do not ascend from 0 within its {length} tokens")
+    ends = [*begins[1:], length]
+    return [value for value, begin, end in zip(credit, begins, ends, strict=True) for _ in range(begin, end)]
 
 
 def _where(row: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """What a completion stands behind: the text and the pictures that a model reads before it."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from stages import images
@@ -32,20 +33,25 @@ class Contexts:
             name: Pixels(params.get("min_pixels"), params.get("max_pixels")) for name, params in sampling.items()
         }
 
-    def of(self, row: dict[str, Any]) -> Context:
-        """The row's prompt, pictures and view, or the prompt that it is to be learned on, and then the pictures as they
-        are."""
+    def of(self, row: Mapping[str, Any]) -> Context:
+        """What the row is learned behind: what it was sampled behind, or the prompt that it is to be learned on and the
+        pictures as they are."""
+        sampled = self.sampled(row)
+        if row["learn_prompt"] is None:
+            return sampled
+        return replace(sampled, text=row["learn_prompt"], view=None, seed=None)
+
+    def sampled(self, row: Mapping[str, Any]) -> Context:
+        """The row's prompt, pictures and view, as they were when it was sampled."""
         pictures = [picture or {} for picture in row["images"] or ()]
         files = tuple((picture.get("bytes"), picture.get("path")) for picture in pictures)
         hashes = tuple(row["images_sha256"] or ())
         pixels = self._pixels.get(PROPOSER if row["role"] == PROPOSER else row["pass"] or ANSWER, Pixels())
-        if row["learn_prompt"] is not None:
-            return Context(row["learn_prompt"], files, hashes, pixels)
         seed = row["seed"] if row["view"] and is_drawn(row["view"]) else None
         return Context(row["prompt"] or "", files, hashes, pixels, row["view"], seed)
 
 
-def processed(model: PolicyModel, context: Context, row: dict[str, Any]) -> PromptInputs:
+def processed(model: PolicyModel, context: Context, row: Mapping[str, Any]) -> PromptInputs:
     """The `context` of `row` as the model takes it. Raises DataError for pictures that are gone, have changed or cannot
     be decoded, UsageError for a view that there is not."""
     pictures = shown(images.load_all(row), context.view, context.seed or 0)

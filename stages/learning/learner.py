@@ -106,7 +106,7 @@ class Learner:
 
     def advantages(self, role: Role, groups: Sequence[TrainingGroup]) -> list[list[float]]:
         """A of each row of each group, by the rule that was asked for, within its pass; groups of one step share the
-        pass's moving average.
+        pass's moving average. Of rows with credit by step, its mean over the tokens.
 
         Of a proposal by itself a rule that compares within its group could say nothing: it has the moving average.
         """
@@ -116,6 +116,8 @@ class Learner:
         return [self._advantages(role, group, first) for group in groups]
 
     def _advantages(self, role: Role, group: TrainingGroup, first: Mapping[str, float]) -> list[float]:
+        if group.credit:
+            return [sum(own) / len(own) for own in group.credit]
         name = self.params.advantage
         alone = role == PROPOSER and name in COMPARING and len(group.rewards) == 1
         rule = advantage_rule("ema" if alone else name)

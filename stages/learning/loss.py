@@ -49,7 +49,7 @@ DEFAULT_RULE = LossRule()
 @dataclass(frozen=True)
 class Tokens:
     """What is learned from, [T] each: ids int64; sampled_logprobs log μ, as stored; advantages A of the token's
-    trajectory; shares, what the token counts in the mean over tokens, trajectories and groups."""
+    trajectory, or of its step; shares, what the token counts in the mean over tokens, trajectories and groups."""
 
     ids: Tensor
     sampled_logprobs: Tensor

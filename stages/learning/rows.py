@@ -21,7 +21,8 @@ class TrainingGroup:
     [N][L_i] as sampled, logprobs [N][L_i] as stored, rewards [N], of pairs none. behind [N]: which of the prompts,
     passes [N]: of which pass each is, where they are not all behind the first and of the Solver's own. pairs [P]: the
     places of the preferred completion and of the other. right [N], where there is a last token to learn: whether the
-    answer is the dominant one, None of a completion that was cut off. step: the group's training step.
+    answer is the dominant one, None of a completion that was cut off. credit [N][L_i], where steps have their own: the
+    advantage of each token. step: the group's training step.
     """
 
     prompts: Sequence[PromptInputs]
@@ -32,6 +33,7 @@ class TrainingGroup:
     passes: Sequence[str] = ()
     pairs: Sequence[tuple[int, int]] = ()
     right: Sequence[bool | None] = ()
+    credit: Sequence[Sequence[float]] = ()
     step: int = 0
 
     def __len__(self) -> int:
@@ -51,15 +53,15 @@ class TrainingGroup:
 
 @dataclass(frozen=True)
 class Row:
-    """A trajectory on its way through the learner: the places of its group and of itself in it, its tokens, log μ,
-    advantage A, and what it counts in the mean over rows and groups. `last`: the token read behind it, and of that
-    r_v and what it counts."""
+    """A trajectory on its way through the learner: the places of its group and of itself in it; of each token its id,
+    log μ and advantage A; and what it counts in the mean over rows and groups. `last`: the token read behind it, and of
+    that r_v and what it counts."""
 
     group: int
     place: int
     tokens: Tensor
     sampled_logprobs: Tensor
-    advantage: float
+    advantages: Tensor
     share: float
     last: int | None = None
     right: bool = False
@@ -99,7 +101,8 @@ def bundles(
         share = 1 / len(groups) / len(group)
         rows = []
         for i, (ids, logprobs, advantage) in enumerate(zip(group.token_ids, group.logprobs, own, strict=True)):
-            row = Row(place, i, torch.tensor(ids), torch.tensor(logprobs), advantage, share)
+            of_each = group.credit[i] if group.credit else [advantage] * len(ids)
+            row = Row(place, i, torch.tensor(ids), torch.tensor(logprobs), torch.tensor(of_each), share)
             if last is not None and group.right and (right := group.right[i]) is not None:
                 row = replace(row, last=last, right=right, last_share=last_coef * share * classes[right])
             rows.append(row)
@@ -127,6 +130,6 @@ def tokens_of(rows: Sequence[Row], device: torch.device) -> Tokens:
     return Tokens(
         torch.cat([row.tokens for row in rows]).to(device),
         torch.cat([row.sampled_logprobs for row in rows]).to(device),
-        torch.tensor([row.advantage for row in rows]).repeat_interleave(lengths).to(device),
+        torch.cat([row.advantages for row in rows]).to(device),
         (torch.tensor([row.share for row in rows]) / lengths).repeat_interleave(lengths).to(device),
     )

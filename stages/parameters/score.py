@@ -75,6 +75,13 @@ class ScoreParams:
         "How rollouts count when the dominant answer is chosen: each the same, by the probability that it had, or by "
         "how the policy trusts it, for which the model is loaded, and which `update --loss-aux last-token` teaches.",
     )
+    credit: Literal["branching", "trust", "vote"] | None = option(
+        None,
+        "An advantage for each of the Solver's steps, in place of one for all: what the step changed of the group's "
+        "mean reward; the row's own, spread by how the base model believes each step, for which it is loaded; or how "
+        "many make the same step there.",
+        shown=False,
+    )
     keep: str | None = option(
         None,
         "The Solver learns only from groups whose dominant answer has between LO and HI of the vote, such as 0.3:0.8.",

@@ -30,7 +30,8 @@ class UpdateParams:
         "ema",
         "Reward less a moving average over groups, less the group's own mean, that over the standard deviation, less "
         "the mean of the others, or the reward itself. The Proposer's group is the proposals about the same images; "
-        "of one alone there is only the moving average.",
+        "of one alone there is only the moving average. Of rows with credit by step (`score --credit`) that is the "
+        "advantage, and this the Proposer's alone.",
     )
     loss: Loss = option(
         "policy-gradient",

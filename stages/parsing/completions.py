@@ -14,15 +14,16 @@ _ANY_TAG = re.compile(r"<[ \t]*+(/?)[ \t]*+([a-z][a-z0-9_-]*+)[ \t]*+>", re.IGNO
 
 @dataclass(frozen=True)
 class Completion:
-    """A parsed Solver completion. `answer` and `answer_key` are both None when there is no answer; `starts` says where
-    in the text each of the `steps` begins; `words` counts the white-space separated words before the answer tag (of
-    the whole text without one)."""
+    """A parsed Solver completion. `answer`, `answer_key` and `answer_start` are None together when there is no answer;
+    `starts` and `answer_start` say where in the text each of the `steps` and the answer begin; `words` counts the
+    white-space separated words before the answer tag (of the whole text without one)."""
 
     answer: str | None
     answer_key: str | None
     steps: list[str]
     starts: list[int]
     words: int
+    answer_start: int | None
 
 
 def parse_question(text: str) -> str | None:
@@ -71,6 +72,7 @@ def parse_completion(text: str, max_steps: int = 8) -> Completion:
     end: int | None = None  # and where it ends
     answer_tag: re.Match[str] | None = None
     answer = key = ""
+    answer_start = 0
     before = text
     for tag in tags:
         name, closing = tag[2].lower(), bool(tag[1])
@@ -88,7 +90,8 @@ def parse_completion(text: str, max_steps: int = 8) -> Completion:
                 answer_tag = tag
             elif answer_tag is not None:
                 before = text[: answer_tag.start()]
-                answer = text[answer_tag.end() : tag.start()].strip()
+                answer_start, answer_end = _stripped(text, answer_tag.end(), tag.start())
+                answer = text[answer_start:answer_end]
                 if key := answer_key(answer):
                     break
                 answer_tag = None
@@ -101,6 +104,7 @@ def parse_completion(text: str, max_steps: int = 8) -> Completion:
         steps=[reasoning[start:stop] for start, stop in spans],
         starts=[first + start for start, _ in spans],
         words=len(before.split()),
+        answer_start=answer_start if key else None,
     )
 
 

@@ -22,6 +22,7 @@ from stages.rewards.selection.top import top
 from stages.rewards.step import compared_steps, density, step_similarity
 from stages.scoring.cells import Cells
 from stages.scoring.chosen import Chosen
+from stages.scoring.credit import StepCredit
 from stages.scoring.parents import numbers, parents, told, verdict_passes
 from stages.scoring.passes import KNOWN
 
@@ -44,8 +45,10 @@ def score_block(
     policy_step: int,
     questions: Questions = Questions(),
     trust: np.ndarray | None = None,
+    step_credit: StepCredit | None = None,
 ) -> pa.Table:
-    """The score columns of a table of whole groups, row for row; `trust`, r_s of each row, NaN where there is none.
+    """The score columns of a table of whole groups, row for row; `trust`, r_s of each row, NaN where there is none;
+    `step_credit`, where steps have a credit.
 
     Rows are the block's, rollouts its solver rows (R of them), groups M. Rollouts agree within a cell, which is one
     pass of one group.
@@ -156,6 +159,10 @@ def score_block(
     columns |= {"selected": pa.array(~np.isnan(reward)), "reward": pa.array(reward, from_pandas=True)}
     columns["self_reward"] = pa.array(trust, from_pandas=True)
     columns |= _pairs(block, cells, chosen, key, tokens)
+    if step_credit:
+        learned = np.flatnonzero(~np.isnan(of_solver) & (tokens > 0))
+        said = [parsed[place] for place in learned]
+        columns |= step_credit.columns(block, row[learned], cells.cell[learned], of_solver[learned], said)
     for name in chosen.columns.names:
         if name not in columns:
             columns[name] = pa.array(terms[name.removeprefix("r_")], from_pandas=True)

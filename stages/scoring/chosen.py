@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from stages.contract import ANSWER, PAIRS, Metadata
+from stages.contract import ANSWER, CREDIT, PAIRS, Metadata
 from stages.errors import UsageError
 from stages.parameters.score import ScoreParams
 from stages.rewards import custom, expression, pairs, proposer, terms, votes
@@ -65,6 +65,10 @@ class Chosen:
         if factor and factor[0] not in terms.names():
             raise UsageError(f"--factor {params.factor}: {unknown('term', factor[0], terms.names())}")
         asked = list(dict.fromkeys([*(solver or ()), *([factor[0]] if factor else [])]))
+        if params.credit and params.pairs:
+            raise UsageError(
+                "--pairs are learned by what they prefer, and not by the credit of steps; leave out --credit"
+            )
         if "balance" in of_proposer and not params.kinds:
             raise UsageError("the term balance needs --kinds, the kinds of question that there are to be")
         used = {*(solver or ()), *of_proposer}
@@ -111,12 +115,18 @@ class Chosen:
         names += [name for name in self.proposer if self.proposer != {"entropy": 1.0} and name not in names]
         names += ["question_share"] if self.params.question_share else []
         names = [f"r_{name}" for name in names] + (["self_reward"] if self.params.vote == "self-reward" else [])
-        return pa.schema([*((name, pa.float64()) for name in names), *(PAIRS if self.pairs else ())])
+        more = [*(PAIRS if self.pairs else ()), *(CREDIT if self.params.credit else ())]
+        return pa.schema([*((name, pa.float64()) for name in names), *more])
 
     @property
     def reads_policy(self) -> bool:
         """Whether the policy that the rollouts were sampled from is loaded, and asked."""
         return self.params.embedding == "hidden" or self.params.vote == "self-reward"
+
+    @property
+    def runs_model(self) -> bool:
+        """Whether a model is loaded and run, be it the policy or the base."""
+        return self.reads_policy or self.params.credit == "trust"
 
     def recorded(self) -> dict[str, Any]:
         """What a shard records of the user's own terms."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from stages.contract import ANSWER, Metadata, group_id, trajectory_seed
 from stages.parsing import parse_question
+from stages.verification.credit import broken_credit
 
 Row = dict[str, Any]
 SHARED = ("group_index", "images_sha256", "question")  # by a group's rows
@@ -26,6 +27,8 @@ def broken_promises(group: list[Row], metadata: Metadata) -> Iterator[str]:
     for row in group:
         for problem in _broken_row(row, group[0], metadata, step):
             yield f"{row['role']} {row['sample_index']}: {problem}"
+    if "step_credit" in group[0]:
+        yield from broken_credit(group, metadata.params.get("credit"))
 
 
 def _broken_pass(name: str, passes: dict[str, list[Row]], params: dict[str, Any], proposal: Row) -> Iterator[str]:

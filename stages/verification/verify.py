@@ -15,7 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from stages import images, policy, shards
-from stages.contract import METADATA_KEY, METRICS, PROPOSER, SCHEMAS, InputRef, Metadata, ModelRef, PolicyRef
+from stages.contract import CREDIT, METADATA_KEY, METRICS, PROPOSER, SCHEMAS, InputRef, Metadata, ModelRef, PolicyRef
 from stages.errors import DataError, UsageError
 from stages.images.pool import open_pool
 from stages.images.sources import is_parquet, open_source
@@ -220,7 +220,9 @@ def _read_through(file: Path) -> int:
 def _check_trajectories(output: Path, metadata: Metadata) -> int:
     """Reads every column of every row; returns how many rows there are."""
     count = 0
-    table = shards.Shards([output], metadata.stage, SCHEMAS[metadata.stage])
+    there = shards.schema_of(shards.input_files([output])[0]).names
+    credit = CREDIT if metadata.stage == "score" and set(CREDIT.names) <= set(there) else ()
+    table = shards.Shards([output], metadata.stage, pa.schema([*SCHEMAS[metadata.stage], *credit]))
     for group in table.groups():
         count += len(group)
         for problem in broken_promises(group, metadata):

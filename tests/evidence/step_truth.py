@@ -31,11 +31,11 @@ from ireasoner_cli.demo.checker import check_steps
 from stages import images, shards
 from stages.contract import METADATA_KEY, PROPOSER, TRAJECTORY, Metadata, group_id, trajectory_seed
 from stages.embedding import Step
-from stages.embedding.hidden import COLUMNS, HiddenEmbedder, centred, token_spans, tokens_of
+from stages.embedding.hidden import COLUMNS, HiddenEmbedder, centred, tokens_of
 from stages.embedding.static import StaticEmbedder
 from stages.errors import DataError, StageError, UsageError
 from stages.models.finding import Model, find_model, locate_model
-from stages.parameters.sampling import Pixels
+from stages.models.spans import token_spans
 from stages.parameters.score import ScoreParams
 from stages.parsing import parse_completion
 from stages.policy import Policy, open_policy, recorded_policy
@@ -123,12 +123,15 @@ class Noted:
         return np.zeros((len(steps), 1), np.float32)
 
 
-def embeddings(table: pa.Table, model: Model, policy: Policy) -> Iterator[tuple[str, dict[Step, np.ndarray]]]:
-    """Name and vectors of every compared step in `table`: as they are, and centred."""
+def embeddings(
+    table: pa.Table, model: Model, policy: Policy, recorded: Metadata
+) -> Iterator[tuple[str, dict[Step, np.ndarray]]]:
+    """Name and vectors of every compared step in `table`, rollouts of a shard with this metadata: as they are, and
+    centred."""
     noted = Noted()
     score_block(table, Chosen.of(ScoreParams()), noted, 0)
     groups = list(noted.by_group.values())
-    hidden = HiddenEmbedder(model, policy, Pixels())
+    hidden = HiddenEmbedder(model, policy, recorded)
     kinds = {
         "static": [StaticEmbedder(model).embed(steps, table) for steps in groups],
         "hidden, middle layer": [of_layer(hidden.depth // 2, steps, table, hidden, model) for steps in groups],
@@ -308,7 +311,7 @@ def figures(folder: Path, charts: Mapping[str, world.Chart]) -> Iterator[dict[st
         table = table.filter(pc.or_(pc.is_valid(table["token_ids"]), pc.equal(table["role"], PROPOSER)))
         swapped, altered = with_swapped_sums(table, charts, model)
         found: dict[str, dict[Measure, Separation]] = {}
-        both = zip(embeddings(table, model, policy), embeddings(swapped, model, policy), strict=True)
+        both = zip(*(embeddings(rows, model, policy, recorded) for rows in (table, swapped)), strict=True)
         for (name, known), (_, known_of_swapped) in both:
             own, other = agreed(table, known, charts), agreed(swapped, known_of_swapped, charts)
             resamples = resampled(own.group, RESAMPLES, SEED)

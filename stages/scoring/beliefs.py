@@ -1,0 +1,64 @@
+"""What the base model makes of rollouts, token by token, read off it once more."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from stages.contract import Metadata
+from stages.errors import DataError
+from stages.learning.contexts import Context, Contexts, processed
+from stages.learning.learner import forbidden_in
+from stages.learning.loss import token_logprobs
+from stages.learning.model import PolicyModel
+from stages.learning.passes import TOKENS_PER_PASS, packed
+from stages.learning.prefix import Prefixes
+from stages.models.device import memory_bounded
+from stages.models.finding import Model
+
+COLUMNS = (
+    *("role", "pass", "sample_index", "images", "images_sha256", "view", "prompt", "learn_prompt", "token_ids"),
+    *("seed", "group_id"),
+)
+
+
+class Beliefs:
+    """log π_ref of the tokens of rollouts, behind what they are learned behind."""
+
+    def __init__(self, model: Model, recorded: Metadata) -> None:
+        """Loads `model`, without a policy. Raises EngineError when it will not do."""
+        self._model, self._vocabulary = model, len(model.embedding_table())
+        self._contexts = Contexts(recorded)
+        self._base = PolicyModel(model, seed=0)
+
+    def of(self, block: pa.Table, places: np.ndarray) -> list[np.ndarray]:
+        """[L_i] float32 of each of a block's rows at `places` [R], which have tokens. Raises DataError for tokens that
+        the model does not have, and for pictures that are gone or have changed, EngineError when the device's memory
+        runs out."""
+        rows: list[dict[str, Any]] = block.select(COLUMNS).take(places).to_pylist()
+        behind: dict[Context, list[int]] = {}
+        for place, row in enumerate(rows):
+            if (token := forbidden_in(self._model, row["token_ids"], self._vocabulary)) is not None:
+                raise DataError(
+                    f"group {row['group_id']}, {row['role']} {row['sample_index']}: token {token} cannot have been "
+                    f"sampled from {self._model.ref.name}"
+                )
+            behind.setdefault(self._contexts.of(row), []).append(place)
+        found: dict[int, np.ndarray] = {}
+        with memory_bounded("stop what else runs on it, or use another --credit"):
+            for context, own in behind.items():
+                found |= zip(own, self._read(context, [rows[place] for place in own]), strict=True)
+        return [found[place] for place in range(len(rows))]
+
+    @torch.no_grad()
+    def _read(self, context: Context, rows: list[dict[str, Any]]) -> Iterator[np.ndarray]:
+        base, device = self._base, self._base.device
+        prompt = processed(base, context, rows[0])
+        prefix = Prefixes(base.run_prompts([prompt]))
+        completions = [torch.tensor(row["token_ids"]) for row in rows]
+        for some in packed(completions, len, TOKENS_PER_PASS[device.type]):
+            states = base.states([prompt], prefix, [some], None)
+            logprobs = token_logprobs(states, torch.cat(some).to(device), base.head)
+            yield from (own.float().cpu().numpy() for own in logprobs.split([len(tokens) for tokens in some]))
