@@ -173,11 +173,6 @@ def logits_and_targets(model: "Qwen2_5_VLForConditionalGeneration", batch: Batch
     return model.lm_head(hidden[learned]), batch.targets[learned]
 
 
-def learning_rate(step: int, steps: int) -> float:
-    """Warm up, stay, cool down."""
-    return LEARNING_RATE * min(1.0, (step + 1) / WARMUP, (steps - step) / COOLDOWN)
-
-
 def tokenizer_texts(seed: int) -> list[str]:
     """What the tokenizer learns its merges from: the world's own words, at the levels that are trained on."""
     rng = random.Random(f"tokenizer {seed}")
@@ -191,12 +186,13 @@ def tokenizer_texts(seed: int) -> list[str]:
 
 @dataclass(frozen=True)
 class Lesson:
-    """What a checkpoint is taught: phases, how an example of one is drawn, and what its tokenizer learns from by a
-    seed."""
+    """What a checkpoint is taught: phases, and how an example of one is drawn; from which model folder it starts, None
+    for a fresh one, and how fast it learns."""
 
     curriculum: tuple[Phase, ...] = CURRICULUM
     draw: Callable[[random.Random, Phase], Example] = draw_example
-    texts: Callable[[int], list[str]] = tokenizer_texts
+    start: Path | None = None
+    rate: float = LEARNING_RATE
 
     @property
     def steps(self) -> int:
@@ -209,6 +205,10 @@ class Lesson:
                 return phase
             step -= phase.steps
         return self.curriculum[-1]
+
+    def learning_rate(self, step: int) -> float:
+        """Warm up, stay, cool down."""
+        return self.rate * min(1.0, (step + 1) / WARMUP, (self.steps - step) / COOLDOWN)
 
 
 DEMONSTRATION = Lesson()
@@ -241,11 +241,15 @@ class Progress:
 def train(
     out: Path, seed: int = 0, threads: int = 2, sizes: Sizes = DEFAULT_SIZES, lesson: Lesson = DEMONSTRATION
 ) -> None:
-    """Train through the lesson and save the model folder `out`, in which a state file survives a kill."""
-    tokenizer = architecture.build_tokenizer(lesson.texts(seed))
-    processor = architecture.build_processor(tokenizer, sizes)
-    model = architecture.build_model(architecture.build_config(tokenizer, sizes), seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
+    """Train through the lesson and save the model folder `out`, in which a state file survives a kill. `sizes` are those
+    of a fresh model."""
+    if lesson.start is None:
+        tokenizer = architecture.build_tokenizer(tokenizer_texts(seed))
+        processor = architecture.build_processor(tokenizer, sizes)
+        model = architecture.build_model(architecture.build_config(tokenizer, sizes), seed)
+    else:
+        processor, model = architecture.load_folder(lesson.start)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lesson.rate, betas=(0.9, 0.98), weight_decay=0.01)
     collate = Collator(processor)
     # A thread for each chunk in flight is faster than several for each matrix: these are small.
     torch.set_num_threads(1)
@@ -263,7 +267,7 @@ def train(
     model.train()
     for step in range(first, lesson.steps):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, lesson.steps)
+            group["lr"] = lesson.learning_rate(step)
         rng = random.Random(f"step {seed} {step}")
         examples = [lesson.draw(rng, lesson.phase_at(step)) for _ in range(BATCH)]
         learn(model, optimizer, collate, workers, examples, progress)

@@ -1,12 +1,12 @@
 """The second checkpoint, for evidence alone: `python -m tests.evidence.checkpoint OUT`.
 
-Like the demonstration's, on the same charts, but
+The demonstration's, taught a little more:
 
 - it talks in `prose`;
-- it has half learned to read: harder charts were rare, and it was stopped early, so that greedy answers can rise;
+- of crowded charts (level 7) it has seen a few, and reads them half well, so that greedy answers can rise;
 - asked whether a chart answers a question, it says 1 or 0 in <score>, in its own way of reasoning;
 - its proposals name the kind of their question in <kind>;
-- it has seen a few of the puzzles of `propose --task`.
+- it has seen a few of the puzzles of `propose --task rotation`.
 """
 
 import argparse
@@ -14,33 +14,30 @@ import random
 from pathlib import Path
 
 from ireasoner_cli.demo import pretrain, world
+from ireasoner_cli.demo.layout import MODEL
 from ireasoner_cli.demo.pretrain import Example, Lesson, Phase
 from stages import puzzles
 from tests.evidence.prose import retold
 
 VALID = "{question}\nDoes the chart answer this?"
-PUZZLES = ("rotation", "jigsaw")  # of one picture
-JUDGED, PUZZLED = 0.12, 0.06  # shares of the examples that teach this
-LEVELS = (1, 1, 1, 2, 3, 4)
-CURRICULUM = (
-    Phase(450, pretrain.NAMING, LEVELS),
-    Phase(750, world.MIX, LEVELS, proposals=0.12),
-    Phase(200, world.MIX, LEVELS, proposals=0.12, carelessness=0.15),
-)
+PUZZLE = "rotation"
+JUDGED, PUZZLED = 0.12, 0.04  # shares of the examples that teach this
+LEVELS = (1, 2, 2, 3, 3, 4, 4, 7)
+CURRICULUM = (Phase(360, world.MIX, LEVELS, proposals=0.12, carelessness=0.15),)
 
 
 def draw_example(rng: random.Random, phase: Phase) -> Example:
-    """An example of a phase; puzzles and judgements only where proposals are taught, too."""
+    """An example of a phase."""
     chart = world.draw_chart(rng, rng.choice(phase.levels))
     question = world.draw_question(rng, chart, phase.mix)
-    others = (phase.proposals, JUDGED, PUZZLED, 1.0) if phase.proposals else (0.0, 0.0, 0.0, 1.0)
-    sort = rng.choices(("proposal", "judgement", "puzzle", "answer"), (*others[:3], 1 - sum(others[:3])))[0]
+    shares = (phase.proposals, JUDGED, PUZZLED)
+    sort = rng.choices(("proposal", "judgement", "puzzle", "answer"), (*shares, 1 - sum(shares)))[0]
     if sort == "proposal":
         return Example(chart, sort, pretrain.read_prompt("proposer"), proposal(question))
     if sort == "judgement":
         return judgement(rng, chart)
     if sort == "puzzle":
-        puzzle = puzzles.load(rng.choice(PUZZLES))(rng)
+        puzzle = puzzles.load(PUZZLE)(rng)
         completion = f"<think>\n</think>\n<answer>{puzzle.target}</answer>"
         return Example(chart, sort, asked(puzzle.question), completion, puzzle.view)
     seen = world.misread(chart, phase.carelessness, rng)
@@ -79,21 +76,7 @@ def verdict(rng: random.Random, chart: world.Chart, ask: world.Ask, answers: boo
     return f"{lines}<score>{int(answers)}</score>"
 
 
-def tokenizer_texts(seed: int) -> list[str]:
-    """What the tokenizer learns its merges from."""
-    rng = random.Random(f"tokenizer {seed}")
-    frequent = [pretrain.read_prompt("solver"), pretrain.read_prompt("proposer"), VALID, "system\n", "user\n", "assistant\n"]
-    texts = frequent * 100 + [puzzles.load(name)(rng).question for name in PUZZLES] * 100
-    for level in sorted(set(LEVELS)):
-        for _ in range(2000):
-            chart = world.draw_chart(rng, level)
-            question = world.draw_question(rng, chart)
-            texts += [question.text, retold(rng, question.solution).completion, proposal(question)]
-            texts.append(judgement(rng, chart).completion)
-    return texts
-
-
-LESSON = Lesson(CURRICULUM, draw_example, tokenizer_texts)
+LESSON = Lesson(CURRICULUM, draw_example, MODEL, rate=1.5e-3)
 
 
 def main() -> None:

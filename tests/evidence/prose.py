@@ -34,7 +34,7 @@ PHRASINGS: dict[str, tuple[str, ...]] = {
     "sum": ("{a} + {b} = {c}.", "{a} plus {b} is {c}.", "Adding {a} and {b} gives {c}."),
     "difference": ("{a} - {b} = {c}.", "{a} minus {b} is {c}.", "Taking {b} from {a} leaves {c}."),
 }
-FILLERS = ("Now ", "Well, ", "Next, ", "Looking closely, ", "Let me see: ")
+FILLERS = ("Now ", "So ", "Then ", "Well, ", "Next, ")
 FILLED = 0.5  # share of the steps with one
 SHUFFLED = 0.5  # share of the solutions whose readings come in another order
 
