@@ -241,8 +241,8 @@ class Progress:
 def train(
     out: Path, seed: int = 0, threads: int = 2, sizes: Sizes = DEFAULT_SIZES, lesson: Lesson = DEMONSTRATION
 ) -> None:
-    """Train through the lesson and save the model folder `out`, in which a state file survives a kill. `sizes` are those
-    of a fresh model."""
+    """Train through the lesson and save the model folder `out`, in which a state file survives a kill. `sizes` are
+    those of a fresh model."""
     if lesson.start is None:
         tokenizer = architecture.build_tokenizer(tokenizer_texts(seed))
         processor = architecture.build_processor(tokenizer, sizes)

@@ -37,8 +37,8 @@ class ScoreParams:
     )
     pool: Literal["mean", "harmonic"] = option(
         "mean",
-        "With --target A+B, an answer has the mean of its shares in these passes, or their harmonic mean, which is 0 for "
-        "what one of them never says.",
+        "With --target A+B, an answer has the mean of its shares in these passes, or their harmonic mean, which is 0 "
+        "for what one of them never says.",
     )
     reward: Literal["mixed", "answer", "step"] = option(
         "mixed", "The Solver's reward: both parts by schedule, or one alone."

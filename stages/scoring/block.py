@@ -193,11 +193,10 @@ def _targets(
             right[own] = _number_keys([answer_key(text or "") or None for text in known], keys)[cells.group[own]]
             continue
         if len(several := together(target)) > 1:
-            seen = sum(place * cells.are(each) for place, each in enumerate(several))
-            among = cells.are(*several)
+            at = cells.are(*several)
+            seen = np.argmax([cells.are(each)[at] for each in several], axis=0)
             harmonic = chosen.params.pool == "harmonic"
-            votes = (array[among] for array in (cells.group, key, seen))
-            right[own] = pooled(*votes, cells.groups, counts[among], harmonic)[cells.group[own]]
+            right[own] = pooled(cells.group[at], key[at], seen, cells.groups, counts[at], harmonic)[cells.group[own]]
             continue
         cell = cells.find(target)[cells.group[own]]
         right[own] = np.where(cell >= 0, np.append(best, NO_ANSWER)[cell], NO_ANSWER)

@@ -18,8 +18,8 @@ DESCRIPTION = frozenset({"description"})  # what a reader was told, where its pr
 @dataclass(frozen=True)
 class Passes:
     """rewarded: whose rows are. target: of those passes that have not their own, whose dominant answer is right (of
-    A+B, that of both), or KNOWN. parent: of a pass that is made of another's rows, which one. told: the tags of the parent in the prompt of a
-    pass. about: of each term that was asked for, the passes that it looks at."""
+    A+B, that of both), or KNOWN. parent: of a pass that is made of another's rows, which one. told: the tags of the
+    parent in the prompt of a pass. about: of each term that was asked for, the passes that it looks at."""
 
     rewarded: tuple[str, ...] = (ANSWER,)
     target: Mapping[str, str] = field(default_factory=dict)

@@ -56,7 +56,7 @@ def proposal(question: world.Question) -> str:
 
 
 def judgement(rng: random.Random, chart: world.Chart) -> Example:
-    """Whether the chart answers a question: one of its own, or as often one of another chart that it does not answer."""
+    """Whether the chart answers a question: one of its own, or as often one about another that it does not answer."""
     question = world.draw_question(rng, chart)
     answers = rng.random() < 0.5
     # A chart of the first level answers all that is asked at that level.

@@ -1,7 +1,7 @@
 """Signals without labels, and controls, each at several learning rates: what a signal does beside how far it goes.
 
-A row is called `CONTENDER @ LEARNING RATE`. How good contenders are is read at one distance from the base model, between
-their rows (`results.at_distance`): no two are compared at one learning rate.
+A row is called `CONTENDER @ LEARNING RATE`. How good contenders are is read at one distance from the base model,
+between their rows (`results.at_distance`): no two are compared at one learning rate.
 """
 
 from collections.abc import Mapping
@@ -10,6 +10,7 @@ from typing import Any
 from ireasoner_cli.demo import world
 from tests.evidence.checkpoint import VALID
 
+AT = " @ "
 Options = Mapping[str, Any]  # of each command, as in ireasoner.toml; of `pass`, a list
 
 ANSWER: Options = {"score": {"reward": "answer"}}
@@ -53,7 +54,10 @@ VOTES: dict[str, tuple[Options, tuple[float, ...]]] = {
     "likelihood": (_with(MAJORITY, score={"vote": "likelihood"}), (2.5e-4, 6e-4)),
     "two views": (_by(_VIEW, target="answer+view"), (2.5e-4, 6e-4)),
     "two views, harmonic": (_by(_VIEW, target="answer+view", pool="harmonic"), (2.5e-4, 6e-4)),
-    "teacher": (_by({"name": "teacher", "adapter": "teacher"}, {"teacher-decay": 0.98}, target="teacher"), (2.5e-4, 6e-4)),
+    "teacher": (
+        _by({"name": "teacher", "adapter": "teacher"}, {"teacher-decay": 0.98}, target="teacher"),
+        (2.5e-4, 6e-4),
+    ),
 }
 # What the second checkpoint alone has learned: judging questions, saying of what kind they are, and puzzles.
 _VALID = {"name": "valid", "adapter": "base", "samples": 1, "temperature": 0.0, "prompt": VALID}
@@ -68,7 +72,7 @@ ASKING: dict[str, tuple[Options, tuple[float, ...]]] = {
 def rows(*contenders: Mapping[str, tuple[Options, tuple[float, ...]]]) -> dict[str, Options | None]:
     """The base, and every contender at each of its learning rates."""
     strides = {
-        f"{name} @ {rate:g}": _with(options, update={"lr": rate})
+        f"{name}{AT}{rate:g}": _with(options, update={"lr": rate})
         for group in contenders
         for name, (options, rates) in group.items()
         for rate in rates

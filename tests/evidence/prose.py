@@ -38,7 +38,9 @@ FILLERS = ("Now ", "So ", "Then ", "Well, ", "Next, ")
 FILLED = 0.5  # share of the steps with one
 SHUFFLED = 0.5  # share of the solutions whose readings come in another order
 
-_NAMES = "|".join((*COLOURS, *PLACES, "last", *(name for words in WORDS.values() for name in (words.most, words.least))))
+_NAMES = "|".join(
+    (*COLOURS, *PLACES, "last", *(name for words in WORDS.values() for name in (words.most, words.least)))
+)
 _SLOTS = {
     **dict.fromkeys(("name", "other"), _NAMES),
     "mark": "|".join(words.mark for words in WORDS.values()),

@@ -5,7 +5,7 @@ import fcntl
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -49,9 +49,9 @@ def accuracies(greedy: Path, sampled: Path) -> list[Record]:
     return records
 
 
-def charts(count: int, seed: int) -> dict[str, world.Chart]:
+def charts(count: int, seed: int, levels: Sequence[int] = world.HOME) -> dict[str, world.Chart]:
     """The charts of `world.write_pool`, by the SHA-256 of their files."""
-    drawn = world.pool(count, seed)
+    drawn = world.pool(count, seed, levels)
     return {hashlib.sha256(world.to_png(world.render(chart))).hexdigest(): chart for chart in drawn}
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ireasoner_cli.demo import world
 from tests.evidence import contenders
 from tests.evidence.contenders import Options
 
@@ -11,8 +12,8 @@ from tests.evidence.contenders import Options
 class Settings:
     """One experiment: every row is a run of its own, over the same images and questions as the others of its seed.
 
-    options: what every row runs with; rows: what each has instead, None for the checkpoint as it is. second: with the
-    second checkpoint in place of the demonstration's.
+    options: what every row runs with; rows: what each has instead, None for the checkpoint as it is. home: the levels
+    of the pool. second: with the second checkpoint in place of the demonstration's.
     """
 
     iterations: int
@@ -20,6 +21,7 @@ class Settings:
     questions: int  # held out, a quarter of each level
     options: Options
     rows: Mapping[str, Options | None]
+    home: tuple[int, ...] = world.HOME
     second: bool = False
 
     def of(self, row: str) -> Options:
@@ -95,7 +97,7 @@ SIGNALS = contenders.rows(contenders.CREDITED, contenders.CONTROLS, contenders.V
 LONG = 3 * ITERATIONS
 LONG_OPTIONS: Options = {**OPTIONS, "score": {"total-steps": LONG * GROUPS}}
 # The second checkpoint says in more words what it says.
-_LONGER: Options = {"rollout": {"samples": 5, "max-tokens": 192}, "eval": {"max-tokens": 192}}
+_LONGER: Options = {"rollout": {"samples": 5, "max-tokens": 256}, "eval": {"max-tokens": 256}}
 PROSE = {**SIGNALS, **contenders.rows(contenders.ASKING)}
 
 EXPERIMENTS = {
@@ -104,6 +106,6 @@ EXPERIMENTS = {
     "sweep": Settings(SWEEP_ITERATIONS, 2048, 480, SWEEP_OPTIONS, SWEEP),
     "signal": Settings(ITERATIONS, 2048, 480, OPTIONS, SIGNALS),
     "signal-60": Settings(LONG, 2048, 480, LONG_OPTIONS, SIGNALS),
-    "prose": Settings(ITERATIONS, 2048, 480, {**OPTIONS, **_LONGER}, PROSE, second=True),
-    "prose-60": Settings(LONG, 2048, 480, {**LONG_OPTIONS, **_LONGER}, PROSE, second=True),
+    "prose": Settings(ITERATIONS, 2048, 480, {**OPTIONS, **_LONGER}, PROSE, world.CROWDED, second=True),
+    "prose-60": Settings(LONG, 2048, 480, {**LONG_OPTIONS, **_LONGER}, PROSE, world.CROWDED, second=True),
 }
