@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from stages import shards
-from stages.contract import SCHEMAS, Metadata
+from stages.contract import Metadata
 from stages.errors import DataError, UsageError
 from stages.parameters import Call, from_recorded
 from stages.parameters.evaluate import EvalParams
@@ -60,7 +60,7 @@ def replay(lineage: Lineage, scratch: Path) -> str:
     if lineage.metadata.stage == "update":
         different = next(name for name, data in _bytes(output).items() if _bytes(again).get(name) != data)
         raise DataError(f"{output}: made again, {different} comes out different")
-    for difference in _differences(output, again, lineage.metadata.stage):
+    for difference in _differences(output, again):
         raise DataError(f"{output}: made again, {difference}")
     return "same rows"
 
@@ -164,8 +164,8 @@ def _bytes(output: Path) -> dict[str, bytes]:
     return {name: file.read_bytes() for name, file in zip(names, files, strict=True) if file.is_file()}
 
 
-def _differences(output: Path, again: Path, stage: str) -> Iterator[str]:
-    schema = SCHEMAS[stage]
+def _differences(output: Path, again: Path) -> Iterator[str]:
+    schema = shards.schema_of(shards.input_files([again])[0]).remove_metadata()
     one, other = (iter(shards.Rows([path], schema)) for path in (output, again))
     for place, row in enumerate(one):
         new = next(other, None)
