@@ -17,9 +17,9 @@ from ireasoner_cli.demo import pretrain, world
 from ireasoner_cli.demo.layout import MODEL
 from ireasoner_cli.demo.pretrain import Example, Lesson, Phase
 from stages import puzzles
+from tests.evidence.contenders import VALID
 from tests.evidence.prose import retold
 
-VALID = "{question}\nDoes the chart answer this?"
 PUZZLE = "rotation"
 JUDGED, PUZZLED = 0.12, 0.04  # shares of the examples that teach this
 LEVELS = (1, 2, 2, 3, 3, 4, 4, 7)

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from ireasoner_cli.demo import world
-from tests.evidence.checkpoint import VALID
 
 AT = " @ "
 Options = Mapping[str, Any]  # of each command, as in ireasoner.toml; of `pass`, a list
@@ -19,6 +18,8 @@ MAJORITY: Options = {"score": {"solver-reward": "majority"}}
 GIVEN: Options = {"propose": {"questions": "question", "target": "target"}, "update": {"roles": "solver"}}
 # Looks that leave readable what a chart says.
 VIEW = "jitter:0.1,0.01|rotate:1.5"
+# What the second checkpoint is asked of a question, and answers by a number in <score>.
+VALID = "{question}\nDoes the chart answer this?"
 KINDS = ", ".join(world.WORDINGS)
 
 

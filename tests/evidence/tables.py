@@ -9,7 +9,18 @@ from pathlib import Path
 import pandas as pd
 
 from stages.errors import DataError
-from tests.evidence.results import ROWS, Mean, by_seed, differences, in_order, over_seeds, read_accuracy, read_dynamics
+from tests.evidence.results import (
+    ROWS,
+    Mean,
+    by_seed,
+    differences,
+    end_kl,
+    in_order,
+    matched,
+    over_seeds,
+    read_accuracy,
+    read_dynamics,
+)
 
 DECODINGS = {"greedy": "greedy", "sampled": "sampled", "majority": "majority of 5"}
 WORLDS = ("home", "abroad")
@@ -68,6 +79,32 @@ def early_late(folder: Path, settings: str) -> str:
         lines.append((_name(row), *map(_accuracy, means)))
     heading = [f"{title}, {end}" for title in SHARES.values() for end in ("first", "last")]
     return _markdown(("configuration", *heading), lines)
+
+
+def at_kl(folder: Path, settings: str, world: str, kl: str) -> str:
+    """What each contender comes to at one KL from the base model, read between its learning rates, and how far that is
+    from the base."""
+    table, kls = read_accuracy(folder, settings), end_kl(read_dynamics(folder, settings))
+    columns = [matched(by_seed(table, world, each), kls, float(kl)) for each in DECODINGS]
+    changes = [differences(column, "base") for column in columns]
+    lines = []
+    for name in columns[0]:
+        means = [over_seeds(column[name]) for column in columns]
+        against = [_tested(change[name]) if name in change else "" for change in changes]
+        cells = (cell for pair in zip(map(_accuracy, means), against, strict=True) for cell in pair)
+        lines.append((_name(name), str(means[0].n), *cells))
+    heading = [cell for each in DECODINGS.values() for cell in (each, f"{each} − base")]
+    return _markdown(("contender", "seeds", *heading), lines)
+
+
+def at_kl_against(folder: Path, settings: str, world: str, kl: str, other: str) -> str:
+    """How each contender differs from one of them at one KL. An underscore in `other` stands for a space."""
+    table, kls = read_accuracy(folder, settings), end_kl(read_dynamics(folder, settings))
+    means = [
+        differences(matched(by_seed(table, world, each), kls, float(kl)), other.replace("_", " ")) for each in DECODINGS
+    ]
+    lines = [(_name(row), str(means[0][row].n), *(_tested(column[row]) for column in means)) for row in means[0]]
+    return _markdown(("contender", "seeds", *DECODINGS.values()), lines)
 
 
 def sweep(folder: Path, settings: str) -> str:
@@ -134,6 +171,8 @@ TABLES: dict[str, Callable[..., str]] = {
     "against-base": against_base,
     "parts": parts,
     "early-late": early_late,
+    "at-kl": at_kl,
+    "at-kl-against": at_kl_against,
     "sweep": sweep,
     "step-truth": step_truth,
     "step-positions": step_positions,
