@@ -1,6 +1,6 @@
 """What else of a step, beside agreement, tells whether it is true, and needs no label:
 
-    python -m tests.evidence.step_signals FOLDER …     # step-signals.csv; folders as `step_truth ask` and rollout leave them
+    python -m tests.evidence.step_signals FOLDER …     # step-signals.csv, of rollouts as `step_truth` asks for them
 
 Of the rollouts of dominant groups, as in `step_truth`. A pair is a true and a false step at one position of one group;
 what is measured is how often the true one has more of a signal, and the same where the dominant answer is wrong. All
