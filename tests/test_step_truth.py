@@ -83,4 +83,6 @@ def test_the_checkpoint_doubts_a_number_that_no_chart_has(tmp_path: Path, monkey
         assert float(found[name, "all"]["estimate"]) == 1.0, name
     assert found["weakest token", "all"]["count"] == str(4 * 3)
     assert 0 < int(found["weakest token with a digit", "all"]["count"]) < 4 * 3  # colours have none
-    assert {count for (_, among), row in found.items() if among == "wrong consensus" and (count := row["count"])} == {"0"}
+    assert {count for (_, among), row in found.items() if among == "wrong consensus" and (count := row["count"])} == {
+        "0"
+    }

@@ -146,6 +146,22 @@ def step_truth(folder: Path) -> str:
     return _markdown(tuple(table.columns), [tuple(map(_rounded, line)) for line in table.itertuples(index=False)])
 
 
+def step_signals(folder: Path) -> str:
+    """From step-signals.csv: each signal's share of pairs ranked right, among all and where the consensus is wrong."""
+    path = folder / "step-signals.csv"
+    if not path.is_file():
+        return ""
+    table = pd.read_csv(path)
+    columns = list(dict.fromkeys(zip(table.rollouts, table.among, strict=True)))
+    shown = table.set_index(["rollouts", "among", "signal"])
+    lines = []
+    for signal in dict.fromkeys(table.signal):
+        found = [shown.loc[(*column, signal)] if (*column, signal) in shown.index else None for column in columns]
+        cells = ("" if own is None else f"{own.estimate:.3f} ({own.low:.3f} to {own.high:.3f})" for own in found)
+        lines.append((signal, *cells))
+    return _markdown(("signal of a step", *(f"{rollouts}, {among}" for rollouts, among in columns)), lines)
+
+
 def step_positions(folder: Path, embedding: str) -> str:
     """From step-truth-all.csv: how well the similarity of one step tells true from false, by its position; over all
     steps there, and over pairs of one group. An underscore in `embedding` stands for a space."""
@@ -176,6 +192,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "sweep": sweep,
     "step-truth": step_truth,
     "step-positions": step_positions,
+    "step-signals": step_signals,
 }
 
 
