@@ -182,7 +182,9 @@ def test_the_sweep_ends_where_training_ended(tmp_path: Path) -> None:
     assert found["base"][-3:] == ["–", "–", "–"]
 
 
-@given(st.dictionaries(st.floats(1e-4, 1e-1), shares, min_size=1, max_size=4), st.floats(0, 1e-1))
+@given(
+    st.dictionaries(st.integers(1, 1000).map(lambda far: far / 1e4), shares, min_size=1, max_size=4), st.floats(0, 0.1)
+)
 def test_what_lies_at_a_distance_is_between_what_is_there(points: dict[float, float], kl: float) -> None:
     found = at_distance({0.0: 0.5, **points}, kl)
     if kl > max(points):
