@@ -4,23 +4,31 @@ A row is called `CONTENDER @ LEARNING RATE`. How good contenders are is read at 
 between their rows (`results.at_distance`): no two are compared at one learning rate.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ireasoner_cli.demo import world
 
 AT = " @ "
 Options = Mapping[str, Any]  # of each command, as in ireasoner.toml; of `pass`, a list
+Contenders = Mapping[str, tuple[Options, Sequence[float]]]  # what is changed, and at which learning rates
+USUAL, FARTHER = (2.5e-4, 6e-4), (2.5e-4, 6e-4, 1e-3)
 
 ANSWER: Options = {"score": {"reward": "answer"}}
 MAJORITY: Options = {"score": {"solver-reward": "majority"}}
+KNOWN: Options = {"score": {"solver-reward": "majority", "target": "known"}}
 # The world's own questions, and their true answers, which `score --target known` alone looks at.
 GIVEN: Options = {"propose": {"questions": "question", "target": "target"}, "update": {"roles": "solver"}}
-# Looks that leave readable what a chart says.
-VIEW = "jitter:0.1,0.01|rotate:1.5"
+# A second look, which leaves readable what a chart says.
+VIEWED: Options = {"pass": [{"name": "view", "view": "jitter:0.1,0.01|rotate:1.5"}]}
+TAUGHT: Options = {"pass": [{"name": "teacher", "adapter": "teacher"}]}
 # What the second checkpoint is asked of a question, and answers by a number in <score>.
 VALID = "{question}\nDoes the chart answer this?"
-KINDS = ", ".join(world.WORDINGS)
+JUDGED: Options = {"name": "valid", "adapter": "base", "samples": 1, "temperature": 0.0, "prompt": VALID}
+KEPT: Options = {
+    "proposer-reward": "0.3*tent + 0.5*valid + 0.2*balance",
+    "kinds": ", ".join(world.WORDINGS),
+}
 
 
 def _with(options: Options, **changes: Any) -> Options:
@@ -28,49 +36,35 @@ def _with(options: Options, **changes: Any) -> Options:
     return {**options, **{command: {**options.get(command, {}), **own} for command, own in changes.items()}}
 
 
-def _credit(name: str) -> Options:
-    return _with(ANSWER, score={"credit": name})
-
-
-def _by(pass_: Mapping[str, Any], update: Mapping[str, Any] | None = None, **score: Any) -> Options:
-    """Right is what another pass says, or several."""
-    options = _with(MAJORITY, score=score, **({"update": update} if update else {}))
-    return {**options, "pass": [pass_]}
-
-
-_VIEW = {"name": "view", "view": VIEW}
-CREDITED: dict[str, tuple[Options, tuple[float, ...]]] = {
-    "answer": (ANSWER, (2.5e-4, 6e-4, 1e-3)),
-    "credit by vote": (_credit("vote"), (6e-5, 1.2e-4, 2.5e-4)),
-    "credit by branching": (_credit("branching"), (2.5e-4, 6e-4, 1e-3)),
-    "credit by trust": (_credit("trust"), (2.5e-4, 6e-4, 1e-3)),
-    "full": ({}, (2.5e-4, 6e-4)),
+CREDITED: Contenders = {
+    "answer": (ANSWER, FARTHER),
+    # Its advantages are larger: as far as the others at half their learning rates.
+    "credit by vote": (_with(ANSWER, score={"credit": "vote"}), (6e-5, 1.2e-4, 2.5e-4)),
+    "credit by branching": (_with(ANSWER, score={"credit": "branching"}), FARTHER),
+    "credit by trust": (_with(ANSWER, score={"credit": "trust"}), FARTHER),
+    "full": ({}, USUAL),
 }
-CONTROLS: dict[str, tuple[Options, tuple[float, ...]]] = {
-    "given questions": (_with(GIVEN, **MAJORITY), (2.5e-4, 6e-4)),
-    "supervised": (_with(GIVEN, score={**MAJORITY["score"], "target": "known"}), (2.5e-4, 6e-4)),
+CONTROLS: Contenders = {
+    # Twice the rollouts: what a signal at half of them has to come to.
+    "answer, 10 rollouts": (_with(ANSWER, rollout={"samples": 10}), USUAL),
+    "given questions": (_with(MAJORITY, **GIVEN), USUAL),
+    "supervised": (_with(KNOWN, **GIVEN), USUAL),
 }
-VOTES: dict[str, tuple[Options, tuple[float, ...]]] = {
-    "majority": (MAJORITY, (2.5e-4, 6e-4)),
-    "likelihood": (_with(MAJORITY, score={"vote": "likelihood"}), (2.5e-4, 6e-4)),
-    "two views": (_by(_VIEW, target="answer+view"), (2.5e-4, 6e-4)),
-    "two views, harmonic": (_by(_VIEW, target="answer+view", pool="harmonic"), (2.5e-4, 6e-4)),
-    "teacher": (
-        _by({"name": "teacher", "adapter": "teacher"}, {"teacher-decay": 0.98}, target="teacher"),
-        (2.5e-4, 6e-4),
-    ),
+VOTES: Contenders = {
+    "majority": (MAJORITY, USUAL),
+    "likelihood": (_with(MAJORITY, score={"vote": "likelihood"}), USUAL),
+    "two views": ({**_with(MAJORITY, score={"target": "answer+view"}), **VIEWED}, USUAL),
+    "two views, harmonic": ({**_with(MAJORITY, score={"target": "answer+view", "pool": "harmonic"}), **VIEWED}, USUAL),
+    "teacher": ({**_with(MAJORITY, score={"target": "teacher"}, update={"teacher-decay": 0.98}), **TAUGHT}, USUAL),
 }
-# What the second checkpoint alone has learned: judging questions, saying of what kind they are, and puzzles.
-_VALID = {"name": "valid", "adapter": "base", "samples": 1, "temperature": 0.0, "prompt": VALID}
-_KEPT = {"proposer-reward": "0.3*tent + 0.5*valid + 0.2*balance", "kinds": KINDS}
-_KNOWN = {**MAJORITY["score"], "target": "known"}
-ASKING: dict[str, tuple[Options, tuple[float, ...]]] = {
-    "kept Proposer": ({"score": {**ANSWER["score"], **_KEPT}, "pass": [_VALID]}, (2.5e-4, 6e-4)),
-    "rotation": ({"propose": {"task": "rotation"}, "score": _KNOWN, "update": {"roles": "solver"}}, (2.5e-4, 6e-4)),
+# What the second checkpoint alone has learned: judging questions, saying of what kind they are, and a puzzle.
+ASKING: Contenders = {
+    "kept Proposer": ({**_with(ANSWER, score=KEPT), "pass": [JUDGED]}, USUAL),
+    "rotation": (_with(KNOWN, propose={"task": "rotation"}, update={"roles": "solver"}), USUAL),
 }
 
 
-def rows(*contenders: Mapping[str, tuple[Options, tuple[float, ...]]]) -> dict[str, Options | None]:
+def rows(*contenders: Contenders) -> dict[str, Options | None]:
     """The base, and every contender at each of its learning rates."""
     strides = {
         f"{name}{AT}{rate:g}": _with(options, update={"lr": rate})
