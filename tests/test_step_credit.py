@@ -50,6 +50,7 @@ from tests.test_rules import (
     of_tokens,
     read_by,
 )
+from tests.test_run import SETTINGS
 from tests.test_update import iteration
 
 Row = dict[str, Any]
@@ -237,6 +238,14 @@ def test_the_base_is_asked_whatever_the_policy(scored: Path) -> None:
     assert chain.metadata(Path("one.parquet"))["device"]["name"] == "cpu"
 
 
+def test_rows_without_tokens_have_none(workdir: Path) -> None:
+    """Whatever else of them is there."""
+    group = chain.group(0, "pool/0.png", COMPLETIONS[0])
+    path = chain.write_shard(workdir / "rollouts.parquet", [[*group[:-1], group[-1] | {"token_ids": None}]])
+    rows = solver(score([path], ScoreParams(credit="vote")).path)
+    assert [row["step_credit"] is None for row in rows] == [False, False, False, True]
+
+
 @pytest.mark.parametrize(
     "change", [{"completion": "<answer>4</answer>"}, {"token_ids": [-1] * 9, "logprobs": [0.0] * 9}]
 )
@@ -402,3 +411,12 @@ def test_it_is_shown(scored: Path) -> None:
     assert "step_credit" in json.loads(done.stdout)["distributions"]
     done = call("inspect", "scored.parquet", "--json")
     assert "step_credit" not in json.loads(done.stdout)["distributions"]
+
+
+def test_a_run_passes_it_on(workdir: Path) -> None:
+    Path("ireasoner.toml").write_text(SETTINGS.replace("[score]", '[score]\ncredit = "vote"'))
+    done = call("run", "--images", "pool", "--out", "run", "--iterations", 1)
+    assert done.exit_code == 0, done.output
+    shard = Path("run/it0001/scored.parquet")
+    assert chain.metadata(shard)["params"]["credit"] == "vote" and any(row["step_credit"] for row in solver(shard))
+    assert list(verify([Path("run")]))

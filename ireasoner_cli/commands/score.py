@@ -22,6 +22,8 @@ def command(
     ireasoner score rollouts.parquet --no-decay --out no-decay.parquet
 
     ireasoner score rollouts.parquet --embedding hidden --policy policy/
+
+    ireasoner score rollouts.parquet --reward answer --credit vote
     """
     from stages.score import score
 

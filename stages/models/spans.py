@@ -25,22 +25,26 @@ def token_spans(tokenizer: Tokenizer, row: Mapping[str, Any]) -> tuple[np.ndarra
         raise unlike
     special = {token for token, added in tokenizer.get_added_tokens_decoder().items() if added.special}
     stream = DecodeStream(skip_special_tokens=True)
-    starts, ends = np.zeros((2, len(token_ids)), np.int64)
+    starts: list[int] = []
+    ends: list[int] = []
     texts: list[str] = []
     done, waiting = 0, []  # characters, and the tokens that are still to give one
     for place, token in enumerate(token_ids):
-        starts[place] = ends[place] = done
+        starts.append(done)
+        ends.append(done)
         if token in special:
             continue
         waiting.append(place)
         if text := stream.step(tokenizer, token):
             texts.append(text)
             done += len(text)
-            ends[waiting] = done
+            for each in waiting:
+                ends[each] = done
             waiting = []
-    ends[waiting] = len(completion)
+    for each in waiting:
+        ends[each] = len(completion)
     # A completion that was cut off within a character ends with a replacement for it, or without.
     rest = completion[done:]
     if "".join(texts) != completion[:done] or rest.strip("\ufffd") or (rest and not waiting):
         raise unlike
-    return starts, ends
+    return np.array(starts, np.int64), np.array(ends, np.int64)

@@ -8,7 +8,7 @@ import pyarrow as pa
 import torch
 
 from stages.contract import Metadata
-from stages.errors import DataError
+from stages.errors import DataError, EngineError
 from stages.learning.contexts import Context, Contexts, processed
 from stages.learning.learner import forbidden_in
 from stages.learning.loss import token_logprobs
@@ -35,8 +35,8 @@ class Beliefs:
 
     def of(self, block: pa.Table, places: np.ndarray) -> list[np.ndarray]:
         """[L_i] float32 of each of a block's rows at `places` [R], which have tokens. Raises DataError for tokens that
-        the model does not have, and for pictures that are gone or have changed, EngineError when the device's memory
-        runs out."""
+        the model does not have, and for pictures that are gone or have changed; EngineError for numbers that are not
+        finite, and when the device's memory runs out."""
         rows: list[dict[str, Any]] = block.select(COLUMNS).take(places).to_pylist()
         behind: dict[Context, list[int]] = {}
         for place, row in enumerate(rows):
@@ -50,6 +50,9 @@ class Beliefs:
         with memory_bounded("stop what else runs on it, or use another --credit"):
             for context, own in behind.items():
                 found |= zip(own, self._read(context, [rows[place] for place in own]), strict=True)
+        for place, own in found.items():
+            if not np.isfinite(own).all():
+                raise EngineError(f"group {rows[place]['group_id']}: its log-probabilities are not finite")
         return [found[place] for place in range(len(rows))]
 
     @torch.no_grad()

@@ -162,7 +162,8 @@ def score_block(
     columns["self_reward"] = pa.array(trust, from_pandas=True)
     columns |= _pairs(block, cells, chosen, key, tokens)
     if step_credit:
-        learned = np.flatnonzero(~np.isnan(of_solver) & (tokens > 0))
+        sampled = pc.fill_null(pc.list_value_length(block["token_ids"]), 0).to_numpy()
+        learned = np.flatnonzero(~np.isnan(of_solver) & (sampled[row] > 0))
         said = [parsed[place] for place in learned]
         columns |= step_credit.columns(block, row[learned], cells.cell[learned], of_solver[learned], said)
     for name in chosen.columns.names:

@@ -48,16 +48,6 @@ class StepCredit:
         if self._beliefs:
             logprobs = self._beliefs.of(block, places)
             beliefs = [weakest(*each) for each in zip(completions, rows, spans, logprobs, strict=True)]
-        number: dict[str, int] = {}
-        like = [
-            number.setdefault(text, len(number))
-            for place, completion in enumerate(completions)
-            for text in (
-                *(answer_key(step) for step in completion.steps),
-                # What says no answer is like nothing, not even like what says none either.
-                f"\0{place}" if completion.answer_key is None else completion.answer_key,
-            )
-        ]
         parts = np.array([len(own) for own in begins], np.int64)
         tokens = [np.diff(own, append=len(row["token_ids"])) for own, row in zip(begins, rows, strict=True)]
         paths = Paths(
@@ -65,7 +55,7 @@ class StepCredit:
             reward=reward,
             rollout=np.repeat(np.arange(len(rows)), parts),
             place=_joined([np.append(np.arange(count - 1), ANSWER) for count in parts], np.int64),
-            like=np.array(like, np.int64),
+            like=likeness(completions),
             tokens=_joined(tokens, np.int64),
             belief=_joined(beliefs, np.float64),
         )
@@ -74,6 +64,20 @@ class StepCredit:
             column.name: _spread(places, values, len(block), column.type)
             for column, values in zip(CREDIT, (credits, begins), strict=True)
         }
+
+
+def likeness(completions: Sequence[Completion]) -> np.ndarray:
+    """A number from 0 for each step and, last, the answer of each completion, equal where their texts are alike   [E]
+
+    What says no answer is like nothing, not even like what says none either.
+    """
+    numbers: dict[str, int] = {}
+    found = []
+    for place, completion in enumerate(completions):
+        answer = f"\0{place}" if completion.answer_key is None else completion.answer_key
+        for said in (*map(answer_key, completion.steps), answer):
+            found.append(numbers.setdefault(said, len(numbers)))
+    return np.array(found, np.int64)
 
 
 def first_tokens(completion: Completion, ends: np.ndarray) -> np.ndarray:
