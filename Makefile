@@ -28,7 +28,8 @@ SECONDS ?= 600
 SEEDS ?= 1
 
 .PHONY: install test demo picture bench accept families docs lint types clean \
-	evidence evidence-sweep evidence-steps evidence-page campaign-kill campaign-workers campaign-soak campaign-fuzz campaign-fuzz-guided \
+	evidence evidence-sweep evidence-steps evidence-signals \
+	evidence-signal evidence-prose evidence-page campaign-kill campaign-workers campaign-soak campaign-fuzz campaign-fuzz-guided \
 	campaign-properties
 
 install: $(STAMP)
@@ -105,10 +106,33 @@ $(STEPS)/demo/run/it0015/policy/state.json: | $(STAMP)
 	cd $(STEPS)/demo && IREASONER_UPDATE_LR=2.5e-4 $(IREASONER) run --images pool/ --iterations 15 --out run
 
 $(STEPS)/%/rollouts.parquet: $(STEPS)/%/questions.parquet
-	cd $(@D) && $(IREASONER) rollout questions.parquet --samples 10 --max-tokens 144 $(patsubst trained,--policy policy,$(filter trained,$*))
+	cd $(@D) && $(IREASONER) rollout questions.parquet --samples 10 --max-tokens $(or $(TOKENS),144) $(patsubst trained,--policy policy,$(filter trained,$*))
 
 evidence-steps: $(STEPS)/base/rollouts.parquet $(STEPS)/trained/rollouts.parquet
 	$(BIN)/python -m tests.evidence.step_truth measure $(STEPS)/base $(STEPS)/trained
+
+# What else of a step tells whether it is true, in the world's own words and, by the second checkpoint, in prose.
+SECOND := build/evidence/model
+
+$(SECOND)/model.safetensors: | $(STAMP)
+	$(BIN)/python -m tests.evidence.checkpoint $(SECOND)
+
+$(STEPS)/prose/questions.parquet: $(SECOND)/model.safetensors
+	rm -rf $(@D)
+	$(BIN)/python -m tests.evidence.step_truth ask $(@D) --model $(SECOND)
+
+$(STEPS)/prose/rollouts.parquet: TOKENS := 256
+
+evidence-signals: $(STEPS)/base/rollouts.parquet $(STEPS)/prose/rollouts.parquet
+	$(BIN)/python -m tests.evidence.step_signals $(STEPS)/base $(STEPS)/prose
+
+# Contenders at several learning rates: 20 iterations, or 60 with LENGTH=-60; by the demonstration's checkpoint or, in
+# evidence-prose, by the second. ROWS: only these. One run at a time, so that it can run for days beside other work.
+evidence-signal: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.evidence.experiment signal$(LENGTH) --at-once 1 --seeds $(SEEDS) $(if $(ROWS),--rows $(ROWS))
+
+evidence-prose: $(SECOND)/model.safetensors
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.evidence.experiment prose$(LENGTH) --at-once 1 --seeds $(SEEDS) $(if $(ROWS),--rows $(ROWS))
 
 # The tables and figures of the pages that have marks for them.
 evidence-page: $(STAMP)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
@@ -24,9 +25,11 @@ from tests.evidence.results import (
     ROWS,
     SERIES,
     Mean,
+    at_distance,
     by_seed,
     differences,
     in_order,
+    matched,
     over_seeds,
     read_accuracy,
     read_dynamics,
@@ -177,6 +180,49 @@ def test_the_sweep_ends_where_training_ended(tmp_path: Path) -> None:
     assert found["full"] == ["1", *["70.0"] * 4, "+10.0", "47.8", "0.478"]
     assert found["lr ∣ 1"][-3:] == ["+10.0", "–", "–"]
     assert found["base"][-3:] == ["–", "–", "–"]
+
+
+@given(
+    st.dictionaries(st.integers(1, 1000).map(lambda far: far / 1e4), shares, min_size=1, max_size=4), st.floats(0, 0.1)
+)
+def test_what_lies_at_a_distance_is_between_what_is_there(points: dict[float, float], kl: float) -> None:
+    found = at_distance({0.0: 0.5, **points}, kl)
+    if kl > max(points):
+        assert np.isnan(found)
+    else:
+        assert min(0.5, *points.values()) - 1e-9 <= found <= max(0.5, *points.values()) + 1e-9
+    for far, accuracy in points.items():
+        assert at_distance(points, far) == pytest.approx(accuracy)
+
+
+def test_contenders_are_read_at_one_distance() -> None:
+    """Half as far in the root of the KL is half as much gained."""
+    seeds = pd.DataFrame(
+        {"base": [0.5, 0.4], "answer @ 0.1": [0.6, 0.6], "answer @ 0.2": [0.7, 0.8], "vote @ 1": [0.9, 0.9]}
+    )
+    kls = pd.DataFrame({"answer @ 0.1": [0.04, 0.04], "answer @ 0.2": [0.16, 0.16], "vote @ 1": [0.01, float("nan")]})
+    found = matched(seeds, kls, 0.01)
+    assert found["answer"].tolist() == pytest.approx([0.55, 0.5])
+    assert found["vote"].tolist() == pytest.approx([0.9, float("nan")], nan_ok=True)
+    assert found["base"].tolist() == [0.5, 0.4]
+    assert matched(seeds, kls, 0.09)["answer"].tolist() == pytest.approx([0.65, 0.7])
+    assert matched(seeds, kls, 0.2)["answer"].isna().all()
+
+
+def test_a_table_at_one_distance(tmp_path: Path) -> None:
+    gains = {"base": 0.0, "answer @ 1": 0.04, "credit by vote @ 1": 0.08}
+    write_accuracy(tmp_path, dict.fromkeys(gains, 3), lambda row, seed, *_: 0.5 + seed / 100 + gains[row], "signal")
+    key = {"settings": "signal", "iteration": 1, "step": 48}
+    lines = (
+        {**key, "row": row, "seed": seed, "kl": 0.01 if "vote" in row else 0.04} for row in gains for seed in (1, 2, 3)
+    )
+    write_csv(tmp_path / "dynamics.csv", DYNAMICS, lines)
+    found = cells(tables.at_kl(tmp_path, "signal", "home", "0.01"))
+    assert found["answer reward only"][:3] == ["3", "54.0 ± 2.5", "+2.0 ± 0.0"]
+    assert found["credit by vote"][:3] == ["3", "60.0 ± 2.5", "+8.0 ± 0.0"]
+    assert (
+        cells(tables.at_kl_against(tmp_path, "signal", "home", "0.01", "answer"))["credit by vote"][1] == "+6.0 ± 0.0"
+    )
 
 
 def test_the_first_and_the_last_fifth_of_training(tmp_path: Path) -> None:

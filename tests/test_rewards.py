@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from stages.rewards import proposer, terms, votes
 from stages.rewards.consensus import NO_ANSWER, consensus
+from stages.rewards.pooled import pooled
 from stages.rewards.schedule import step_weight
 from stages.rewards.selection.keep import keep
 from stages.rewards.selection.top import top
@@ -124,6 +125,33 @@ def test_weighted_votes_equal_counting_by_hand(batch: list[list[tuple[int, int]]
         assert agreement.vote[index] == pytest.approx(heaviest / whole if whole else 0)
     assert np.array_equal(agreement.prob, unweighted.prob)
     assert np.array_equal(agreement.entropy, unweighted.entropy, equal_nan=True)
+
+
+@given(KEYS, st.booleans())
+def test_seen_in_one_way_the_pooled_answer_is_the_dominant_one(keys: list[int], harmonic: bool) -> None:
+    group, key = of_one_group(keys)
+    seen, weight = np.zeros(len(key), int), np.ones(len(key))
+    dominant = key[consensus(group, key, 1).dominant]
+    assert pooled(group, key, seen, 1, weight, harmonic).tolist() == [*dominant[:1], NO_ANSWER][:1]
+
+
+@given(st.lists(st.tuples(st.integers(NO_ANSWER, 2), st.integers(0, 2)), min_size=1, max_size=9))
+def test_pooled_answers_by_hand(votes: list[tuple[int, int]]) -> None:
+    key, seen = (np.array(part) for part in zip(*votes, strict=True))
+    group, weight = np.zeros(len(key), int), np.ones(len(key))
+    ways = seen.max() + 1
+    share = {
+        answer: [np.mean(key[seen == way] == answer) if (seen == way).any() else 0.0 for way in range(ways)]
+        for answer in dict.fromkeys(key[key != NO_ANSWER].tolist())
+    }
+    for harmonic in (False, True):
+        mean = {
+            a: (0.0 if 0 in s else ways / sum(1 / p for p in s)) if harmonic else np.mean(s) for a, s in share.items()
+        }
+        [best] = pooled(group, key, seen, 1, weight, harmonic).tolist()
+        most = max(mean.values(), default=0.0)
+        assert (best == NO_ANSWER) == (most == 0)
+        assert best == NO_ANSWER or mean[best] == pytest.approx(most)
 
 
 @given(st.lists(VOTES, min_size=1, max_size=4))

@@ -79,6 +79,19 @@ def test_the_target_of_another_pass(workdir: Path) -> None:
     assert of(rows, "answer") == [0.0]  # without a target nothing is right
 
 
+def test_the_target_of_two_passes(workdir: Path) -> None:
+    """Of 1, 2 and 3 the shares are 3/5, 2/5, 0 to the eye and 0, 1/3, 2/3 through the view."""
+    seen = ("answer", [says(1)] * 3 + [says(2)] * 2, None), ("view", [says(2), says(3), says(3)], None)
+    both = ("--solver-reward", "majority", "--target", "answer+view")
+    assert of(scored(group(0, *seen), options=both), "answer") == [0.0, 0.0, 0.0, 1.0, 1.0]
+    even = group(0, ("answer", [says(1)] * 3 + [says(2)], None), ("view", [says(1), says(2), says(2)], None))
+    assert of(scored(even, options=both), "answer") == [1.0] * 3 + [0.0]  # 13/24 and 11/24
+    apart = group(0, ("answer", [says(1)] * 2, None), ("view", [says(2)], None))
+    assert of(scored(apart, options=(*both, "--pool", "harmonic")), "answer") == [0.0, 0.0]
+    alone = group(1, ("answer", [says(1)] * 2, None))
+    assert of(scored(group(0, *seen), alone, options=both), "answer")[-2:] == [1.0, 1.0]
+
+
 def test_the_target_that_is_known(workdir: Path) -> None:
     known = ("--solver-reward", "majority", "--target", "known")
     answers = ("answer", [says("12.0"), says(13), says(13)], None)

@@ -8,11 +8,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from ireasoner_cli.demo import world
+from ireasoner_cli.demo.layout import MODEL
 from stages import images
 from stages.contract import METADATA_KEY, SOLVER, TRAJECTORY, Metadata, PolicyRef
 from stages.models.finding import find_model
 from tests import chain
-from tests.evidence import records, step_truth
+from tests.evidence import records, step_signals, step_truth
 
 
 def test_charts_of_a_pool_are_those_that_were_drawn(tmp_path: Path) -> None:
@@ -68,3 +69,20 @@ def test_embeddings_find_a_false_step_and_hidden_states_alone_swapped_numbers(
         rows = list(csv.DictReader(file))
     assert rows[0]["embedding"] == "same text" and "others" not in {row["embedding"] for row in rows}
     assert rows[3]["pairs"] == "1.000 (1.000 to 1.000)"
+
+
+def test_the_checkpoint_doubts_a_number_that_no_chart_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step_truth, "QUESTIONS", 4)
+    folder = tmp_path / "base"
+    step_truth.ask(folder, MODEL)
+    write_rollouts(folder, 4)
+    step_signals.main([folder], tmp_path, groups=4)
+    with (tmp_path / "step-signals.csv").open() as file:
+        found = {(row["signal"], row["among"]): row for row in csv.DictReader(file)}
+    for name in ("mean log-probability", "weakest token", "weakest token with a digit"):
+        assert float(found[name, "all"]["estimate"]) == 1.0, name
+    assert found["weakest token", "all"]["count"] == str(4 * 3)
+    assert 0 < int(found["weakest token with a digit", "all"]["count"]) < 4 * 3  # colours have none
+    assert {count for (_, among), row in found.items() if among == "wrong consensus" and (count := row["count"])} == {
+        "0"
+    }

@@ -182,6 +182,12 @@ def build_model(config: Qwen2_5_VLConfig, seed: int = 0) -> Qwen2_5_VLForConditi
     return model
 
 
+def load_folder(folder: Path) -> tuple[Qwen2_5_VLProcessor, Qwen2_5_VLForConditionalGeneration]:
+    """What `save_folder` wrote, float32."""
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    return Qwen2_5_VLProcessor.from_pretrained(folder), model
+
+
 def save_folder(
     folder: Path,
     model: Qwen2_5_VLForConditionalGeneration,

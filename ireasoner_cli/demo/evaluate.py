@@ -41,7 +41,7 @@ class Speaker:
         """What the model says to each (chart, user text), greedily or sampled at temperature 1."""
         texts = []
         for start in range(0, len(turns), batch):
-            pixels, grid = self.collate.pixels([chart for chart, _ in turns[start : start + batch]])
+            pixels, grid = self.collate.pixels([world.render(chart) for chart, _ in turns[start : start + batch]])
             image_tokens = int(grid[0].prod()) // self.collate.images.merge_size**2
             prompts = [self.collate.prompt(user, image_tokens) for _, user in turns[start : start + batch]]
             inputs = self.tokenizer(prompts, padding=True, return_tensors="pt")

@@ -11,17 +11,19 @@ import random
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from PIL import Image
 from torch.nn import functional
 
 from ireasoner_cli.demo import architecture, drawing, world
 from ireasoner_cli.demo.architecture import Sizes
+from stages.images.views import seen
 
 if TYPE_CHECKING:
     from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
@@ -63,12 +65,18 @@ SAVE_EVERY = 100
 
 @dataclass(frozen=True)
 class Example:
-    """One turn of a conversation about a chart."""
+    """One turn of a conversation about a chart, as it is or through a view of it (stages/images/views.py)."""
 
     chart: world.Chart
     kind: str
     user: str
     completion: str
+    view: str | None = None
+
+    @property
+    def picture(self) -> Image.Image:
+        picture = world.render(self.chart)
+        return picture if self.view is None else seen(picture, self.view, 0)
 
 
 @dataclass(frozen=True)
@@ -114,16 +122,16 @@ class Collator:
         turn: Any = {"role": "user", "content": content}
         self.template = processor.apply_chat_template([turn], add_generation_prompt=True, tokenize=False)
 
-    def pixels(self, charts: Sequence[world.Chart]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Patches (B·patches, values of a patch) and grid (B, 3) of the rendered charts."""
-        raw = b"".join(world.render(chart).tobytes() for chart in charts)
-        shape = (len(charts), drawing.SIZE, drawing.SIZE, 3)
-        pictures = torch.frombuffer(bytearray(raw), dtype=torch.uint8).view(shape).permute(0, 3, 1, 2)
-        pictures = self.images.rescale_and_normalize(
-            pictures, True, 1 / 255, True, self.images.image_mean, self.images.image_std
+    def pixels(self, pictures: Sequence[Image.Image]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Patches (B·patches, values of a patch) and grid (B, 3) of pictures of SIZE × SIZE pixels."""
+        raw = b"".join(picture.tobytes() for picture in pictures)
+        shape = (len(pictures), drawing.SIZE, drawing.SIZE, 3)
+        stacked = torch.frombuffer(bytearray(raw), dtype=torch.uint8).view(shape).permute(0, 3, 1, 2)
+        stacked = self.images.rescale_and_normalize(
+            stacked, True, 1 / 255, True, self.images.image_mean, self.images.image_std
         )
-        patches, height, width = self.images.patchify(pictures, 14, 2, 2)
-        grid = torch.tensor([[1, height, width]] * len(charts))
+        patches, height, width = self.images.patchify(stacked, 14, 2, 2)
+        grid = torch.tensor([[1, height, width]] * len(pictures))
         return patches.reshape(-1, patches.shape[-1]), grid
 
     def prompt(self, user: str, image_tokens: int) -> str:
@@ -132,7 +140,7 @@ class Collator:
         return self.template.replace("{text}", user).replace(pad, pad * image_tokens)
 
     def __call__(self, examples: Sequence[Example]) -> Batch:
-        pixels, grid = self.pixels([example.chart for example in examples])
+        pixels, grid = self.pixels([example.picture for example in examples])
         image_tokens = int(grid[0].prod()) // self.images.merge_size**2
         prompts = [self.prompt(example.user, image_tokens) for example in examples]
         completions = [f"{example.completion}<|im_end|>" for example in examples]
@@ -165,21 +173,6 @@ def logits_and_targets(model: "Qwen2_5_VLForConditionalGeneration", batch: Batch
     return model.lm_head(hidden[learned]), batch.targets[learned]
 
 
-def phase_at(step: int) -> Phase:
-    """The phase of the curriculum that a step belongs to."""
-    for phase in CURRICULUM:
-        if step < phase.steps:
-            return phase
-        step -= phase.steps
-    return CURRICULUM[-1]
-
-
-def learning_rate(step: int) -> float:
-    """Warm up, stay, cool down."""
-    total = sum(phase.steps for phase in CURRICULUM)
-    return LEARNING_RATE * min(1.0, (step + 1) / WARMUP, (total - step) / COOLDOWN)
-
-
 def tokenizer_texts(seed: int) -> list[str]:
     """What the tokenizer learns its merges from: the world's own words, at the levels that are trained on."""
     rng = random.Random(f"tokenizer {seed}")
@@ -189,6 +182,36 @@ def tokenizer_texts(seed: int) -> list[str]:
             question = world.draw_question(rng, world.draw_chart(rng, level))
             texts += [question.text, question.solution.completion, world.proposal(question)]
     return texts
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a checkpoint is taught: phases, and how an example of one is drawn; from which model folder it starts, None
+    for a fresh one, and how fast it learns."""
+
+    curriculum: tuple[Phase, ...] = CURRICULUM
+    draw: Callable[[random.Random, Phase], Example] = draw_example
+    start: Path | None = None
+    rate: float = LEARNING_RATE
+
+    @property
+    def steps(self) -> int:
+        return sum(phase.steps for phase in self.curriculum)
+
+    def phase_at(self, step: int) -> Phase:
+        """The phase of the curriculum that a step belongs to."""
+        for phase in self.curriculum:
+            if step < phase.steps:
+                return phase
+            step -= phase.steps
+        return self.curriculum[-1]
+
+    def learning_rate(self, step: int) -> float:
+        """Warm up, stay, cool down."""
+        return self.rate * min(1.0, (step + 1) / WARMUP, (self.steps - step) / COOLDOWN)
+
+
+DEMONSTRATION = Lesson()
 
 
 class Progress:
@@ -215,12 +238,18 @@ class Progress:
         self.perfect.clear()
 
 
-def train(out: Path, seed: int = 0, threads: int = 2, sizes: Sizes = DEFAULT_SIZES) -> None:
-    """Train through the curriculum and save the model folder `out`, in which a state file survives a kill."""
-    tokenizer = architecture.build_tokenizer(tokenizer_texts(seed))
-    processor = architecture.build_processor(tokenizer, sizes)
-    model = architecture.build_model(architecture.build_config(tokenizer, sizes), seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
+def train(
+    out: Path, seed: int = 0, threads: int = 2, sizes: Sizes = DEFAULT_SIZES, lesson: Lesson = DEMONSTRATION
+) -> None:
+    """Train through the lesson and save the model folder `out`, in which a state file survives a kill. `sizes` are
+    those of a fresh model."""
+    if lesson.start is None:
+        tokenizer = architecture.build_tokenizer(tokenizer_texts(seed))
+        processor = architecture.build_processor(tokenizer, sizes)
+        model = architecture.build_model(architecture.build_config(tokenizer, sizes), seed)
+    else:
+        processor, model = architecture.load_folder(lesson.start)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lesson.rate, betas=(0.9, 0.98), weight_decay=0.01)
     collate = Collator(processor)
     # A thread for each chunk in flight is faster than several for each matrix: these are small.
     torch.set_num_threads(1)
@@ -236,11 +265,11 @@ def train(out: Path, seed: int = 0, threads: int = 2, sizes: Sizes = DEFAULT_SIZ
         first = state["step"]
         print(f"continuing after step {first}", file=sys.stderr)
     model.train()
-    for step in range(first, sum(phase.steps for phase in CURRICULUM)):
+    for step in range(first, lesson.steps):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step)
+            group["lr"] = lesson.learning_rate(step)
         rng = random.Random(f"step {seed} {step}")
-        examples = [draw_example(rng, phase_at(step)) for _ in range(BATCH)]
+        examples = [lesson.draw(rng, lesson.phase_at(step)) for _ in range(BATCH)]
         learn(model, optimizer, collate, workers, examples, progress)
         if (step + 1) % 50 == 0:
             progress.report(step + 1)

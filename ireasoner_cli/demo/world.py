@@ -74,10 +74,13 @@ LEVELS = {
     4: Level((3, 4), 9, True, ("lines", "dots"), shaded=True),
     5: Level((3, 5), 9, True, ("pie",)),
     6: Level((5, 6), 9, True, ("bars", "lines", "dots", "pie")),
+    7: Level((5, 6), 12, True, colours=9, ghosts=True),
 }
 # What pools and benchmarks are drawn from, and the world that self-play never sees.
 HOME = (1, 2, 3)
 ABROAD = (4,)
+# Holds more than the demonstration's checkpoint has learned to read.
+CROWDED = (2, 3, 7)
 
 
 @dataclass(frozen=True)

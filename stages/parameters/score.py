@@ -30,10 +30,15 @@ class ScoreParams:
     )
     target: str | None = option(
         None,
-        "Right is the dominant answer of this pass, or the answer that is known; PASS=TARGET, with commas, where the "
-        "passes that are rewarded have not the same.",
+        "Right is the dominant answer of this pass (A+B: of several together, each pass counting the same), or the "
+        "answer that is known; PASS=TARGET, with commas, where the passes that are rewarded have not the same.",
         metavar="PASS|known",
         shown="each pass's own",
+    )
+    pool: Literal["mean", "harmonic"] = option(
+        "mean",
+        "With --target A+B, an answer has the mean of its shares in these passes, or their harmonic mean, which is 0 "
+        "for what one of them never says.",
     )
     reward: Literal["mixed", "answer", "step"] = option(
         "mixed", "The Solver's reward: both parts by schedule, or one alone."

@@ -15,6 +15,7 @@ from stages.parsing import answer_key, parse_completion
 from stages.rewards.combination import factor, proposer_reward, weighted_sum
 from stages.rewards.consensus import NO_ANSWER, Consensus, consensus
 from stages.rewards.groups import Groups
+from stages.rewards.pooled import pooled
 from stages.rewards.rollouts import Rollouts
 from stages.rewards.schedule import step_weight
 from stages.rewards.selection.keep import keep
@@ -24,7 +25,7 @@ from stages.scoring.cells import Cells
 from stages.scoring.chosen import Chosen
 from stages.scoring.credit import StepCredit
 from stages.scoring.parents import numbers, parents, told, verdict_passes
-from stages.scoring.passes import KNOWN
+from stages.scoring.passes import KNOWN, together
 
 STEPS_AT_ONCE = 512  # bounds the [steps, width] and [tokens, width] arrays in memory
 
@@ -63,8 +64,9 @@ def score_block(
     keys: dict[str, int] = {}
     key = _number_keys([completion.answer_key for completion in parsed], keys)
     trust = np.full(len(block), np.nan) if trust is None else trust
-    agreement = consensus(cells.cell, key, len(cells), chosen.vote(cells.cell, logprob, trust[row]))
-    right, judged_by = _targets(block, cells, chosen, agreement, key, keys)
+    counts = chosen.vote(cells.cell, logprob, trust[row])
+    agreement = consensus(cells.cell, key, len(cells), counts)
+    right, judged_by = _targets(block, cells, chosen, agreement, counts, key, keys)
 
     step_counts = np.array([len(completion.steps) for completion in parsed], dtype=np.int64)
     rollout = np.repeat(np.arange(len(parsed)), step_counts)
@@ -172,10 +174,16 @@ def score_block(
 
 
 def _targets(
-    block: pa.Table, cells: Cells, chosen: Chosen, agreement: Consensus, key: np.ndarray, keys: dict[str, int]
+    block: pa.Table,
+    cells: Cells,
+    chosen: Chosen,
+    agreement: Consensus,
+    counts: np.ndarray,
+    key: np.ndarray,
+    keys: dict[str, int],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The key of each rollout's target, NO_ANSWER without one, and the cell whose vote that is, its own where it is no
-    vote   [R] both."""
+    """The key of each rollout's target, NO_ANSWER without one, and the cell whose vote that is, its own where it is not
+    that of one   [R] both; counts [R]: what each counts in a vote."""
     best = np.full(len(cells), NO_ANSWER)
     best[cells.cell[agreement.dominant]] = key[agreement.dominant]
     right, judged_by = best[cells.cell], cells.cell.copy()
@@ -184,6 +192,12 @@ def _targets(
         if target == KNOWN:
             known = block["target"].take(cells.first).to_pylist()
             right[own] = _number_keys([answer_key(text or "") or None for text in known], keys)[cells.group[own]]
+            continue
+        if len(several := together(target)) > 1:
+            at = cells.are(*several)
+            seen = np.argmax([cells.are(each)[at] for each in several], axis=0)
+            harmonic = chosen.params.pool == "harmonic"
+            right[own] = pooled(cells.group[at], key[at], seen, cells.groups, counts[at], harmonic)[cells.group[own]]
             continue
         cell = cells.find(target)[cells.group[own]]
         right[own] = np.where(cell >= 0, np.append(best, NO_ANSWER)[cell], NO_ANSWER)

@@ -17,9 +17,9 @@ DESCRIPTION = frozenset({"description"})  # what a reader was told, where its pr
 
 @dataclass(frozen=True)
 class Passes:
-    """rewarded: whose rows are. target: of those passes that have not their own, whose dominant answer is right, or
-    KNOWN. parent: of a pass that is made of another's rows, which one. told: the tags of the parent in the prompt of a
-    pass. about: of each term that was asked for, the passes that it looks at."""
+    """rewarded: whose rows are. target: of those passes that have not their own, whose dominant answer is right (of
+    A+B, that of both), or KNOWN. parent: of a pass that is made of another's rows, which one. told: the tags of the
+    parent in the prompt of a pass. about: of each term that was asked for, the passes that it looks at."""
 
     rewarded: tuple[str, ...] = (ANSWER,)
     target: Mapping[str, str] = field(default_factory=dict)
@@ -44,7 +44,8 @@ class Passes:
                 told[name] = placeholders(made["prompt"]) - {QUESTION} if "prompt" in made else DESCRIPTION
         rewarded = tuple(name.strip() for name in params.rewarded.split(","))
         target = _targets(params.target, rewarded)
-        wanted = [name for name in (*rewarded, *target.values()) if name != KNOWN]
+        judges = [name for each in target.values() if each != KNOWN for name in together(each)]
+        wanted = [*rewarded, *judges]
         missing = [name for name in wanted if name not in there]
         if there and missing and not (params.pairs and params.rewarded == ANSWER):
             raise UsageError(f"no rows of pass {missing[0]}; there are {', '.join(there)}")
@@ -62,6 +63,11 @@ class Passes:
                 if there and len(about[term]) != 1:
                     raise UsageError(f"the term {term} looks at one pass about the question; call it {term}")
         return Passes(rewarded, target, parent, told, about)
+
+
+def together(target: str) -> list[str]:
+    """The passes whose vote a target is, A of `A` and A, B of `A+B`."""
+    return [name.strip() for name in target.split("+")]
 
 
 def _targets(text: str | None, rewarded: Sequence[str]) -> dict[str, str]:

@@ -54,10 +54,10 @@ def test_logits_are_those_of_a_plain_forward_pass(tiny_folder: Path) -> None:
 
 
 def test_a_killed_training_ends_in_the_same_weights(tmp_path: Path, tiny_sizes, monkeypatch) -> None:
-    monkeypatch.setattr(pretrain, "CURRICULUM", (PHASE, PHASE))
+    lesson = pretrain.Lesson((PHASE, PHASE))
     monkeypatch.setattr(pretrain, "BATCH", 4)
     monkeypatch.setattr(pretrain, "SAVE_EVERY", 2)
-    pretrain.train(tmp_path / "whole", sizes=tiny_sizes)
+    pretrain.train(tmp_path / "whole", sizes=tiny_sizes, lesson=lesson)
     learn, calls = pretrain.learn, 0
 
     def die_in_step_4(*arguments) -> float:
@@ -69,9 +69,9 @@ def test_a_killed_training_ends_in_the_same_weights(tmp_path: Path, tiny_sizes, 
 
     monkeypatch.setattr(pretrain, "learn", die_in_step_4)
     with pytest.raises(KeyboardInterrupt):
-        pretrain.train(tmp_path / "killed", sizes=tiny_sizes)
+        pretrain.train(tmp_path / "killed", sizes=tiny_sizes, lesson=lesson)
     monkeypatch.setattr(pretrain, "learn", learn)
-    pretrain.train(tmp_path / "killed", sizes=tiny_sizes)
+    pretrain.train(tmp_path / "killed", sizes=tiny_sizes, lesson=lesson)
     whole, killed = (tmp_path / name / "model.safetensors" for name in ("whole", "killed"))
     assert whole.read_bytes() == killed.read_bytes()
     assert sorted(p.name for p in whole.parent.iterdir()) == sorted(p.name for p in killed.parent.iterdir())

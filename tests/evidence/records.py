@@ -5,7 +5,7 @@ import fcntl
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -15,10 +15,11 @@ import pyarrow as pa
 from ireasoner_cli.demo import world
 from ireasoner_cli.demo.checker import check_steps
 from stages import shards
-from stages.contract import METRICS, SCORED, SOLVER
+from stages.contract import ANSWER, METRICS, PROPOSER, SCORED, SOLVER
 from stages.errors import DataError
 from stages.evaluation.scores import Answered, read_run
 from stages.parsing import answer_key
+from tests.evidence.prose import plain_steps
 
 READ = pa.schema([column for column in SCORED if column.name not in ("images", "token_ids", "logprobs", "prompt")])
 
@@ -48,19 +49,20 @@ def accuracies(greedy: Path, sampled: Path) -> list[Record]:
     return records
 
 
-def charts(count: int, seed: int) -> dict[str, world.Chart]:
+def charts(count: int, seed: int, levels: Sequence[int] = world.HOME) -> dict[str, world.Chart]:
     """The charts of `world.write_pool`, by the SHA-256 of their files."""
-    drawn = world.pool(count, seed)
+    drawn = world.pool(count, seed, levels)
     return {hashlib.sha256(world.to_png(world.render(chart))).hexdigest(): chart for chart in drawn}
 
 
 def iteration(folder: Path, truth: Mapping[str, world.Chart]) -> Record:
-    """The means of one iteration by the names of SERIES, and its `step`; None where there is nothing to take one of."""
+    """The means of one iteration by the names of SERIES, and its `step`; None where there is nothing to take one of. Of
+    the Solver's rows those of the pass `answer` count alone."""
     rows = shards.read_table(folder / "scored.parquet", READ).to_pylist()
     metrics = shards.read_table(folder / "policy" / "metrics.parquet", METRICS).to_pylist()
     learned = [row for row in metrics if row["role"] == SOLVER]
-    solver = [row for row in rows if row["role"] == SOLVER]
-    proposer = [row for row in rows if row["role"] != SOLVER]
+    solver = [row for row in rows if row["role"] == SOLVER and (row["pass"] or ANSWER) == ANSWER]
+    proposer = [row for row in rows if row["role"] == PROPOSER]
     groups: dict[str, list[Record]] = defaultdict(list)
     for row in solver:
         if row["dominant"]:
@@ -87,7 +89,9 @@ def iteration(folder: Path, truth: Mapping[str, world.Chart]) -> Record:
         ),
         "answerable": _mean(keys is not None for keys in solutions.values()),
         "step_truth": _mean(
-            verdict for row in solver for verdict in check_steps(row["steps"] or (), truth[row["images_sha256"][0]])
+            verdict
+            for row in solver
+            for verdict in check_steps(plain_steps(row["steps"] or ()), truth[row["images_sha256"][0]])
         ),
     }
 

@@ -1,6 +1,6 @@
 """What the runs came to, from the small CSV files of docs/evidence/, and means over their seeds."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from scipy import stats
 
 from stages.errors import DataError
 from stages.evaluation.statistics import CONFIDENCE, holm
+from tests.evidence.contenders import AT
 
 ACCURACY = ("settings", "row", "seed", "world", "part", "decoding", "questions", "accuracy")
 # The columns that describe a training iteration, behind settings, row, seed, iteration and step.
@@ -82,6 +83,42 @@ def by_seed(accuracy: pd.DataFrame, world: str, decoding: str, part: str = "all"
     """Accuracies in [0, 1]: a line a seed, a column a configuration, NaN where that one has not been run."""
     own = accuracy[(accuracy.world == world) & (accuracy.decoding == decoding) & (accuracy.part == part)]
     return own.pivot(index="seed", columns="row", values="accuracy").reindex(columns=in_order(accuracy.row))
+
+
+def end_kl(dynamics: pd.DataFrame) -> pd.DataFrame:
+    """The mean KL from the base model over the last fifth of training, nats a token: a line a seed, a column a row."""
+    ends = dynamics.groupby(["row", "seed"]).iteration.transform("max") * 4 / 5
+    return dynamics[dynamics.iteration > ends].groupby(["seed", "row"]).kl.mean().unstack()
+
+
+def at_distance(points: Mapping[float, float], kl: float) -> float:
+    """What lies at a KL between points of KL and accuracy, linear in √KL; NaN beyond the farthest, and with none.
+
+    √KL and not KL: it grows with how far the parameters move, and accuracy with it (as in arXiv 2210.10760).
+    """
+    if not points or kl > max(points):
+        return float("nan")
+    distances, values = zip(*sorted(points.items()), strict=True)
+    return float(np.interp(np.sqrt(kl), np.sqrt(distances), values))
+
+
+def matched(seeds: pd.DataFrame, kls: pd.DataFrame, kl: float) -> pd.DataFrame:
+    """Each contender's accuracy at one distance from the base model, between its rows and the base: a line a seed, a
+    column a contender; NaN where it never went so far. seeds: by_seed; kls: end_kl, both of all rows."""
+    found: dict[str, dict[int, float]] = {}
+    for row in seeds:
+        found.setdefault(row.split(AT)[0], {})
+    for contender, own in found.items():
+        rows = [row for row in seeds if row.split(AT)[0] == contender and row in kls]
+        for seed in seeds.index:
+            points = {kls.at[seed, row]: seeds.at[seed, row] for row in rows if seed in kls.index}
+            points = {far: value for far, value in points.items() if not np.isnan(far + value)}
+            base = seeds.at[seed, "base"] if "base" in seeds else float("nan")
+            if contender == "base":
+                own[seed] = base
+            elif points and not np.isnan(base):
+                own[seed] = at_distance({0.0: base, **points}, kl)
+    return pd.DataFrame({name: pd.Series(own, dtype=float) for name, own in found.items()})
 
 
 def over_seeds(values: Iterable[float]) -> Mean:

@@ -2,16 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-Options = Mapping[str, Mapping[str, Any]]  # of each command, as in ireasoner.toml
+from ireasoner_cli.demo import world
+from tests.evidence import contenders
+from tests.evidence.contenders import Options
 
 
 @dataclass(frozen=True)
 class Settings:
     """One experiment: every row is a run of its own, over the same images and questions as the others of its seed.
 
-    options: what every row runs with; rows: what each has instead, None for the checkpoint as it is.
+    options: what every row runs with; rows: what each has instead, None for the checkpoint as it is. home: the levels
+    of the pool. second: with the second checkpoint in place of the demonstration's.
     """
 
     iterations: int
@@ -19,15 +21,25 @@ class Settings:
     questions: int  # held out, a quarter of each level
     options: Options
     rows: Mapping[str, Options | None]
+    home: tuple[int, ...] = world.HOME
+    second: bool = False
 
-    def of(self, row: str) -> dict[str, dict[str, Any]]:
+    def of(self, row: str) -> Options:
         """The options of a row."""
-        changes = self.rows[row] or {}
+        changes = dict(self.rows[row] or {})
+        passes = {"pass": changes.pop("pass")} if "pass" in changes else {}
         commands = dict.fromkeys([*self.options, *changes])
-        return {command: {**self.options.get(command, {}), **changes.get(command, {})} for command in commands}
+        return {
+            **{command: {**self.options.get(command, {}), **changes.get(command, {})} for command in commands},
+            **passes,
+        }
+
+    def asks(self, row: str) -> bool:
+        """Whether the questions of a row are sampled or drawn, and not given."""
+        return "questions" not in self.of(row)["propose"]
 
 
-def _update(**options: Any) -> Options:
+def _update(**options: float | str) -> Options:
     """What differs only in options of `update`."""
     return {"update": {name.replace("_", "-"): value for name, value in options.items()}}
 
@@ -80,8 +92,20 @@ GPU_OPTIONS: Options = {
     "update": {**OPTIONS["update"], "groups-per-step": 8},
 }
 
+# Signals that might see more than agreement, in the ablation's size and in three times its length.
+SIGNALS = contenders.rows(contenders.CREDITED, contenders.CONTROLS, contenders.VOTES)
+LONG = 3 * ITERATIONS
+LONG_OPTIONS: Options = {**OPTIONS, "score": {"total-steps": LONG * GROUPS}}
+# The second checkpoint says in more words what it says.
+_LONGER: Options = {"rollout": {"samples": 5, "max-tokens": 256}, "eval": {"max-tokens": 256}}
+PROSE = {**SIGNALS, **contenders.rows(contenders.ASKING)}
+
 EXPERIMENTS = {
     "cpu": Settings(ITERATIONS, 2048, 480, OPTIONS, ROWS),
     "gpu": Settings(100, 16384, 1920, GPU_OPTIONS, ROWS),
     "sweep": Settings(SWEEP_ITERATIONS, 2048, 480, SWEEP_OPTIONS, SWEEP),
+    "signal": Settings(ITERATIONS, 2048, 480, OPTIONS, SIGNALS),
+    "signal-60": Settings(LONG, 2048, 480, LONG_OPTIONS, SIGNALS),
+    "prose": Settings(ITERATIONS, 2048, 480, {**OPTIONS, **_LONGER}, PROSE, world.CROWDED, second=True),
+    "prose-60": Settings(LONG, 2048, 480, {**LONG_OPTIONS, **_LONGER}, PROSE, world.CROWDED, second=True),
 }

@@ -44,6 +44,7 @@ from stages.rewards.step import step_reward
 from stages.scoring.block import score_block
 from stages.scoring.chosen import Chosen
 from tests.evidence import records
+from tests.evidence.prose import plain_steps
 from tests.evidence.separation import Separation, area, pairs, resampled
 
 QUESTIONS = 600
@@ -226,7 +227,7 @@ def agreed(table: pa.Table, known: Mapping[Step, np.ndarray], charts: Mapping[st
         if all(value is None for value in similarity or ()):
             continue
         parsed = parse_completion(completion, MOST_STEPS)
-        truth = check_steps(parsed.steps, charts[digest])
+        truth = check_steps(plain_steps(parsed.steps), charts[digest])
         steps["rollout"] += [len(rollouts["group"])] * len(texts)
         steps["position"] += range(len(texts))
         steps["place"] += [group * MOST_STEPS + position for position in range(len(texts))]

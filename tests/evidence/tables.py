@@ -9,7 +9,18 @@ from pathlib import Path
 import pandas as pd
 
 from stages.errors import DataError
-from tests.evidence.results import ROWS, Mean, by_seed, differences, in_order, over_seeds, read_accuracy, read_dynamics
+from tests.evidence.results import (
+    ROWS,
+    Mean,
+    by_seed,
+    differences,
+    end_kl,
+    in_order,
+    matched,
+    over_seeds,
+    read_accuracy,
+    read_dynamics,
+)
 
 DECODINGS = {"greedy": "greedy", "sampled": "sampled", "majority": "majority of 5"}
 WORLDS = ("home", "abroad")
@@ -70,6 +81,32 @@ def early_late(folder: Path, settings: str) -> str:
     return _markdown(("configuration", *heading), lines)
 
 
+def at_kl(folder: Path, settings: str, world: str, kl: str) -> str:
+    """What each contender comes to at one KL from the base model, read between its learning rates, and how far that is
+    from the base."""
+    table, kls = read_accuracy(folder, settings), end_kl(read_dynamics(folder, settings))
+    columns = [matched(by_seed(table, world, each), kls, float(kl)) for each in DECODINGS]
+    changes = [differences(column, "base") for column in columns]
+    lines = []
+    for name in columns[0]:
+        means = [over_seeds(column[name]) for column in columns]
+        against = [_tested(change[name]) if name in change else "" for change in changes]
+        cells = (cell for pair in zip(map(_accuracy, means), against, strict=True) for cell in pair)
+        lines.append((_name(name), str(means[0].n), *cells))
+    heading = [cell for each in DECODINGS.values() for cell in (each, f"{each} − base")]
+    return _markdown(("contender", "seeds", *heading), lines)
+
+
+def at_kl_against(folder: Path, settings: str, world: str, kl: str, other: str) -> str:
+    """How each contender differs from one of them at one KL. An underscore in `other` stands for a space."""
+    table, kls = read_accuracy(folder, settings), end_kl(read_dynamics(folder, settings))
+    means = [
+        differences(matched(by_seed(table, world, each), kls, float(kl)), other.replace("_", " ")) for each in DECODINGS
+    ]
+    lines = [(_name(row), str(means[0][row].n), *(_tested(column[row]) for column in means)) for row in means[0]]
+    return _markdown(("contender", "seeds", *DECODINGS.values()), lines)
+
+
 def sweep(folder: Path, settings: str) -> str:
     """What each row of a sweep came to, how far that is from the checkpoint, and truth and KL in the last fifth of
     training."""
@@ -109,6 +146,22 @@ def step_truth(folder: Path) -> str:
     return _markdown(tuple(table.columns), [tuple(map(_rounded, line)) for line in table.itertuples(index=False)])
 
 
+def step_signals(folder: Path) -> str:
+    """From step-signals.csv: each signal's share of pairs ranked right, among all and where the consensus is wrong."""
+    path = folder / "step-signals.csv"
+    if not path.is_file():
+        return ""
+    table = pd.read_csv(path)
+    columns = list(dict.fromkeys(zip(table.rollouts, table.among, strict=True)))
+    shown = table.set_index(["rollouts", "among", "signal"])
+    lines = []
+    for signal in dict.fromkeys(table.signal):
+        found = [shown.loc[(*column, signal)] if (*column, signal) in shown.index else None for column in columns]
+        cells = ("" if own is None else f"{own.estimate:.3f} ({own.low:.3f} to {own.high:.3f})" for own in found)
+        lines.append((signal, *cells))
+    return _markdown(("signal of a step", *(f"{rollouts}, {among}" for rollouts, among in columns)), lines)
+
+
 def step_positions(folder: Path, embedding: str) -> str:
     """From step-truth-all.csv: how well the similarity of one step tells true from false, by its position; over all
     steps there, and over pairs of one group. An underscore in `embedding` stands for a space."""
@@ -134,9 +187,12 @@ TABLES: dict[str, Callable[..., str]] = {
     "against-base": against_base,
     "parts": parts,
     "early-late": early_late,
+    "at-kl": at_kl,
+    "at-kl-against": at_kl_against,
     "sweep": sweep,
     "step-truth": step_truth,
     "step-positions": step_positions,
+    "step-signals": step_signals,
 }
 
 
