@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,11 @@ from ireasoner_cli.workers.answer import Answer
 from ireasoner_cli.workers.crew import Crew
 from ireasoner_cli.workers.share import Share
 from stages import rollout, shards, update
-from stages.contract import group_id
+from stages.contract import Metadata, ModelRef, PolicyRef, group_id
 from stages.learning.drift import LEAST_ESS, effective_sample_size, too_far
 from stages.learning.losses import Loss, rule
 from stages.learning.losses.token_loss import Bounds
+from stages.parameters.update import UpdateParams
 from tests import chain, test_run, test_workers
 from tests.test_run import call, interrupted_at, run
 from tests.test_workers import Script
@@ -111,6 +113,23 @@ def test_a_step_off_is_harmless_within_what_was_measured() -> None:
     assert "1.060" in (too_far(steps(1.06, 1.0)) or "") and "98.9%" in (too_far(steps(1.0, 0.989)) or "")
     long = [{**steps(1.0, 1.0)[0], "tokens": 991}, steps(1.0, 0.0)[0]]
     assert too_far(long) is None  # by tokens: 9 of 1000
+
+
+def test_update_says_who_has_drifted_and_what_helps() -> None:
+    """Nothing of rows whose μ is of another distribution anyway."""
+
+    def said(lag: int, **sampled: object) -> list[str]:
+        own = {"temperature": 1.0, "top_p": 1.0, "sampler": "vllm", **sampled}
+        params = {"rollout": own | {"pass": "answer", "propose": own}}
+        learner: Any = SimpleNamespace(params=UpdateParams(lag=lag), temperature=lambda role: 1.0)
+        row = {"role": "solver", "importance_weight": 1.1, "effective_sample_size": 0.9, "clipped": 0.0, "tokens": 9}
+        scored = Metadata("score", params, 0, (), ModelRef("model"), PolicyRef())
+        return list(update.drifted([row], learner, scored))
+
+    (alone,), (behind,) = said(0), said(1)
+    assert "the solver has moved far" in alone and "--lr" in alone and "--lag 0" not in alone
+    assert behind == f"{alone}, or --lag 0"
+    assert not said(1, sampler="fake") and not said(1, temperature=0.7)
 
 
 @pytest.mark.parametrize(
