@@ -30,7 +30,8 @@ from stages.parameters.sampling import Pixels
 from stages.parameters.score import ScoreParams
 from stages.policy import TEACHER, is_pruned, open_policy, prune
 from stages.score import score
-from stages.update import unlike_sampled, update
+from stages.update import update
+from stages.updating.remarks import unlike_sampled
 from stages.verification.verify import verify
 from tests import chain
 from tests.plain import PlainLoop, stock_model

@@ -1,0 +1,1 @@
+"""What `update` is made of, beside the learner: what is asked of it, what it makes, what it says."""
