@@ -27,7 +27,7 @@ SECONDS ?= 600
 # Which seeds the evidence is run with.
 SEEDS ?= 1
 
-.PHONY: install test demo picture bench accept families docs lint types clean \
+.PHONY: install test test-extras demo picture bench accept families docs lint types clean \
 	evidence evidence-sweep evidence-steps evidence-signals \
 	evidence-signal evidence-prose evidence-page campaign-kill campaign-workers campaign-soak campaign-fuzz campaign-fuzz-guided \
 	campaign-properties
@@ -50,6 +50,11 @@ endif
 
 test: lint types
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+# The tests of what an extra is needed for, Ray and bitsandbytes, which `make test` skips where they are not installed.
+test-extras: $(STAMP)
+	$(PIP) -e '.[ray,4bit]'
+	$(BIN)/python -m pytest tests/test_cluster.py tests/test_4bit.py
 
 # Self-play in a small world of bar charts, before and after; interrupted, it goes on where it stopped.
 demo: $(STAMP)
