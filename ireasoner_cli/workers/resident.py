@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from stages.models.estimate import Held
 from stages.models.finding import Model
 from stages.policy import Lora
 from stages.sampling import Sampler, Wanted
@@ -26,7 +27,7 @@ class Residents:
             self._model.sleep()
         return self._engine(wanted)
 
-    def models(self, model: Model, seed: int, checkpointing: bool, lora: Lora, *more: Any) -> "PolicyModel":
+    def models(self, model: Model, seed: int, checkpointing: bool, lora: Lora, held: Held, *ranks: Any) -> "PolicyModel":
         """What `PolicyModel` gives."""
         from stages.learning.warm import WarmModel
         from stages.models.device import free_memory
@@ -34,9 +35,9 @@ class Residents:
 
         self._model = self._model or WarmModel()
         free = free_memory() if self._engine.awake and not self._model.awake else None
-        if free is not None and not has_room(model, free, lora, checkpointing):
+        if free is not None and not has_room(model, free, lora, checkpointing, held):
             self._engine.sleep()
-        return self._model(model, seed, checkpointing, lora, *more)
+        return self._model(model, seed, checkpointing, lora, held, *ranks)
 
     def sleep(self) -> None:
         """Leaves the device's memory to others until there is something to do again."""

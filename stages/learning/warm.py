@@ -52,7 +52,7 @@ class WarmModel:
         if self._model is None or not self.awake or not _on_gpu(self._model):
             return
         if self._model.in_shards:
-            self.close()
+            self.close()  # FSDP holds the memory itself
             return
         self._device = self._model.device
         self._host = self._host or [(weight, _pinned(weight.data)) for weight in self._model.frozen()]

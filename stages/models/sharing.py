@@ -4,7 +4,7 @@ memory has what sleeps."""
 from pathlib import Path
 
 from stages.errors import EngineError
-from stages.models.estimate import GIB, Group, architecture, cached_tokens, learning, sampling
+from stages.models.estimate import GIB, WHOLE, Group, Held, architecture, cached_tokens, learning, sampling
 from stages.models.finding import Model
 from stages.models.fitting import weight_bytes
 from stages.policy import DEFAULT_LORA, Lora
@@ -13,23 +13,30 @@ UNCOUNTED = 2 * GIB  # of a learner: the driver's context, and the holes between
 AT_A_TIME = 128  # groups' completions that an engine has room for, at least, or it would wait for its cache
 
 
-def has_room(model: Model, free_bytes: int, lora: Lora = DEFAULT_LORA, checkpointing: bool = False) -> bool:
+def has_room(
+    model: Model, free_bytes: int, lora: Lora = DEFAULT_LORA, checkpointing: bool = False, held: Held = WHOLE
+) -> bool:
     """Whether a learner, on groups such as the paper's, takes no more than the `free_bytes` that an engine leaves of a
     GPU's memory. False of a model that cannot be laid out beforehand."""
     try:
-        return _learner(model, lora, checkpointing) <= free_bytes
+        return _learner(model, lora, checkpointing, held) <= free_bytes
     except EngineError:
         return False
 
 
 def share_beside_learner(
-    model: Model, gpu_bytes: int, gpus: int = 1, lora: Lora = DEFAULT_LORA, checkpointing: bool = False
+    model: Model,
+    gpu_bytes: int,
+    gpus: int = 1,
+    lora: Lora = DEFAULT_LORA,
+    checkpointing: bool = False,
+    held: Held = WHOLE,
 ) -> float | None:
     """The share of its GPUs' memory that an engine over so many of them may use where a learner is to have room beside
     it; None where that leaves the engine too little, or nobody can tell."""
     try:
         sizes = architecture(model.path)
-        share = int(100 * (gpu_bytes - _learner(model, lora, checkpointing)) / gpu_bytes) / 100
+        share = int(100 * (gpu_bytes - _learner(model, lora, checkpointing, held)) / gpu_bytes) / 100
     except EngineError:
         return None
     engine, group = sampling(sizes, share * gpu_bytes, gpus, weight_bytes(model)), Group()
@@ -60,5 +67,5 @@ def free_host_bytes(meminfo: Path = Path("/proc/meminfo")) -> int | None:
     return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
 
 
-def _learner(model: Model, lora: Lora, checkpointing: bool) -> int:
-    return learning(architecture(model.path), Group(), lora, checkpointing).total + UNCOUNTED
+def _learner(model: Model, lora: Lora, checkpointing: bool, held: Held) -> int:
+    return learning(architecture(model.path), Group(), lora, checkpointing, held=held).total + UNCOUNTED
