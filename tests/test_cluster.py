@@ -13,7 +13,8 @@ import pytest
 from ireasoner_cli.workers import staff
 from stages import shards
 from stages.errors import UsageError
-from tests import chain, test_run
+from stages.policy import read_state
+from tests import test_run
 from tests.test_run import call, run
 from tests.test_workers import patched, start, wait_until
 
@@ -50,13 +51,15 @@ def _content(file: Path) -> bytes:
         return b""
 
 
-def test_the_files_are_those_of_one_worker(world: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("IREASONER_UPDATE_GROUPS_PER_STEP", "1")  # ranks have other last digits
+def test_the_files_are_those_of_one_worker(world: Path, cluster: Any) -> None:
+    """But for the policy: both actors learn."""
     assert run("--benchmark", "benchmark.parquet", out="one", iterations=1).exit_code == 0
     words = ("--benchmark", "benchmark.parquet", "--ray", cluster.address)
     done = run(*words, "--workers", 2, out="two", iterations=1)
     assert done.exit_code == 0, done.output
-    assert chain.file_bytes(Path("two")) == chain.file_bytes(Path("one"))
+    for file in ("base", "it0001/questions", "it0001/rollouts", "it0001/scored"):
+        assert Path(f"two/{file}.parquet").read_bytes() == Path(f"one/{file}.parquet").read_bytes()
+    assert read_state(Path("two/it0001/policy")).lineage.device["ranks"] == 2
     wrong = call("eval", "nowhere.parquet", "--ray", cluster.address)  # one a machine: two
     assert wrong.exit_code == 2 and "nowhere.parquet: no such file" in wrong.stderr
     many = call("eval", "benchmark.parquet", "--ray", cluster.address, "--workers", 3)

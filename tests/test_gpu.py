@@ -357,6 +357,21 @@ def test_a_process_that_has_joined_the_others_stays(
     assert [name for name, _ in called[1:]] == (["barrier"] if others == 2 else joined)
 
 
+def test_ranks_are_the_same_while_nobody_has_left(
+    called: list[tuple[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = object()
+    monkeypatch.setattr(torch.distributed.group.__class__, "WORLD", property(lambda own: group))
+    with Ranks() as one, Ranks() as two:
+        assert one == two
+    group = object()
+    with Ranks() as later:
+        assert later != one
+    monkeypatch.setenv("RANK", "0")
+    with Ranks() as other:
+        assert other != later
+
+
 @pytest.mark.parametrize("theirs", [None, "Ring"])
 def test_sums_over_gpus_come_in_one_order(
     theirs: str | None, called: list[tuple[str, Any]], monkeypatch: pytest.MonkeyPatch

@@ -10,11 +10,14 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ireasoner_cli.work import Work
 from ireasoner_cli.workers import crew as crews
 from ireasoner_cli.workers import staff
 from ireasoner_cli.workers.answer import SLEEP, Answer, Words
@@ -24,6 +27,7 @@ from ireasoner_cli.workers.worker import Worker
 from stages import errors, shards
 from stages.errors import DataError, EngineError, MadeDifferently, StageError, UsageError
 from stages.policy import read_state
+from stages.result import Result
 from tests import chain, test_run
 from tests.test_run import call, run
 
@@ -310,6 +314,47 @@ def test_a_group_is_made_anew_where_one_of_it_was_lost_or_another_number_learns(
     crew.together(["learn"], 3)
     crew.together(["learn"], 3)
     assert carrier.ended == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize("gpu", [True, False])
+def test_a_rank_stays_among_the_others_but_for_a_cpu(gpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There an engine of vLLM's in the same process has torch's one group when there is nothing to learn."""
+    done: list[str | None] = []
+
+    class Ranks:
+        def __enter__(self) -> "Ranks":
+            done.append("joins")
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            done.append("leaves")
+
+    def stage(**given: Any) -> Result:
+        given["progress"].say("a line")
+        done.append(os.environ.get("RANK"))
+        return Result(Path("policy"))
+
+    monkeypatch.setattr("stages.learning.ranks.Ranks", Ranks)
+    monkeypatch.setattr("stages.models.device.gpu_is_used", lambda: gpu)
+    monkeypatch.setattr("ireasoner_cli.workers.worker.read_words", lambda *asked: Work(stage, print))
+    worker = Worker()
+    for _ in range(2):
+        assert worker.run(["RANK=1", "WORLD_SIZE=2", "update"]) == Answer(said=["a line"])
+    assert worker.run(["update"]) == Answer(said=["a line"])
+    assert done == (["joins", "1", "1", None] if gpu else [*["joins", "1", "leaves"] * 2, None])
+
+
+def test_a_rank_that_fails_unexpectedly_counts_as_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another may be gone; by itself it has only failed."""
+
+    def stage(**given: Any) -> Result:
+        raise RuntimeError("Connection closed by peer\nand where")
+
+    monkeypatch.setattr("ireasoner_cli.workers.worker.read_words", lambda *asked: Work(stage, print))
+    monkeypatch.setattr(Worker, "_as_rank", lambda self, variables: nullcontext())
+    answers = [Worker().run([*variables, "update"]) for variables in (["RANK=1"], [])]
+    assert [answer.died for answer in answers] == [True, False]
+    assert all(answer.message.startswith("RuntimeError: Connection closed by peer;") for answer in answers)
 
 
 # ------------------------------------------------------------------------------------------------ who is lost

@@ -19,6 +19,13 @@ class Ranks:
         self.rank = int(os.environ.get("RANK", "0"))
         self._device = torch.device("cpu")
         self._joined = False
+        self._group: Any = None  # torch's, once it is among the others
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both are the same place among the same processes, who have not left each other meanwhile."""
+        if not isinstance(other, Ranks):
+            return NotImplemented
+        return (self.size, self.rank, self._group) == (other.size, other.rank, other._group)
 
     def __enter__(self) -> "Ranks":
         """Joins the processes that were started with this one, if any were: nccl between GPUs, gloo between CPUs. Where
@@ -30,16 +37,9 @@ class Ranks:
             if gpu_is_used():
                 self._device = torch.device("cuda", _own_gpu())
                 torch.cuda.set_device(self._device)
-            if self._is_member():
-                return self
-            if self._device.type == "cuda":
-                # Sums that the switch between GPUs adds up come in another order each time: with the others an
-                # interrupted update ends in the same bytes.
-                os.environ.setdefault("NCCL_ALGO", "^NVLS")
-                torch.distributed.init_process_group("nccl", device_id=self._device)
-            else:
-                torch.distributed.init_process_group("gloo")
-            self._joined = True
+            if not self._is_member():
+                self._join()
+            self._group = torch.distributed.group.WORLD
         return self
 
     def __exit__(self, kind: object, *exception: object) -> None:
@@ -49,6 +49,16 @@ class Ranks:
             torch.distributed.barrier()  # none leaves while another still talks to it
             if self._joined:
                 torch.distributed.destroy_process_group()
+
+    def _join(self) -> None:
+        if self._device.type == "cuda":
+            # Sums that the switch between GPUs adds up come in another order each time: with the others an interrupted
+            # update ends in the same bytes.
+            os.environ.setdefault("NCCL_ALGO", "^NVLS")
+            torch.distributed.init_process_group("nccl", device_id=self._device)
+        else:
+            torch.distributed.init_process_group("gloo")
+        self._joined = True
 
     def _is_member(self) -> bool:
         """Whether this process has joined the others before. On a CPU vLLM's engine is in this process, too, and has

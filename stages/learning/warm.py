@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from stages.contract import PROPOSER, SOLVER, Role
 from stages.learning.model import PolicyModel
@@ -50,8 +51,12 @@ class WarmModel:
         """
         if self._model is None or not self.awake or not _on_gpu(self._model):
             return
+        weights = self._model.frozen()
+        if any(isinstance(weight, DTensor) for weight in weights):
+            self.close()  # of a base in shards FSDP holds the memory itself
+            return
         self._device = self._model.device
-        self._host = self._host or [(weight, _pinned(weight.data)) for weight in self._model.frozen()]
+        self._host = self._host or [(weight, _pinned(weight.data)) for weight in weights]
         for weight, kept in self._host:
             weight.data = kept
         free_cache()
