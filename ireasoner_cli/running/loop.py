@@ -232,8 +232,8 @@ class _Loop:
         folder = self._plan.folder(number)
         rows = folder / f"{self._plan.rows(self._plan.passes[-1])}.parquet"
         asked = ("score", self._own(number, self._plan.sampled_with(number)) | {"out": folder / "scored.parquet"}, rows)
-        embedding, vote = (self._prepare.setting(option, *asked) for option in ("embedding", "vote"))
-        if embedding == "hidden" or vote == "self-reward":
+        options = ("embedding", "vote", "credit")
+        if {"hidden", "self-reward", "trust"} & {self._prepare.setting(option, *asked) for option in options}:
             self._staff.sleep()  # the model is loaded in this process
         return self._prepare(*asked).stage(progress=self._view)
 
@@ -249,9 +249,13 @@ class _Loop:
         return {"policy": policy, "recipe": self._plan.recipe_of(number)}
 
     def _ranks(self, number: int) -> int:
-        """How many ranks an update can have at most: a step's groups are spread over them."""
+        """How many ranks an update can have at most: a step's groups are spread over them, or the base itself is."""
         settings = {"recipe": self._plan.recipe_of(number)}
-        return self._prepare.setting("groups_per_step", "update", settings, self._plan.out)
+        sharded, groups = (
+            self._prepare.setting(option, "update", settings, self._plan.out)
+            for option in ("shard_base", "groups_per_step")
+        )
+        return self._staff.learners if sharded else groups
 
     def idle(self) -> str | None:
         """What to say where an update leaves workers idle."""

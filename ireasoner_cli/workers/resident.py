@@ -27,7 +27,9 @@ class Residents:
             self._model.sleep()
         return self._engine(wanted)
 
-    def models(self, model: Model, seed: int, checkpointing: bool, lora: Lora, held: Held, *ranks: Any) -> "PolicyModel":
+    def models(
+        self, model: Model, seed: int, checkpointing: bool, lora: Lora, held: Held, *ranks: Any
+    ) -> "PolicyModel":
         """What `PolicyModel` gives."""
         from stages.learning.warm import WarmModel
         from stages.models.device import free_memory
