@@ -60,7 +60,7 @@ def test_accuracies_by_world_part_and_decoding(tmp_path: Path, monkeypatch: pyte
     settings = EXPERIMENTS["cpu"]
     job = experiment.Job("tiny", settings, "base", 1)
     monkeypatch.setattr(experiment, "BENCHMARK_SEED", 3)
-    experiment.lay_out("tiny", settings.__class__(1, 2, 24, settings.options, settings.rows), 1)
+    experiment.lay_out(job.world, settings.__class__(1, 2, 24, settings.options, settings.rows), 1)
     fake = ("--model", str(MODEL), "--max-tokens", "64", "--limit", "24")
     for out, more in (("greedy", ()), ("sampled", experiment.SAMPLED)):
         path = str(tmp_path / f"{out}.parquet")
@@ -95,6 +95,7 @@ def test_every_row_has_settings_that_the_commands_know(name: str) -> None:
     for row in EXPERIMENTS[name].rows:
         options = EXPERIMENTS[name].of(row)
         assert tomllib.loads(experiment.to_toml({"seed": 1}, options)) == {"seed": 1, **options}
-        for command, own in options.items():
-            known = {param.name.replace("_", "-") for param in commands[command].params}
-            assert own.keys() <= known
+        of_commands = {command: own for command, own in options.items() if command != "pass"}
+        made = [("rollout", own.keys() - {"name"}) for own in options.get("pass", [])]
+        for command, own in [*of_commands.items(), *made]:
+            assert set(own) <= {param.name.replace("_", "-") for param in commands[command].params}

@@ -16,7 +16,7 @@ from stages.learning import warm
 from stages.learning.learner import Learner
 from stages.learning.warm import WarmModel
 from stages.models import device, estimate, sharing
-from stages.models.estimate import GIB
+from stages.models.estimate import GIB, WHOLE
 from stages.models.finding import Model, find_model
 from stages.parameters.sampling import EngineOptions
 from stages.parameters.update import UpdateParams
@@ -181,7 +181,7 @@ def test_a_model_that_has_slept_is_the_same(model_dir: Path, monkeypatch: pytest
     with torch.no_grad():
         for adapter in model.parameters("solver").values():
             adapter.add_(1)
-    assert models(find_model(str(model_dir)), 0, False, DEFAULT_LORA) is model and models.awake
+    assert models(find_model(str(model_dir)), 0, False, DEFAULT_LORA, WHOLE, None) is model and models.awake
     assert all(torch.equal(one, other) for one, other in zip(before, model.frozen(), strict=True))
     fresh = Learner(find_model(str(model_dir)), UpdateParams(), seed=0).model
     for name, adapter in fresh.parameters("solver").items():

@@ -1,6 +1,5 @@
 """Several workers: the files of one, whatever becomes of them."""
 
-import importlib.util
 import json
 import os
 import pickle
@@ -26,7 +25,6 @@ from ireasoner_cli.workers.processes import Processes
 from ireasoner_cli.workers.worker import Worker
 from stages import errors, shards
 from stages.errors import DataError, EngineError, MadeDifferently, StageError, UsageError
-from stages.policy import read_state
 from stages.result import Result
 from tests import chain, test_run
 from tests.test_run import call, run
@@ -473,38 +471,3 @@ def test_killed_at_random_moments_it_ends_as_if_nobody_had_been() -> None:
     counts = json.loads(done.stdout)
     assert sum(count for name, count in counts.items() if name.endswith("_killed")) >= 6
     assert counts["left"] == counts["different"] == counts["failed"] == 0 < counts["runs"]
-
-
-@pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
-def test_two_engines_of_vllm_write_the_files_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the demonstration's checkpoint, through an iteration; in float32 a sample does not depend on its batch. In the
-    processes of the engines two learn together, which leaves other last digits than one alone does."""
-    monkeypatch.chdir(tmp_path)
-    assert call("demo", "demo").exit_code == 0
-    monkeypatch.chdir("demo")
-    Path("ireasoner.toml").write_text(VLLM)
-    words = ("--images", "pool", "--iterations", "1")
-    for count in (1, 2):  # each in a process of its own: an engine is not closed with the command
-        done = start("run", *words, "--out", f"by-{count}", "--workers", count)
-        said = done.communicate(timeout=600)[1]
-        assert done.returncode == 0, said
-    for file in ("questions", "rollouts", "scored"):
-        assert Path(f"by-2/it0001/{file}.parquet").read_bytes() == Path(f"by-1/it0001/{file}.parquet").read_bytes()
-    assert read_state(Path("by-2/it0001/policy")).lineage.device["ranks"] == 2
-    assert chain.metadata(Path("by-2/it0001/rollouts.parquet"))["params"]["sampler"] == "vllm"
-
-
-VLLM = """
-model = "model"
-groups-per-step = 2
-max-tokens = 64
-
-[propose]
-groups = 4
-
-[rollout]
-samples = 2
-
-[score]
-no-warmup = true
-"""

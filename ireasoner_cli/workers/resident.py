@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from stages.models.estimate import Held
+from stages.models.estimate import WHOLE, Held
 from stages.models.finding import Model
 from stages.policy import Lora
 from stages.sampling import Sampler, Wanted
@@ -28,7 +28,7 @@ class Residents:
         return self._engine(wanted)
 
     def models(
-        self, model: Model, seed: int, checkpointing: bool, lora: Lora, held: Held, *ranks: Any
+        self, model: Model, seed: int, checkpointing: bool, lora: Lora, held: Held = WHOLE, *ranks: Any
     ) -> "PolicyModel":
         """What `PolicyModel` gives."""
         from stages.learning.warm import WarmModel
