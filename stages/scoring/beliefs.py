@@ -50,8 +50,8 @@ class Beliefs:
         with memory_bounded("stop what else runs on it, or use another --credit"):
             for context, own in behind.items():
                 found |= zip(own, self._read(context, [rows[place] for place in own]), strict=True)
-        for place, own in found.items():
-            if not np.isfinite(own).all():
+        for place, logprobs in found.items():
+            if not np.isfinite(logprobs).all():
                 raise EngineError(f"group {rows[place]['group_id']}: its log-probabilities are not finite")
         return [found[place] for place in range(len(rows))]
 
