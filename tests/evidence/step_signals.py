@@ -3,8 +3,8 @@
     python -m tests.evidence.step_signals FOLDER …     # step-signals.csv, of rollouts as `step_truth` asks for them
 
 Of the rollouts of dominant groups, as in `step_truth`. A pair is a true and a false step at one position of one group;
-what is measured is how often the true one has more of a signal, and the same where the dominant answer is wrong. All
-probabilities are the base model's.
+what is measured is how often the true one has more of a signal, and the same where the dominant answer is wrong, and
+where more of the steps there are false than true. All probabilities are the base model's.
 """
 
 import csv
@@ -201,6 +201,13 @@ def wrong_consensus(table: pa.Table, own: Agreed, charts: Mapping[str, world.Cha
     return np.array(wrong, dtype=bool)[own.rollout]
 
 
+def outvoted(own: Agreed) -> np.ndarray:
+    """Of every step, whether more of those at its place are false than true   [S] bool"""
+    place = np.unique(own.place, return_inverse=True)[1]
+    true, false = (np.bincount(place, own.step_true == value) for value in (1, 0))
+    return (false > true)[place]
+
+
 def figures(folder: Path, groups: int) -> Iterator[Row]:
     """The rows of the CSV for the rollouts in `folder`, of its first `groups` questions."""
     charts = records.charts(QUESTIONS, SEED)
@@ -214,7 +221,11 @@ def figures(folder: Path, groups: int) -> Iterator[Row]:
         wrong = wrong_consensus(table, own, charts)
         resamples = resampled(own.group, RESAMPLES, SEED)
         for name, signal in signals(table, own, model, Beliefs(model, source.metadata)):
-            for among, some in (("all", np.full(len(wrong), True)), ("wrong consensus", wrong)):
+            for among, some in (
+                ("all", np.full(len(wrong), True)),
+                ("wrong consensus", wrong),
+                ("outvoted", outvoted(own)),
+            ):
                 seen, _ = pairs(signal[some], own.step_true[some], own.place[some], own.step_group[some], resamples)
                 low, high = seen.interval
                 shown = {"estimate": f"{seen.estimate:.4f}", "low": f"{low:.4f}", "high": f"{high:.4f}"}
