@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from stages import errors, shards
 from stages.errors import DataError, EngineError, MadeDifferently, StageError, UsageError
 from stages.result import Result
 from tests import chain, test_run
+from tests.benchmarks import workers as cost
 from tests.test_run import call, run
 
 world = test_run.world
@@ -471,3 +473,13 @@ def test_killed_at_random_moments_it_ends_as_if_nobody_had_been() -> None:
     counts = json.loads(done.stdout)
     assert sum(count for name, count in counts.items() if name.endswith("_killed")) >= 6
     assert counts["left"] == counts["different"] == counts["failed"] == 0 < counts["runs"]
+
+
+def test_what_workers_cost_over_a_shell_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`python -m tests.benchmarks.workers`, with next to nothing to do."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    cost.main(groups=2, calls=2)
+    assert re.search(r"once: -?[\d.]+ s of CPU; a call: [\d.]+ ms$", capsys.readouterr().out.strip())

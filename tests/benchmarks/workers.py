@@ -1,8 +1,9 @@
 """What workers cost over a shell's processes, where the sampling itself costs next to nothing: the fake sampler's.
 
-python -m tests.benchmarks.workers [GROUPS]
+python -m tests.benchmarks.workers [GROUPS [CALLS]]
 """
 
+import contextlib
 import os
 import resource
 import shlex
@@ -18,7 +19,6 @@ from ireasoner_cli.workers.processes import Processes
 from tests.conftest import build_tiny_model, draw
 
 ROLLOUT = "rollout --sampler fake --shard {part}/2 --out {out} -- questions.parquet"
-CALLS = 100
 
 
 def measured(work: Callable[[], object]) -> tuple[float, float]:
@@ -52,28 +52,27 @@ def by_workers(rounds: int) -> None:
         crew.close()
 
 
-def a_call() -> float:
+def a_call(calls: int) -> float:
     """Seconds of words for which there is nothing to do."""
     crew = Crew(Processes([None]))
     try:
-        nothing = [["sleep"]] * CALLS
+        nothing = [["sleep"]] * calls
         crew.run(nothing[:1])
-        return measured(lambda: crew.run(nothing))[0] / CALLS
+        return measured(lambda: crew.run(nothing))[0] / calls
     finally:
         crew.close()
 
 
-def main(groups: int) -> None:
-    with tempfile.TemporaryDirectory() as scratch:
-        os.environ["PYTHONPATH"] = os.getcwd()
-        os.chdir(scratch)
+def main(groups: int = 1000, calls: int = 100) -> None:
+    os.environ["PYTHONPATH"] = os.getcwd()
+    with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(scratch):
         build_tiny_model(Path("model"))
         for index in range(8):
             draw(Path(f"pool/{index}.png"), index)
         propose = f"propose --images pool --model model --sampler fake --groups {groups}"
         subprocess.run([sys.executable, "-m", "ireasoner_cli", *propose.split()], check=True, stdout=subprocess.DEVNULL)
         shell, once, twice = measured(by_shell), measured(lambda: by_workers(1)), measured(lambda: by_workers(2))
-        call = a_call()
+        call = a_call(calls)
     print(f"rollouts of {groups} questions by two processes      clock     CPU, seconds")
     for what, (clock, cpu) in (("a shell's", shell), ("two workers, with their start", once)):
         print(f"{what:48} {clock:8.2f} {cpu:8.2f}")
@@ -82,4 +81,4 @@ def main(groups: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1000)
+    main(*map(int, sys.argv[1:]))
