@@ -23,6 +23,7 @@ from stages.learning.drift import LEAST_ESS, effective_sample_size, too_far
 from stages.learning.losses import Loss, rule
 from stages.learning.losses.token_loss import Bounds
 from stages.parameters.update import UpdateParams
+from stages.updating import remarks
 from tests import chain, test_run, test_workers
 from tests.test_run import call, interrupted_at, run
 from tests.test_workers import Script
@@ -124,7 +125,7 @@ def test_update_says_who_has_drifted_and_what_helps() -> None:
         learner: Any = SimpleNamespace(params=UpdateParams(lag=lag), temperature=lambda role: 1.0)
         row = {"role": "solver", "importance_weight": 1.1, "effective_sample_size": 0.9, "clipped": 0.0, "tokens": 9}
         scored = Metadata("score", params, 0, (), ModelRef("model"), PolicyRef())
-        return list(update.drifted([row], learner, scored))
+        return list(remarks.drifted([row], learner, scored))
 
     (alone,), (behind,) = said(0), said(1)
     assert "the solver has moved far" in alone and "--lr" in alone and "--lag 0" not in alone

@@ -41,7 +41,7 @@ def on_all_steps(metrics: Sequence[dict[str, Any]], learner: Learner, scored: Me
     """Of an update that is over."""
     if _hardly_moved(learner, metrics):
         progress.say(HARDLY_MOVED.format(lr=learner.params.lr))
-    for said in _drifted(metrics, learner, scored):
+    for said in drifted(metrics, learner, scored):
         progress.say(said)
 
 
@@ -73,7 +73,7 @@ def unlike_sampled(rows: Sequence[dict[str, Any]], learner: Learner, scored: Met
     return None
 
 
-def _drifted(metrics: Sequence[dict[str, Any]], learner: Learner, scored: Metadata) -> Iterator[str]:
+def drifted(metrics: Sequence[dict[str, Any]], learner: Learner, scored: Metadata) -> Iterator[str]:
     """What to say of each role whose policy has gone further from the one that was sampled from than is harmless, of
     rows whose μ is not of another distribution anyway."""
     lag = ", or --lag 0" if learner.params.lag else ""
