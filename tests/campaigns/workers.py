@@ -16,6 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import torch
+
 from stages.update import update
 from tests.campaigns.forked import install
 from tests.campaigns.world import in_child, lay_out
@@ -126,6 +128,7 @@ def main() -> int:
     parser.add_argument("--groups", type=int, default=150)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    torch.set_num_threads(1)  # who is forked from a process with threads for its matrices waits for them for ever
     rng, started = random.Random(options.seed), time.monotonic()
     totals = {**dict.fromkeys((*KILLED, "left", "runs", "different", "failed"), 0)}
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
