@@ -34,6 +34,7 @@ from stages.policy import PolicyState
 from stages.progress import SILENT, Progress
 from stages.result import Result
 from stages.updating import asked, remarks
+from stages.updating.columns import columns
 from stages.updating.policy_job import PolicyJob
 
 CHECKPOINT_SECONDS = 60.0
@@ -61,7 +62,7 @@ def update(
     started = time.monotonic()
     ranks = Ranks()
     asked.check_processes(params, ranks)
-    scored = shards.Shards(inputs, "score", asked.columns(params, inputs))
+    scored = shards.Shards(inputs, "score", columns(params, inputs))
     start = Start.recorded(call, scored, lag=params.lag)
     asked.check_steps(scored, start.policy)
     sampled_from = scored.metadata.policy

@@ -188,6 +188,27 @@ def test_settings_that_are_wrong_are_refused_before_anything_is_written(world: P
     assert not Path("run").exists()
 
 
+@pytest.mark.parametrize(
+    ("scored", "learned", "said"),
+    [
+        ('credit = "vote"', 'loss = "sft"', "which --loss sft cannot take"),
+        ('credit = "vote"', 'advantage = "grpo"', "--advantage grpo would be another"),
+        ("", 'loss = "dpo"\nroles = "solver"', "`score --pairs` makes them"),
+    ],
+)
+def test_what_would_be_scored_in_vain_is_refused_before_anything_is_sampled(
+    world: Path, scored: str, learned: str, said: str
+) -> None:
+    Path("ireasoner.toml").write_text(
+        SETTINGS.replace("no-warmup = true", f"no-warmup = true\n{scored}").replace(
+            "lr = 1e-3", f"lr = 1e-3\n{learned}"
+        )
+    )
+    refused = run()
+    assert refused.exit_code == 2 and said in refused.stderr
+    assert not list(Path("run").rglob("*.parquet"))
+
+
 def test_two_runs_in_one_folder_are_refused_at_once(world: Path) -> None:
     with shards.writing(Path("run"), force=True):  # another process
         refused = run("--track", "wandb")

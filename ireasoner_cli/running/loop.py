@@ -22,15 +22,17 @@ from ireasoner_cli.running.tracking import Track, no_tracker
 from ireasoner_cli.workers.answer import Words
 from ireasoner_cli.workers.staff import Learning, Staff
 from stages import shards
-from stages.contract import ANSWER, TRAJECTORY
+from stages.contract import ANSWER, CREDIT, PAIRS, TRAJECTORY
 from stages.errors import EngineError
 from stages.job import Start
 from stages.models.support import adapters, check_learning
 from stages.parameters import Call
+from stages.parameters.update import UpdateParams
 from stages.policy import STATE_FILE, is_pruned, open_policy, prune
 from stages.progress import Progress
 from stages.result import Result
 from stages.sampling import resolve_sampler
+from stages.updating.columns import columns_among
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ def run_loop(plan: Plan, prepare: Prepare, view: View, staff: Staff, track: Trac
             prepare("rollout", {"recipe": recipe, "pass": name}, plan.out)
         for stage in ("score", "update", *(["eval"] if plan.benchmark else [])):
             prepare(stage, {"recipe": recipe}, plan.benchmark or plan.out)
+        _check_together(prepare, recipe, plan)
     loop = _Loop(plan, prepare, view, staff, track)
     first = loop.resume()
     loop.check_model()
@@ -126,6 +129,18 @@ def run_loop(plan: Plan, prepare: Prepare, view: View, staff: Staff, track: Trac
                 f"stopped after {plan.folder(number)}: {reason}. To go on regardless, run the same command again"
             )
     return loop.summary()
+
+
+def _check_together(prepare: Prepare, recipe: str | None, plan: Plan) -> None:
+    """Raises UsageError where what `score` is to write cannot be learned from as `update` is to."""
+
+    def settings(stage: str, *options: str) -> dict[str, Any]:
+        return {option: prepare.setting(option, stage, {"recipe": recipe}, plan.out) for option in options}
+
+    scored = settings("score", "credit", "pairs")
+    there = [*(CREDIT.names if scored["credit"] else ()), *(PAIRS.names if scored["pairs"] else ())]
+    learned = UpdateParams(**settings("update", "loss", "advantage", "roles", "sampling_temperature"))
+    columns_among(learned, there, str(plan.folder(1) / "scored.parquet"))
 
 
 class _Loop:

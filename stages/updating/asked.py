@@ -1,15 +1,11 @@
 """What is asked of an update, held to what there is: the shard, the policy, the processes."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from stages import shards
-from stages.contract import CREDIT, PAIRS, PROPOSER, SCORED, SOLVER, Metadata, Role
+from stages.contract import PROPOSER, SOLVER, Metadata, Role
 from stages.errors import DataError, UsageError
 from stages.job import Start
 from stages.learning.last_token import LastToken
@@ -21,7 +17,6 @@ from stages.parameters.update import UpdateParams
 from stages.policy import DEFAULT_LORA, PROJECTIONS, Lora, Policy, SelfReward
 
 ALL = "all"  # for --lora-targets: every projection that the model has
-CREDITED = ("policy-gradient", "clip")  # losses that an advantage enters, token by token
 
 
 def check_processes(params: UpdateParams, ranks: Ranks) -> None:
@@ -72,33 +67,6 @@ def lora(params: UpdateParams, policy: Policy) -> Lora:
 def recorded_lora(lora: Lora) -> dict[str, Any]:
     targets = ALL if lora.targets == DEFAULT_LORA.targets else ",".join(lora.targets)
     return {"lora_rank": lora.rank, "lora_alpha": lora.alpha, "lora_targets": targets}
-
-
-def columns(params: UpdateParams, inputs: Sequence[Path]) -> pa.Schema:
-    """What is read of a scored shard. Raises UsageError for preferences where there are none, or of the Proposer, and
-    for credit by step where it is no advantage."""
-    file = shards.input_files(inputs)[0]
-    there = set(shards.schema_of(file).names)
-    if set(CREDIT.names) <= there and params.roles != "proposer":
-        if params.loss not in CREDITED:
-            raise UsageError(
-                f"{file}: has credit by step, which --loss {params.loss} cannot take; score without --credit"
-            )
-        if params.advantage not in ("ema", "mean"):
-            raise UsageError(
-                f"{file}: its steps' credit is the Solver's advantage, less the group's mean; --advantage "
-                f"{params.advantage} would be another: leave it out, or score without --credit"
-            )
-        return pa.schema([*SCORED, *CREDIT])
-    if params.loss != "dpo":
-        return SCORED
-    if params.roles != "solver":
-        raise UsageError("--loss dpo learns from pairs of the Solver's rows; say --roles solver")
-    if params.sampling_temperature:
-        raise UsageError("--sampling-temperature is for a loss that π/μ enters; leave it out with --loss dpo")
-    if not set(PAIRS.names) <= there:
-        raise UsageError(f"{file}: has no pairs to learn from; `score --pairs` makes them")
-    return pa.schema([*SCORED, *PAIRS])
 
 
 def self_reward(params: UpdateParams, start: Start) -> SelfReward | None:
