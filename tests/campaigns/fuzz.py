@@ -115,9 +115,9 @@ def campaign(rows: int, seed: int) -> dict[str, float | int]:
     texts = [next(source) for _ in range(rows)]
     slowest = 0.0
     for text in texts:
-        started = time.perf_counter()
+        started = time.process_time()  # the clock would count what else a machine does
         check(text)
-        slowest = max(slowest, time.perf_counter() - started)
+        slowest = max(slowest, time.process_time() - started)
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         scored, groups = _score(texts, Path(folder))
