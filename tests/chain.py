@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,15 @@ def asked(params: type, **options: Any) -> tuple[Any, Call]:
 
 def rows(path: Path) -> list[dict[str, Any]]:
     return pq.read_table(path).to_pylist()
+
+
+def rewritten(path: Path, out: str, more: pa.Schema, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Path:
+    """A scored shard with other rows, and `more` columns, null unless `change` fills them."""
+    kept = pq.read_schema(path).metadata[b"ireasoner"]
+    changed = [change({**dict.fromkeys(more.names), **row}) for row in rows(path)]
+    table = pa.Table.from_pylist(changed, pa.schema([*SCORED, *more]))
+    pq.write_table(table.replace_schema_metadata({"ireasoner": kept}), out)
+    return Path(out)
 
 
 def metadata(path: Path) -> dict[str, Any]:

@@ -72,10 +72,11 @@ class Settings:
     """Of stages: what `Prepare` finds."""
 
     def __init__(self, **found: Any) -> None:
-        self.found = {"tensor_parallel": 1, "gradient_checkpointing": False, **found}
+        learner = {"lora_rank": None, "gradient_checkpointing": False, "load_in_4bit": False, "shard_base": False}
+        self.found = {"tensor_parallel": 1, **learner, **found}
 
-    def setting(self, option: str, *asked: object) -> Any:
-        return self.found.get(option)
+    def options(self, *asked: object) -> dict[str, Any]:
+        return self.found
 
 
 @pytest.mark.parametrize(

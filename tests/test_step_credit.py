@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import given
@@ -17,7 +15,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
 from ireasoner_cli.app import app
-from stages.contract import CREDIT, SCORED, SOLVER
+from stages.contract import CREDIT, SOLVER
 from stages.errors import DataError, UsageError
 from stages.learning.learner import UpdateParams
 from stages.learning.passes import TOKENS_PER_PASS
@@ -87,11 +85,7 @@ def scored(workdir: Path) -> Path:
 
 def with_credit(path: Path, out: str, change: Callable[[Row], Row]) -> Path:
     """The shard with other rows, and the columns of credit."""
-    kept = pq.read_schema(path).metadata[b"ireasoner"]
-    rows = [change({"step_credit": None, "step_tokens": None, **row}) for row in chain.rows(path)]
-    table = pa.Table.from_pylist(rows, pa.schema([*SCORED, *CREDIT]))
-    pq.write_table(table.replace_schema_metadata({"ireasoner": kept}), out)
-    return Path(out)
+    return chain.rewritten(path, out, CREDIT, change)
 
 
 # ------------------------------------------------------------------------------------------------- score

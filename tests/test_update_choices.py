@@ -8,14 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from stages.contract import PAIRS, SCORED, SOLVER, Metadata, ModelRef, PolicyRef
+from stages.contract import PAIRS, SOLVER, Metadata, ModelRef, PolicyRef
 from stages.errors import DataError, MadeDifferently, UsageError
 from stages.images import load_all
 from stages.images.views import seen
@@ -52,11 +50,7 @@ def scored(workdir: Path) -> Path:
 
 def rewritten(path: Path, out: str, change: Callable[[Row], Row]) -> Path:
     """The shard with other rows, and columns for pairs."""
-    kept = pq.read_schema(path).metadata[b"ireasoner"]
-    rows = [change({"pair": None, "preferred": None, **row}) for row in chain.rows(path)]
-    table = pa.Table.from_pylist(rows, pa.schema([*SCORED, *PAIRS]))
-    pq.write_table(table.replace_schema_metadata({"ireasoner": kept}), out)
-    return Path(out)
+    return chain.rewritten(path, out, PAIRS, change)
 
 
 def paired(path: Path, out: str = "paired.parquet") -> Path:

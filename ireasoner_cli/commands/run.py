@@ -127,14 +127,14 @@ def command(
     )
     prepare = Prepare(context, config, debug)
     if lag is None:
-        lag = prepare.setting("lag", "update", {"recipe": plan.recipes[0]}, out)
+        lag = prepare.options("update", {"recipe": plan.recipes[0]}, out)["lag"]
     if keep < 2 + lag:
         raise UsageError(f"--lag {lag} goes back one more policy; --keep {2 + lag} or more")
     if learners and not lag:
         raise UsageError("--learners divides the workers for --lag 1, and goes with it")
     plan = replace(plan, lag=lag)
     runs = [replace(plan, out=out / f"seed-{each}", seed=each) for each in several] or [plan]
-    gpus_each = prepare.setting("tensor_parallel", "rollout", {"recipe": plan.recipes[0]}, out)
+    gpus_each = prepare.options("rollout", {"recipe": plan.recipes[0]}, out)["tensor_parallel"]
     with open_staff(workers, ray, gpus_each, debug, bool(lag), learners) as staff:
         for one in runs:
             # Alone in the folder: of two runs one would take a stage from the other, which then fails.

@@ -133,13 +133,9 @@ def run_loop(plan: Plan, prepare: Prepare, view: View, staff: Staff, track: Trac
 
 def _check_together(prepare: Prepare, recipe: str | None, plan: Plan) -> None:
     """Raises UsageError where what `score` is to write cannot be learned from as `update` is to."""
-
-    def settings(stage: str, *options: str) -> dict[str, Any]:
-        return {option: prepare.setting(option, stage, {"recipe": recipe}, plan.out) for option in options}
-
-    scored = settings("score", "credit", "pairs")
-    there = [*(CREDIT.names if scored["credit"] else ()), *(PAIRS.names if scored["pairs"] else ())]
-    learned = UpdateParams(**settings("update", "loss", "advantage", "roles", "sampling_temperature"))
+    score, update = (prepare.options(stage, {"recipe": recipe}, plan.out) for stage in ("score", "update"))
+    there = [*(CREDIT.names if score["credit"] else ()), *(PAIRS.names if score["pairs"] else ())]
+    learned = UpdateParams(**{name: update[name] for name in ("loss", "advantage", "roles", "sampling_temperature")})
     columns_among(learned, there, str(plan.folder(1) / "scored.parquet"))
 
 
@@ -182,11 +178,11 @@ class _Loop:
         from the policy that the first iteration makes, or engines and learners have no room for each other."""
         plan = self._plan
         settings = {"images": plan.images, "model": plan.model, "recipe": plan.recipe_of(1)}
-        name, sampler = (self._prepare.setting(option, "propose", settings) for option in ("model", "sampler"))
-        start = Start.chosen(Call(model=name, policy=plan.start))
+        asked = self._prepare.options("propose", settings)
+        start = Start.chosen(Call(model=asked["model"], policy=plan.start))
         model = start.model
         check_learning(model)
-        if resolve_sampler(sampler, model, None) != "vllm":
+        if resolve_sampler(asked["sampler"], model, None) != "vllm":
             return
         if reason := adapters(model):
             raise EngineError(f"{model.ref.name}: {reason}")
@@ -247,8 +243,8 @@ class _Loop:
         folder = self._plan.folder(number)
         rows = folder / f"{self._plan.rows(self._plan.passes[-1])}.parquet"
         asked = ("score", self._own(number, self._plan.sampled_with(number)) | {"out": folder / "scored.parquet"}, rows)
-        options = ("embedding", "vote", "credit")
-        if {"hidden", "self-reward", "trust"} & {self._prepare.setting(option, *asked) for option in options}:
+        options = self._prepare.options(*asked)
+        if {"hidden", "self-reward", "trust"} & {options[name] for name in ("embedding", "vote", "credit")}:
             self._staff.sleep()  # the model is loaded in this process
         return self._prepare(*asked).stage(progress=self._view)
 
@@ -266,11 +262,8 @@ class _Loop:
     def _ranks(self, number: int) -> int:
         """How many ranks an update can have at most: a step's groups are spread over them, or the base itself is."""
         settings = {"recipe": self._plan.recipe_of(number)}
-        sharded, groups = (
-            self._prepare.setting(option, "update", settings, self._plan.out)
-            for option in ("shard_base", "groups_per_step")
-        )
-        return self._staff.learners if sharded else groups
+        options = self._prepare.options("update", settings, self._plan.out)
+        return self._staff.learners if options["shard_base"] else options["groups_per_step"]
 
     def idle(self) -> str | None:
         """What to say where an update leaves workers idle."""

@@ -27,18 +27,14 @@ def engine_share(
     if not engines or gpu is None:
         return None
     own = start.policy.state.lora if start.policy.state else DEFAULT_LORA
-    rank, checkpointing, in_4bit, sharded = (
-        prepare.setting(option, "update", settings, out)
-        for option in ("lora_rank", "gradient_checkpointing", "load_in_4bit", "shard_base")
-    )
-    held = Held(min(engines, ranks) if sharded else 1, in_4bit)
-    lora = replace(own, rank=rank or own.rank)
-    chosen = [prepare.setting(SHARE, "propose", {**settings, "images": out})]
-    chosen += [prepare.setting(SHARE, stage, settings, out) for stage in ("rollout", "eval")]
+    update, rollout, answer = (prepare.options(stage, settings, out) for stage in ("update", "rollout", "eval"))
+    propose = prepare.options("propose", {**settings, "images": out})
+    held = Held(min(engines, ranks) if update["shard_base"] else 1, update["load_in_4bit"])
+    lora, checkpointing = replace(own, rank=update["lora_rank"] or own.rank), update["gradient_checkpointing"]
+    chosen = [options[SHARE] for options in (propose, rollout, answer)]
     share = None
     if set(chosen) == {None}:
-        gpus = prepare.setting("tensor_parallel", "rollout", settings, out)
-        share = share_beside_learner(start.model, gpu, gpus, lora, checkpointing, held)
+        share = share_beside_learner(start.model, gpu, rollout["tensor_parallel"], lora, checkpointing, held)
     if share is None and host is not None:
         left = 1 - max(each or GPU_MEMORY_UTILIZATION for each in chosen)
         if not has_room(start.model, int(left * gpu), lora, checkpointing, held):

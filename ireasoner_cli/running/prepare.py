@@ -43,8 +43,8 @@ class Prepare:
         """What the command comes to. Raises as `read_words` does."""
         return read_words(self.words(name, settings, *inputs), self._program)
 
-    def setting(self, option: str, name: str, settings: Mapping[str, object], *inputs: Path) -> Any:
-        """What the command has for an option. Raises as `read_words` does."""
+    def options(self, name: str, settings: Mapping[str, object], *inputs: Path) -> Mapping[str, Any]:
+        """What the command has for each of its options, by parameter. Raises as `read_words` does."""
         words = self.words(name, settings, *inputs)
         with _group.commands[name].make_context(name, words[1:], self._program) as own:
-            return own.params[option]
+            return own.params

@@ -16,11 +16,11 @@ from stages.contract import SOLVER, Metadata
 from stages.embedding import TOKENS_PER_STEP, Step
 from stages.errors import DataError, EngineError
 from stages.learning.contexts import Context, Contexts, processed
-from stages.learning.learner import forbidden_in
+from stages.learning.learner import check_sampled
 from stages.learning.model import PolicyModel
 from stages.models.device import memory_bounded
 from stages.models.finding import Model
-from stages.models.spans import token_spans
+from stages.models.spans import named, token_spans
 from stages.policy import DEFAULT_LORA, Policy
 
 COLUMNS = (
@@ -104,9 +104,8 @@ class HiddenEmbedder:
         if not row["token_ids"]:
             if row["reject_reason"]:
                 return False
-            raise DataError(f"{_where(row)}: has no token_ids to find hidden states for; use --embedding static")
-        if (token := forbidden_in(self._model, row["token_ids"], self._vocabulary)) is not None:
-            raise DataError(f"{_where(row)}: token {token} cannot have been sampled from {self._model.ref.name}")
+            raise DataError(f"{named(row)}: has no token_ids to find hidden states for; use --embedding static")
+        check_sampled(self._model, row["token_ids"], self._vocabulary, named(row))
         return True
 
 
@@ -128,7 +127,3 @@ def tokens_of(step: Step, starts: np.ndarray, ends: np.ndarray) -> slice:
     """The first 64 tokens of a step, those included that it shares with what is beside it."""
     inside = np.flatnonzero((ends > step.start) & (starts < step.start + len(step.text)))
     return slice(int(inside[0]), int(inside[min(len(inside), TOKENS_PER_STEP) - 1]) + 1)
-
-
-def _where(row: Row) -> str:
-    return f"group {row['group_id']}, {row['role']} {row['sample_index']}"

@@ -10,9 +10,10 @@ from stages.contract import ANSWER, PROPOSER, SOLVER, Metadata, Role
 from stages.errors import DataError
 from stages.learning.advantages import COMPARING
 from stages.learning.contexts import Context, Contexts, processed
-from stages.learning.learner import Learner, forbidden_in
+from stages.learning.learner import Learner, check_sampled
 from stages.learning.rows import TrainingGroup
 from stages.models.finding import Model
+from stages.rewards.parts import broken_parts, per_token
 
 Group = list[dict[str, Any]]
 
@@ -139,8 +140,7 @@ class GroupReader:
             raise DataError(f"{where}: {len(row['token_ids'])} token_ids but {len(logprobs)} logprobs")
         if not all(value is not None and math.isfinite(value) for value in logprobs):
             raise DataError(f"{where}: a log-probability is not a finite number")
-        if (token := forbidden_in(self._model, row["token_ids"], self._vocabulary)) is not None:
-            raise DataError(f"{where}: token {token} cannot have been sampled from {self._model.ref.name}")
+        check_sampled(self._model, row["token_ids"], self._vocabulary, where)
 
 
 def _pictured(group: Group) -> tuple[str, ...]:
@@ -179,13 +179,10 @@ def _pairs(rows: Group) -> list[tuple[int, int]]:
 
 def _credit(row: dict[str, Any]) -> list[float]:
     """Of each of the row's tokens, that of its step. Raises DataError for what is none."""
-    credit, begins, length = row["step_credit"] or (), row["step_tokens"] or (), len(row["token_ids"])
-    if len(credit) != len(begins) or not all(value is not None and math.isfinite(value) for value in credit):
-        raise DataError(f"{_where(row)}: its step_credit is not one finite number for each of its step_tokens")
-    if not begins or begins[0] != 0 or None in begins or list(begins) != sorted(begins) or begins[-1] >= length:
-        raise DataError(f"{_where(row)}: its step_tokens do not ascend from 0 within its {length} tokens")
-    ends = [*begins[1:], length]
-    return [value for value, begin, end in zip(credit, begins, ends, strict=True) for _ in range(begin, end)]
+    parts = row["step_credit"] or (), row["step_tokens"] or (), len(row["token_ids"])
+    if problem := broken_parts(*parts):
+        raise DataError(f"{_where(row)}: {problem}")
+    return per_token(*parts)
 
 
 def _where(row: dict[str, Any]) -> str:

@@ -382,7 +382,9 @@ def _longest(groups: Sequence[TrainingGroup]) -> Group:
     )
 
 
-def forbidden_in(model: Model, token_ids: Sequence[int], vocabulary: int) -> int | None:
-    """The first token that this model cannot have sampled, if any."""
+def check_sampled(model: Model, token_ids: Sequence[int], vocabulary: int, where: str) -> None:
+    """Raises DataError, which begins with `where`, for a token that this model cannot have sampled."""
     forbidden = set(model.forbidden_tokens)
-    return next((token for token in token_ids if token in forbidden or not 0 <= token < vocabulary), None)
+    for token in token_ids:
+        if token in forbidden or not 0 <= token < vocabulary:
+            raise DataError(f"{where}: token {token} cannot have been sampled from {model.ref.name}")

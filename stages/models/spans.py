@@ -18,7 +18,7 @@ def token_spans(tokenizer: Tokenizer, row: Mapping[str, Any]) -> tuple[np.ndarra
     """
     completion, token_ids = row["completion"] or "", row["token_ids"]
     unlike = DataError(
-        f"group {row['group_id']}, {row['role']} {row['sample_index']}: its completion is not what its token_ids say; "
+        f"{named(row)}: its completion is not what its token_ids say; "
         "leave out --embedding hidden and --credit, which go by single tokens"
     )
     if any(token is None or token < 0 for token in token_ids):
@@ -48,3 +48,8 @@ def token_spans(tokenizer: Tokenizer, row: Mapping[str, Any]) -> tuple[np.ndarra
     if "".join(texts) != completion[:done] or rest.strip("\ufffd") or (rest and not waiting):
         raise unlike
     return np.array(starts, np.int64), np.array(ends, np.int64)
+
+
+def named(row: Mapping[str, Any]) -> str:
+    """Which row it is, for who is told of it."""
+    return f"group {row['group_id']}, {row['role']} {row['sample_index']}"

@@ -8,15 +8,16 @@ import pyarrow as pa
 import torch
 
 from stages.contract import Metadata
-from stages.errors import DataError, EngineError
+from stages.errors import EngineError
 from stages.learning.contexts import Context, Contexts, processed
-from stages.learning.learner import forbidden_in
+from stages.learning.learner import check_sampled
 from stages.learning.loss import token_logprobs
 from stages.learning.model import PolicyModel
 from stages.learning.passes import TOKENS_PER_PASS, packed
 from stages.learning.prefix import Prefixes
 from stages.models.device import memory_bounded
 from stages.models.finding import Model
+from stages.models.spans import named
 
 COLUMNS = (
     *("role", "pass", "sample_index", "images", "images_sha256", "view", "prompt", "learn_prompt", "token_ids"),
@@ -40,11 +41,7 @@ class Beliefs:
         rows: list[dict[str, Any]] = block.select(COLUMNS).take(places).to_pylist()
         behind: dict[Context, list[int]] = {}
         for place, row in enumerate(rows):
-            if (token := forbidden_in(self._model, row["token_ids"], self._vocabulary)) is not None:
-                raise DataError(
-                    f"group {row['group_id']}, {row['role']} {row['sample_index']}: token {token} cannot have been "
-                    f"sampled from {self._model.ref.name}"
-                )
+            check_sampled(self._model, row["token_ids"], self._vocabulary, named(row))
             behind.setdefault(self._contexts.of(row), []).append(place)
         found: dict[int, np.ndarray] = {}
         with memory_bounded("stop what else runs on it, or use another --credit"):

@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from statistics import fmean
 from typing import Any
 
 from stages.contract import ANSWER, SOLVER
 from stages.parsing import answer_key
+from stages.rewards.parts import broken_parts, per_token
 
 Row = dict[str, Any]
 ROUNDING = 1e-5  # of float32, and of what is added up
@@ -32,7 +34,7 @@ def broken_credit(group: Sequence[Row], estimator: str | None) -> Iterator[str]:
         elif estimator in ("branching", "trust"):
             for row in rows:
                 if estimator == "trust":
-                    found, wanted = _per_token(row), row["reward"] - mean
+                    found, wanted = _mean(row), row["reward"] - mean
                 else:
                     like = [other["reward"] for other in rows if other is row or _path(other) == _path(row)]
                     found, wanted = sum(row["step_credit"]), sum(like) / len(like) - mean
@@ -47,11 +49,7 @@ def _broken_row(row: Row, learned: bool) -> str | None:
         return None if credit is None and begins is None else "it has step_credit, and is not learned from"
     if credit is None or begins is None or not len(credit) == len(begins) == len(row["steps"]) + 1:
         return "it has not one step_credit and one of step_tokens for each of its steps and its answer"
-    if not all(value is not None and math.isfinite(value) for value in credit):
-        return "a step_credit is not finite"
-    if None in begins or begins[0] != 0 or begins != sorted(begins) or begins[-1] >= len(row["token_ids"]):
-        return "its step_tokens do not ascend from 0 within its tokens"
-    return None
+    return broken_parts(credit, begins, len(row["token_ids"]))
 
 
 def _path(row: Row) -> tuple[Any, ...] | None:
@@ -59,11 +57,9 @@ def _path(row: Row) -> tuple[Any, ...] | None:
     return None if row["answer_key"] is None else (*map(answer_key, row["steps"]), row["answer_key"])
 
 
-def _per_token(row: Row) -> float:
+def _mean(row: Row) -> float:
     """The mean of the credit over the row's tokens."""
-    ends = [*row["step_tokens"][1:], len(row["token_ids"])]
-    parts = zip(row["step_credit"], row["step_tokens"], ends, strict=True)
-    return sum(value * (end - begin) for value, begin, end in parts) / len(row["token_ids"])
+    return fmean(per_token(row["step_credit"], row["step_tokens"], len(row["token_ids"])))
 
 
 def _broken_places(rows: Sequence[Row]) -> Iterator[str]:
