@@ -17,6 +17,7 @@ from stages.models.prompting import PromptBuilder
 from stages.models.threads import fit_threads
 from stages.parameters.sampling import Decoding, EngineOptions, Pixels
 from stages.policy import DEFAULT_LORA, adapter_rank
+from stages.sampling.cpu_adapters import read_adapters_in_place
 from stages.sampling.dying_with_parent import PARENT
 from stages.sampling.engine_log import EngineLog
 from stages.sampling.interface import Refused, Request, Sample, Wanted
@@ -99,6 +100,7 @@ class VllmSampler:
         if not here.gpu:
             fit_threads(model)
             _register_model_class(model)
+            read_adapters_in_place()
             settings["enforce_eager"] = True  # Triton has no CPU backend
             settings |= _cpu_sizes(settings)
         else:
