@@ -16,7 +16,7 @@ from stages.scoring.chosen import Chosen
 from stages.scoring.parents import number_in
 from tests.evidence import checkpoint, experiment
 from tests.evidence.prose import FILLERS, content, plain, plain_steps, retold
-from tests.evidence.settings import EXPERIMENTS
+from tests.evidence.settings import EXPERIMENTS, LONG
 
 LEVELS = st.sampled_from(sorted(world.LEVELS))
 
@@ -93,8 +93,16 @@ def test_every_contender_is_something_that_score_can_do(name: str) -> None:
         params = {option.replace("-", "_"): value for option, value in read["score"].items()}
         recorded = {each: {"of": None, "prompt": "{question}", "temperature": 1.0, "top_p": 1.0} for each in passes}
         Chosen.of(ScoreParams(**params), passes, recorded)
-        assert read["score"]["total-steps"] == settings.iterations * read["propose"]["groups"]
+        assert read["score"]["total-steps"] == LONG * read["propose"]["groups"]
         assert job.images.name == ("questions.parquet" if "target" in read["propose"] else "pool")
+
+
+@pytest.mark.parametrize("name", ["signal", "prose"])
+def test_the_longer_runs_are_the_shorter_ones_gone_on_with(name: str) -> None:
+    for row in EXPERIMENTS[name].rows:
+        short, long = (experiment.Job(each, EXPERIMENTS[each], row, 1) for each in (name, f"{name}-60"))
+        assert (short.folder, short.config) == (long.folder, long.config)
+        assert (short.answers == long.answers) == (row == "base")
 
 
 def test_rows_are_named_in_full_or_by_their_contender() -> None:

@@ -62,7 +62,7 @@ def test_accuracies_by_world_part_and_decoding(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(experiment, "BENCHMARK_SEED", 3)
     experiment.lay_out(job.world, settings.__class__(1, 2, 24, settings.options, settings.rows), 1)
     fake = ("--model", str(MODEL), "--max-tokens", "64", "--limit", "24")
-    for out, more in (("greedy", ()), ("sampled", experiment.SAMPLED)):
+    for out, more in experiment.DECODINGS.items():
         path = str(tmp_path / f"{out}.parquet")
         succeeds(
             "eval", str(job.world / "benchmark.parquet"), *fake, *more, "--out", path, IREASONER_EVAL_SAMPLER="fake"

@@ -4,7 +4,8 @@
                                   questions.parquet                       the same with questions and true answers
                                   benchmark.parquet                       held-out questions, at home and abroad
                                   full/ireasoner.toml  it0001/ …          one row: a run
-                                  full/greedy.parquet  sampled.parquet    its last policy on the benchmark
+                                  full/greedy-20.parquet  sampled-20.parquet    its policy after so many iterations
+                                                                          on the benchmark
 
 Interrupted, the same command goes on where it stopped. Rows are named in full, or by what is before the @. What each
 row came to replaces what was known of it in accuracy.csv and dynamics.csv (docs/evidence/, or --tables); rows of other
@@ -45,7 +46,7 @@ SECOND = "model"  # the second checkpoint, in the folder of the runs
 GIVEN = pa.schema([BENCHMARK.field("image"), ("question", pa.string()), ("target", pa.string())])
 CONFIG = "ireasoner.toml"
 LOG = "log.txt"
-SAMPLED = ("--samples", "5", "--temperature", "1")
+DECODINGS: Mapping[str, Sequence[str]] = {"greedy": (), "sampled": ("--samples", "5", "--temperature", "1")}
 console = Console(stderr=True, highlight=False)
 
 
@@ -61,7 +62,7 @@ class Job:
 
     @property
     def world(self) -> Path:
-        return self.build / self.name / f"seed-{self.seed}"
+        return self.build / (self.settings.begun or self.name) / f"seed-{self.seed}"
 
     @property
     def folder(self) -> Path:
@@ -76,14 +77,24 @@ class Job:
         return self.world / ("pool" if self.settings.asks(self.row) else "questions.parquet")
 
     @property
+    def learns(self) -> bool:
+        return self.settings.rows[self.row] is not None
+
+    @property
+    def answers(self) -> dict[str, Path]:
+        """Where the answers to the benchmark are, greedy and sampled."""
+        after = self.settings.iterations if self.learns else 0
+        return {decoding: self.folder / f"{decoding}-{after}.parquet" for decoding in DECODINGS}
+
+    @property
     def config(self) -> str:
         """Its ireasoner.toml."""
         return to_toml({"model": str(self.model), "seed": self.seed}, self.settings.of(self.row))
 
     def is_done(self) -> bool:
         """Whether all of it is there, and was made with these settings."""
-        made = [self.folder / name for name in ("greedy.parquet", "sampled.parquet", CONFIG)]
-        return all(path.is_file() for path in made) and made[-1].read_text(encoding="utf-8") == self.config
+        made = [*self.answers.values(), config := self.folder / CONFIG]
+        return all(path.is_file() for path in made) and config.read_text(encoding="utf-8") == self.config
 
 
 def lay_out(folder: Path, settings: Settings, seed: int) -> None:
@@ -126,12 +137,12 @@ def run(job: Job, threads: int) -> float:
     (job.folder / CONFIG).write_text(job.config, encoding="utf-8")
     last = job.settings.iterations
     policy: list[str] = []
-    if job.settings.rows[job.row] is not None:
+    if job.learns:
         _train(job, threads)
         policy = ["--policy", str(job.folder / f"it{last:04d}" / "policy")]
-    for out, options in (("greedy", ()), ("sampled", SAMPLED)):
+    for decoding, out in job.answers.items():
         benchmark = str(job.world / "benchmark.parquet")
-        _call(job, threads, "eval", benchmark, *policy, *options, "--out", str(job.folder / f"{out}.parquet"))
+        _call(job, threads, "eval", benchmark, *policy, *DECODINGS[decoding], "--out", str(out))
     return time.monotonic() - started
 
 
@@ -154,9 +165,9 @@ def _iterations(job: Job) -> int:
 def record(job: Job, truth: Mapping[str, world.Chart], tables: Path = TABLES) -> None:
     """Puts what a finished job came to into the tables."""
     key = {"settings": job.name, "row": job.row, "seed": job.seed}
-    found = records.accuracies(job.folder / "greedy.parquet", job.folder / "sampled.parquet")
+    found = records.accuracies(**job.answers)
     records.replace_records(tables / "accuracy.csv", results.ACCURACY, key, found)
-    if job.settings.rows[job.row] is not None:
+    if job.learns:
         numbers = range(1, job.settings.iterations + 1)
         course = [
             {"iteration": number, **records.iteration(job.folder / f"it{number:04d}", truth)} for number in numbers
