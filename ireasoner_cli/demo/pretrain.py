@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from PIL import Image
@@ -59,8 +59,18 @@ BATCH = 64
 CHUNK = 16  # examples of about the same length that pass through the model together
 LEARNING_RATE = 3e-3
 WARMUP = 100  # steps until the learning rate is reached
+STRESS = 8  # how often a word counts that is stressed
 COOLDOWN = 200  # last steps, over which it falls to zero
 SAVE_EVERY = 100
+
+
+# Where in a completion the words are that count STRESS times   [start, end)
+Stressed: TypeAlias = Callable[[str], Sequence[tuple[int, int]]]
+
+
+def nothing(completion: str) -> Sequence[tuple[int, int]]:
+    """No word counts more than another."""
+    return ()
 
 
 @dataclass(frozen=True)
@@ -84,7 +94,8 @@ class Batch:
     """B examples in S positions, padded on the right, every image of the same size.
 
     pixels: (B·patches, values of a patch); grid: (B, 3); ids: (B, S); targets: (B, S), the token that follows
-    each position, −100 where nothing is learned; types: (B, S), 1 where an image token stands, else 0.
+    each position, −100 where nothing is learned; times: (B, S), how often it counts; types: (B, S), 1 where an image
+    token stands, else 0.
     """
 
     pixels: torch.Tensor
@@ -92,6 +103,7 @@ class Batch:
     ids: torch.Tensor
     types: torch.Tensor
     targets: torch.Tensor
+    times: torch.Tensor
 
 
 def read_prompt(role: str) -> str:
@@ -114,7 +126,8 @@ def draw_example(rng: random.Random, phase: Phase) -> Example:
 class Collator:
     """Turns examples into a batch, exactly as the processor would, but without its cost for every image."""
 
-    def __init__(self, processor: "Qwen2_5_VLProcessor") -> None:
+    def __init__(self, processor: "Qwen2_5_VLProcessor", stressed: Stressed = nothing) -> None:
+        self.stressed = stressed
         self.images = processor.image_processor
         self.tokenizer = processor.tokenizer
         self.image_id = processor.image_token_id
@@ -146,17 +159,22 @@ class Collator:
         completions = [f"{example.completion}<|im_end|>" for example in examples]
         whole = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
         starts = [len(ids) for ids in self.tokenizer(prompts)["input_ids"]]
-        rows = [torch.tensor(ids) for ids in self.tokenizer(whole)["input_ids"]]
+        encoded = self.tokenizer(whole, return_offsets_mapping=True)
+        rows = [torch.tensor(ids) for ids in encoded["input_ids"]]
         pad = self.tokenizer.pad_token_id
         ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad)
-        targets = torch.full_like(ids, -100)
+        targets, times = torch.full_like(ids, -100), torch.ones_like(ids)
         for index, (row, start) in enumerate(zip(rows, starts, strict=True)):
             targets[index, start - 1 : len(row) - 1] = row[start:]
-        return Batch(pixels, grid, ids, (ids == self.image_id).int(), targets)
+            places = torch.tensor(encoded["offset_mapping"][index][start:]) - len(prompts[index])
+            for begin, end in self.stressed(examples[index].completion):
+                inside = (places[:, 1] > begin) & (places[:, 0] < end)
+                times[index, start - 1 : len(row) - 1][inside] = STRESS
+        return Batch(pixels, grid, ids, (ids == self.image_id).int(), targets, times)
 
 
 def logits_and_targets(model: "Qwen2_5_VLForConditionalGeneration", batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits (T, vocabulary) and targets (T,) of the T positions that are learned from."""
+    """Logits (T, vocabulary) and targets (T,) of the T positions that are learned from, each as often as it counts."""
     # The image comes first and has one size: all rows share their rotary positions.
     positions, _ = model.model.get_rope_index(
         batch.ids[:1], mm_token_type_ids=batch.types[:1], image_grid_thw=batch.grid[:1]
@@ -170,7 +188,11 @@ def logits_and_targets(model: "Qwen2_5_VLForConditionalGeneration", batch: Batch
         use_cache=False,
     ).last_hidden_state
     learned = batch.targets != -100
-    return model.lm_head(hidden[learned]), batch.targets[learned]
+    times = batch.times[learned]
+    return (
+        model.lm_head(hidden[learned]).repeat_interleave(times, 0),
+        batch.targets[learned].repeat_interleave(times),
+    )
 
 
 def tokenizer_texts(seed: int) -> list[str]:
@@ -187,12 +209,13 @@ def tokenizer_texts(seed: int) -> list[str]:
 @dataclass(frozen=True)
 class Lesson:
     """What a checkpoint is taught: phases, and how an example of one is drawn; from which model folder it starts, None
-    for a fresh one, and how fast it learns."""
+    for a fresh one; how fast it learns, and which words count more."""
 
     curriculum: tuple[Phase, ...] = CURRICULUM
     draw: Callable[[random.Random, Phase], Example] = draw_example
     start: Path | None = None
     rate: float = LEARNING_RATE
+    stressed: Stressed = nothing
 
     @property
     def steps(self) -> int:
@@ -224,7 +247,7 @@ class Progress:
 
     def note(self, examples: Sequence[Example], batch: Batch, right: torch.Tensor) -> None:
         """Remember which completions were predicted without a fault, given `right` for each learned token."""
-        counts = (batch.targets != -100).sum(1).tolist()
+        counts = (batch.times * (batch.targets != -100)).sum(1).tolist()
         for example, tokens in zip(examples, right.split(counts), strict=True):
             self.perfect[example.kind].append(bool(tokens.all()))
 
@@ -250,7 +273,7 @@ def train(
     else:
         processor, model = architecture.load_folder(lesson.start)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lesson.rate, betas=(0.9, 0.98), weight_decay=0.01)
-    collate = Collator(processor)
+    collate = Collator(processor, lesson.stressed)
     # A thread for each chunk in flight is faster than several for each matrix: these are small.
     torch.set_num_threads(1)
     workers = ThreadPoolExecutor(threads)
@@ -298,7 +321,7 @@ def learn(
     ordered = sorted(examples, key=lambda example: len(example.completion))
     chunks = [ordered[start : start + CHUNK] for start in range(0, len(ordered), CHUNK)]
     batches = [collate(chunk) for chunk in chunks]
-    tokens = sum(int((batch.targets != -100).sum()) for batch in batches)
+    tokens = sum(int((batch.times * (batch.targets != -100)).sum()) for batch in batches)
     weights = list(model.parameters())
 
     def differentiate(batch: Batch) -> tuple[float, torch.Tensor, Sequence[torch.Tensor]]:

@@ -39,6 +39,26 @@ def test_a_batch_is_what_the_processor_makes(tiny_folder: Path) -> None:
         assert processor.tokenizer.decode(learned) == f"{example.completion}<|im_end|>"
 
 
+def test_stressed_words_count_more(tiny_folder: Path) -> None:
+    processor = AutoProcessor.from_pretrained(tiny_folder)
+    examples = draw_examples(4)
+    batch = pretrain.Collator(processor, lambda text: [(text.index("<"), text.index(">"))])(examples)
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(tiny_folder)
+    _, targets = pretrain.logits_and_targets(model, batch)
+    plain = pretrain.Collator(processor)(examples)
+    counts = (batch.times * (batch.targets != -100)).sum(1).tolist()
+    for own, example in zip(targets.split(counts), examples, strict=True):
+        once = processor.tokenizer(f"{example.completion}<|im_end|>", return_offsets_mapping=True)
+        end = example.completion.index(">")
+        wanted = [
+            token
+            for token, (start, _) in zip(once["input_ids"], once["offset_mapping"], strict=True)
+            for _ in range(pretrain.STRESS if start < end else 1)
+        ]
+        assert own.tolist() == wanted
+    assert torch.equal(plain.times, torch.ones_like(plain.times))
+
+
 def test_logits_are_those_of_a_plain_forward_pass(tiny_folder: Path) -> None:
     batch = pretrain.Collator(AutoProcessor.from_pretrained(tiny_folder))(draw_examples(4))
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(tiny_folder)

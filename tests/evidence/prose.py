@@ -36,7 +36,7 @@ PHRASINGS: dict[str, tuple[str, ...]] = {
 }
 FILLERS = ("Now ", "So ", "Then ", "Well, ", "Next, ")
 FILLED = 0.5  # share of the steps with one
-SHUFFLED = 0.5  # share of the solutions whose readings come in another order
+SHUFFLED = 0.25  # share of the solutions whose readings come in another order
 
 _NAMES = "|".join(
     (*COLOURS, *PLACES, "last", *(name for words in WORDS.values() for name in (words.most, words.least)))
