@@ -10,6 +10,7 @@ from stages.rewards.consensus import NO_ANSWER, consensus
 from stages.rewards.groups import Groups
 from stages.rewards.rollouts import Rollouts
 from stages.rewards.step import compared_steps, step_similarity
+from stages.rewards.votes.cast import Cast
 from tests import oracle
 
 
@@ -66,3 +67,9 @@ def questions(entropy: np.ndarray, share: np.ndarray, answered: np.ndarray, **gi
     """What the Proposer's terms see of these, with nothing known of what is not `given`."""
     nothing = {name: np.full(len(entropy), np.nan) for name in ("valid", "novelty", "balance")}
     return Groups(entropy, share, answered, **{**nothing, **{name: np.array(value) for name, value in given.items()}})
+
+
+def cast(group: np.ndarray, **known: np.ndarray) -> Cast:
+    """What a vote sees of rollouts of these groups, of whom nothing else is known."""
+    unknown = np.full(len(group), np.nan)
+    return Cast(group, *(known.get(name, unknown) for name in ("logprob", "weakest", "self_reward")))

@@ -75,7 +75,7 @@ def test_the_vote_by_likelihood_makes_another_answer_dominant(rollouts: Path) ->
     assert [row["answer_prob"] for row in by_count] == [row["answer_prob"] for row in by_likelihood]
 
 
-@pytest.mark.parametrize("params", [{"vote": "likelihood"}, {"solver_reward": "confidence"}])
+@pytest.mark.parametrize("params", [{"vote": "likelihood"}, {"vote": "weakest-token"}, {"solver_reward": "confidence"}])
 @pytest.mark.parametrize("sampled", [{"temperature": 0.7, "top_p": 1.0}, {"temperature": 1.0, "top_p": 0.9}, {}])
 def test_log_probabilities_of_another_distribution_are_refused(
     rollouts: Path, params: dict[str, Any], sampled: dict[str, float]

@@ -15,7 +15,7 @@ from stages.rewards.selection.top import top
 from stages.rewards.step import density
 from stages.score import ScoreParams
 from tests import oracle
-from tests.rollouts import agreeing, answers, questions, rollouts
+from tests.rollouts import agreeing, answers, cast, questions, rollouts
 
 DEFAULTS = ScoreParams()
 KEYS = st.lists(st.integers(NO_ANSWER, 3), min_size=1, max_size=8)
@@ -158,7 +158,7 @@ def test_pooled_answers_by_hand(votes: list[tuple[int, int]]) -> None:
 def test_votes_that_count_one_each_are_the_counts(batch: list[list[tuple[int, int]]]) -> None:
     group = np.repeat(np.arange(len(batch)), [len(cast) for cast in batch])
     key = np.array([key for votes in batch for key, _ in votes], dtype=int)
-    weights = votes.load("count")(group, *np.full((2, len(group)), np.nan))
+    weights = votes.load("count")(cast(group))
     counted, default = (consensus(group, key, len(batch), given) for given in (weights, None))
     for name, values in vars(default).items():
         assert np.array_equal(getattr(counted, name), values, equal_nan=True), name
@@ -182,9 +182,8 @@ LOGPROBS = st.lists(st.floats(-3000, 0) | st.just(np.nan), min_size=1, max_size=
 @given(LOGPROBS, LOGPROBS, st.floats(-1e4, 0))
 def test_votes_by_likelihood_are_ratios_within_the_group(one: list[float], other: list[float], offset: float) -> None:
     group = np.repeat([0, 1], [len(one), len(other)])
-    unknown = np.full(len(group), np.nan)
-    weights = votes.load("likelihood")(group, np.array(one + other), unknown)
-    moved = votes.load("likelihood")(group, np.array(one + [value + offset for value in other]), unknown)
+    weights = votes.load("likelihood")(cast(group, logprob=np.array(one + other)))
+    moved = votes.load("likelihood")(cast(group, logprob=np.array(one + [value + offset for value in other])))
     assert np.array_equal(np.isnan(one + other) & (weights != 0), np.zeros(len(group), dtype=bool))
     for members, values in ((weights[group == 0], one), (weights[group == 1], other)):
         stored = [value for value in values if not math.isnan(value)]
@@ -197,15 +196,26 @@ def test_votes_by_likelihood_are_ratios_within_the_group(one: list[float], other
 def test_a_likely_answer_outvotes_two_unlikely_ones() -> None:
     group, key = of_one_group([NO_ANSWER, 1, 1, 2])
     logprob = np.log([0.2, 0.1, 0.2, 0.5]) - 2000
-    agreement = consensus(group, key, 1, votes.load("likelihood")(group, logprob, logprob))
+    agreement = consensus(group, key, 1, votes.load("likelihood")(cast(group, logprob=logprob)))
     assert agreement.dominant.tolist() == [False, False, False, True]
     assert agreement.vote == pytest.approx([0.5])
+
+
+def test_an_answer_without_a_slip_outvotes_two_with_one() -> None:
+    group, key = of_one_group([1, 1, 2, NO_ANSWER, 2])
+    weakest = np.log([0.2, 0.3, 0.8, 0.9, 1.0])
+    weakest[-1] = np.nan  # no tokens are stored
+    weight = votes.load("weakest-token")(cast(group, weakest=weakest))
+    assert weight == pytest.approx([0.2, 0.3, 0.8, 0.9, 0.0])
+    agreement = consensus(group, key, 1, weight)
+    assert agreement.dominant.tolist() == [False, False, True, False, True]
+    assert agreement.vote == pytest.approx([0.8 / 2.2])
 
 
 def test_an_answer_that_is_trusted_outvotes_two_that_are_not() -> None:
     group, key = of_one_group([1, 1, 2, 3, NO_ANSWER])
     trust = np.array([0.10, 0.15, 0.90, -0.5, np.nan])  # the last was cut off
-    weight = votes.load("self-reward")(group, trust, trust)
+    weight = votes.load("self-reward")(cast(group, self_reward=trust))
     assert weight.tolist() == [0.10, 0.15, 0.90, 0.0, 0.0]
     agreement = consensus(group, key, 1, weight)
     assert agreement.dominant.tolist() == [False, False, True, False, False]

@@ -75,10 +75,11 @@ class ScoreParams:
         metavar="KINDS",
         shown=False,
     )
-    vote: Literal["count", "likelihood", "self-reward"] = option(
+    vote: Literal["count", "likelihood", "self-reward", "weakest-token"] = option(
         "count",
-        "How rollouts count when the dominant answer is chosen: each the same, by the probability that it had, or by "
-        "how the policy trusts it, for which the model is loaded, and which `update --loss-aux last-token` teaches.",
+        "How rollouts count when the dominant answer is chosen: each the same; by the probability that it had, or that "
+        "its least likely token had; or by how the policy trusts it, for which the model is loaded, and which "
+        "`update --loss-aux last-token` teaches.",
     )
     credit: Literal["branching", "trust", "vote"] | None = option(
         None,

@@ -21,6 +21,7 @@ from stages.rewards.schedule import step_weight
 from stages.rewards.selection.keep import keep
 from stages.rewards.selection.top import top
 from stages.rewards.step import compared_steps, density, step_similarity
+from stages.rewards.votes.cast import Cast
 from stages.scoring.cells import Cells
 from stages.scoring.chosen import Chosen
 from stages.scoring.credit import StepCredit
@@ -60,11 +61,11 @@ def score_block(
 
     texts = [text or "" for text in block["completion"].take(row).to_pylist()]
     parsed = [parse_completion(text, params.max_steps) for text in texts]
-    tokens, logprob = (values[row] for values in _sampled(block))
+    tokens, logprob, weakest = (values[row] for values in _sampled(block))
     keys: dict[str, int] = {}
     key = _number_keys([completion.answer_key for completion in parsed], keys)
     trust = np.full(len(block), np.nan) if trust is None else trust
-    counts = chosen.vote(cells.cell, logprob, trust[row])
+    counts = chosen.vote(Cast(cells.cell, logprob, weakest, trust[row]))
     agreement = consensus(cells.cell, key, len(cells), counts)
     right, judged_by = _targets(block, cells, chosen, agreement, counts, key, keys)
 
@@ -253,15 +254,18 @@ def _pairs(block: pa.Table, cells: Cells, chosen: Chosen, key: np.ndarray, token
     return {"pair": pa.array(pair, pa.int32()), "preferred": pa.array(preferred, pa.bool_())}
 
 
-def _sampled(block: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-    """Of every row: how many tokens were sampled, 0 where none are recorded, and the sum of their log-probabilities,
-    NaN where there are none."""
+def _sampled(block: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of every row: how many tokens were sampled, 0 where none are recorded, and the sum and the least of their
+    log-probabilities, NaN where there are none."""
     stored = block["logprobs"].combine_chunks()
     tokens = pc.fill_null(pc.list_value_length(stored), 0).to_numpy(zero_copy_only=False)
     of_row = np.repeat(np.arange(len(tokens)), tokens)
     values = pc.list_flatten(stored).to_numpy(zero_copy_only=False).astype(np.float64)
     logprob = np.bincount(of_row, values, minlength=len(tokens))
-    return tokens.astype(np.int64), np.where(tokens > 0, logprob, np.nan)
+    weakest = np.full(len(tokens), np.inf)
+    np.minimum.at(weakest, of_row, values)
+    some = tokens > 0
+    return tokens.astype(np.int64), np.where(some, logprob, np.nan), np.where(some, weakest, np.nan)
 
 
 def _solver_reward(chosen: Chosen, terms: Mapping[str, np.ndarray], weight: np.ndarray) -> np.ndarray:

@@ -96,7 +96,7 @@ class Chosen:
 
     def check_sampling(self, rollouts: Metadata) -> None:
         """Raises UsageError where stored log-probabilities are asked for that are not the policy's own."""
-        needed = ["--vote likelihood"] if self.params.vote == "likelihood" else []
+        needed = [f"--vote {self.params.vote}"] if self.params.vote in ("likelihood", "weakest-token") else []
         needed += ["the term confidence"] if "confidence" in self.solver_terms else []
         for name in self.passes.rewarded if needed else ():
             sampled = rollouts.passes.get(name, {})

@@ -21,6 +21,8 @@ KNOWN: Options = {"score": {"solver-reward": "majority", "target": "known"}}
 GIVEN: Options = {"propose": {"questions": "question", "target": "target"}, "update": {"roles": "solver"}}
 # A second look, which leaves readable what a chart says.
 VIEWED: Options = {"pass": [{"name": "view", "view": "jitter:0.1,0.01|rotate:1.5"}]}
+# One more rollout, of the most likely token each time: no vote of samples was right more often than it.
+SURE: Options = {"pass": [{"name": "greedy", "samples": 1, "temperature": 0.0}]}
 TAUGHT: Options = {"pass": [{"name": "teacher", "adapter": "teacher"}]}
 # What the second checkpoint is asked of a question, and answers by a number in <score>.
 VALID = "{question}\nDoes the chart answer this?"
@@ -53,6 +55,8 @@ CONTROLS: Contenders = {
 VOTES: Contenders = {
     "majority": (MAJORITY, USUAL),
     "likelihood": (_with(MAJORITY, score={"vote": "likelihood"}), USUAL),
+    "weakest token": (_with(MAJORITY, score={"vote": "weakest-token"}), USUAL),
+    "greedy answer": ({**_with(MAJORITY, score={"target": "greedy"}), **SURE}, USUAL),
     "two views": ({**_with(MAJORITY, score={"target": "answer+view"}), **VIEWED}, USUAL),
     "two views, harmonic": ({**_with(MAJORITY, score={"target": "answer+view", "pool": "harmonic"}), **VIEWED}, USUAL),
     "teacher": ({**_with(MAJORITY, score={"target": "teacher"}, update={"teacher-decay": 0.98}), **TAUGHT}, USUAL),

@@ -1,5 +1,5 @@
 """What a rollout's answer counts when the dominant one is chosen, a file each: a function `weights` to one number a
-rollout [R], float64, none negative. To add one, add its file.
+rollout [R], float64, none negative, from what is known of the rollouts. To add one, add its file.
 """
 
 from collections.abc import Callable
@@ -8,13 +8,13 @@ from typing import TypeAlias
 import numpy as np
 
 from stages.rewards import choices
+from stages.rewards.votes.cast import Cast
 
-# Of group and logprob [R], as in Rollouts, and of the last-token self-reward [R], NaN where there is none.
-Vote: TypeAlias = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+Vote: TypeAlias = Callable[[Cast], np.ndarray]
 
 
 def names() -> list[str]:
-    return [name.replace("_", "-") for name in choices.names(__name__)]
+    return [name.replace("_", "-") for name in choices.names(__name__) if name != "cast"]
 
 
 def load(name: str) -> Vote:

@@ -2,7 +2,9 @@
 
 import numpy as np
 
+from stages.rewards.votes.cast import Cast
 
-def weights(group: np.ndarray, logprob: np.ndarray, self_reward: np.ndarray) -> np.ndarray:
-    """1   [R]; only group is used."""
-    return np.ones(len(group))
+
+def weights(cast: Cast) -> np.ndarray:
+    """1   [R]"""
+    return np.ones(len(cast.group))

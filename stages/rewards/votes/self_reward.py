@@ -2,10 +2,9 @@
 
 import numpy as np
 
+from stages.rewards.votes.cast import Cast
 
-def weights(group: np.ndarray, logprob: np.ndarray, self_reward: np.ndarray) -> np.ndarray:
-    """max(r_s, 0); 0 where there is none   [R]
 
-    self_reward [R]: r_s, NaN of a completion that was cut off; group and logprob are not used.
-    """
-    return np.fmax(self_reward, 0.0)
+def weights(cast: Cast) -> np.ndarray:
+    """max(r_s, 0); 0 where there is none   [R]"""
+    return np.fmax(cast.self_reward, 0.0)
