@@ -116,7 +116,8 @@ $(STEPS)/%/rollouts.parquet: $(STEPS)/%/questions.parquet
 evidence-steps: $(STEPS)/base/rollouts.parquet $(STEPS)/trained/rollouts.parquet
 	$(BIN)/python -m tests.evidence.step_truth measure $(STEPS)/base $(STEPS)/trained
 
-# What else of a step tells whether it is true, in the world's own words and, by the second checkpoint, in prose.
+# What else of a step tells whether it is true, and which vote is right how often: in the world's own words and, by the
+# second checkpoint, in prose.
 SECOND := build/evidence/model
 
 $(SECOND)/model.safetensors: | $(STAMP)
@@ -126,10 +127,16 @@ $(STEPS)/prose/questions.parquet: $(SECOND)/model.safetensors
 	rm -rf $(@D)
 	$(BIN)/python -m tests.evidence.step_truth ask $(@D) --model $(SECOND)
 
-$(STEPS)/prose/rollouts.parquet: TOKENS := 256
+$(STEPS)/prose/%.parquet: TOKENS := 256
 
-evidence-signals: $(STEPS)/base/rollouts.parquet $(STEPS)/prose/rollouts.parquet
-	$(BIN)/python -m tests.evidence.step_signals $(STEPS)/base $(STEPS)/prose
+$(STEPS)/%/greedy.parquet: $(STEPS)/%/questions.parquet
+	cd $(@D) && $(IREASONER) rollout questions.parquet --samples 1 --temperature 0 --max-tokens $(or $(TOKENS),144) --out greedy.parquet
+
+SIGNALS := $(STEPS)/base $(STEPS)/prose
+evidence-signals: $(foreach of,rollouts greedy,$(SIGNALS:%=%/$(of).parquet))
+	$(BIN)/python -m tests.evidence.step_signals $(SIGNALS) --groups 200
+	$(BIN)/python -m tests.evidence.likeness $(STEPS)/prose --groups 200
+	$(BIN)/python -m tests.evidence.votes $(SIGNALS) --groups 200
 
 # Contenders at several learning rates: 20 iterations, or 60 with LENGTH=-60; by the demonstration's checkpoint or, in
 # evidence-prose, by the second. ROWS: only these. One run at a time, so that it can run for days beside other work.

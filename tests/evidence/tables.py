@@ -162,6 +162,39 @@ def step_signals(folder: Path) -> str:
     return _markdown(("signal of a step", *(f"{rollouts}, {among}" for rollouts, among in columns)), lines)
 
 
+def votes(folder: Path) -> str:
+    """votes.csv: how often each is right, and how much more than the majority's."""
+    path = folder / "votes.csv"
+    if not path.is_file():
+        return ""
+    table = pd.read_csv(path)
+    columns = list(dict.fromkeys(zip(table.rollouts, table.samples, strict=True)))
+    shown = table.set_index(["rollouts", "samples", "vote"])
+    lines = []
+    for vote in dict.fromkeys(table.vote):
+        found = [shown.loc[(*column, vote)] for column in columns]
+        more = ("" if own.half == 0 else f" ({_difference(Mean(0, own.more, own.half))})" for own in found)
+        lines.append((vote, *(f"{_percent(own.right)}{less}" for own, less in zip(found, more, strict=True))))
+    return _markdown(("right in %", *(f"{rollouts}, of {samples}" for rollouts, samples in columns)), lines)
+
+
+def likeness(folder: Path) -> str:
+    """likeness.csv, without the counts."""
+    path = folder / "likeness.csv"
+    if not path.is_file():
+        return ""
+    table = pd.read_csv(path)
+    lines = [
+        (
+            f"{row.embedding}",
+            f"{row.area:.3f} ({row.low:.3f} to {row.high:.3f})",
+            *(f"{value:.2f}".replace("-", "−") for value in (row.threshold, row.same_above, row.different_above)),
+        )
+        for row in table.itertuples()
+    ]
+    return _markdown(("embedding", "pairs told apart", "best threshold", "same above it", "others above it"), lines)
+
+
 def step_positions(folder: Path, embedding: str) -> str:
     """From step-truth-all.csv: how well the similarity of one step tells true from false, by its position; over all
     steps there, and over pairs of one group. An underscore in `embedding` stands for a space."""
@@ -193,6 +226,8 @@ TABLES: dict[str, Callable[..., str]] = {
     "step-truth": step_truth,
     "step-positions": step_positions,
     "step-signals": step_signals,
+    "votes": votes,
+    "likeness": likeness,
 }
 
 

@@ -1,0 +1,115 @@
+"""How often each vote is right, before anything is learned from it:
+
+    python -m tests.evidence.votes FOLDER …     # votes.csv, of rollouts as `step_truth` asks for them
+
+Over questions of the world's own that its charts answer. greedy.parquet has the most likely answer to each, which no
+vote is of: `rollout --samples 1 --temperature 0`.
+"""
+
+import csv
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import chdir
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from scipy import stats
+
+from ireasoner_cli.demo import world
+from stages import shards
+from stages.contract import SOLVER, TRAJECTORY
+from stages.errors import DataError, StageError
+from stages.evaluation.statistics import CONFIDENCE
+from stages.parsing import answer_key, parse_completion
+from stages.rewards.consensus import NO_ANSWER, consensus
+from stages.rewards.votes import load as load_vote
+from stages.rewards.votes.cast import Cast
+from tests.evidence import records
+from tests.evidence.step_truth import QUESTIONS, SEED
+
+SAMPLES = (5, 10)
+VOTES = ("count", "likelihood", "weakest-token")
+GREEDY = "greedy answer"
+ROLLOUTS = ("rollouts.parquet", "greedy.parquet")
+Row = dict[str, Any]
+
+
+def by_question(file: str) -> dict[int, list[Row]]:
+    """The Solver's rollouts with tokens, by the number of their question."""
+    found: dict[int, list[Row]] = {}
+    for table in shards.Shards([Path(file)], "rollout", TRAJECTORY).tables(QUESTIONS):
+        for row in table.select(
+            ["group_index", "role", "completion", "logprobs", "question", "images_sha256"]
+        ).to_pylist():
+            if row["role"] == SOLVER and row["logprobs"]:
+                found.setdefault(row["group_index"], []).append(row)
+    return found
+
+
+def true_answers(row: Row, charts: Mapping[str, world.Chart]) -> set[str]:
+    """The keys of what is right; none where the chart does not answer the question."""
+    ask = world.understand(row["question"] or "")
+    solution = world.solve(charts[row["images_sha256"][0]], ask) if ask else None
+    return {answer_key(answer) for answer in solution.answers} if solution else set()
+
+
+def elected(rows: Sequence[Row], vote: str) -> str | None:
+    """The key of the answer that a group's rollouts elect, None where none has one."""
+    keys = [parse_completion(row["completion"] or "").answer_key for row in rows]
+    there = sorted({key for key in keys if key is not None})
+    number = np.array([NO_ANSWER if key is None else there.index(key) for key in keys])
+    group, unknown = np.zeros(len(rows), np.int64), np.full(len(rows), np.nan)
+    logprobs = [np.array(row["logprobs"]) for row in rows]
+    sums, least = (np.array([getattr(own, what)() for own in logprobs]) for what in ("sum", "min"))
+    weights = load_vote(vote)(Cast(group, sums, least, unknown))
+    dominant = consensus(group, number, 1, weights).dominant
+    return there[number[np.argmax(dominant)]] if dominant.any() else None
+
+
+def figures(folder: Path, charts: Mapping[str, world.Chart], groups: int) -> Iterator[Row]:
+    """The rows of the CSV for the rollouts in `folder`, of its first `groups` questions."""
+    with chdir(folder):
+        sampled, greedy = map(by_question, ROLLOUTS)
+    asked = {index: right for index, rows in sampled.items() if (right := true_answers(rows[0], charts))}
+    asked = {index: right for index, right in asked.items() if index in greedy and index < groups}
+    for samples in SAMPLES:
+        found = {
+            vote: np.array([elected(sampled[index][:samples], vote) in right for index, right in asked.items()], float)
+            for vote in VOTES
+        }
+        found[GREEDY] = np.array([elected(greedy[index], "count") in right for index, right in asked.items()], float)
+        for vote, own in found.items():
+            less = own - found["count"]
+            half = stats.t.ppf((1 + CONFIDENCE) / 2, len(own) - 1) * less.std(ddof=1) / len(own) ** 0.5
+            yield {
+                **{"rollouts": folder.name, "samples": samples, "vote": vote, "questions": len(own)},
+                **{"right": f"{own.mean():.4f}", "more": f"{less.mean():.4f}", "half": f"{half:.4f}"},
+            }
+
+
+def main(
+    folders: list[Path],
+    out: Annotated[Path, typer.Option()] = Path("docs/evidence"),
+    groups: Annotated[int, typer.Option(help="Of how many questions.")] = QUESTIONS,
+) -> None:
+    """Counts the votes of the rollouts in each folder, and writes votes.csv."""
+    for folder in folders:
+        for file in ROLLOUTS:
+            if not (folder / file).is_file():
+                raise DataError(f"{folder}: has no {file}; make it by `step_truth ask` and `ireasoner rollout`")
+    charts = records.charts(QUESTIONS, SEED)
+    found = [row for folder in folders for row in figures(folder, charts, groups)]
+    with (out / "votes.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(found[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(found)
+    typer.echo(out / "votes.csv")
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except StageError as error:
+        sys.exit(str(error))
