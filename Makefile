@@ -130,13 +130,16 @@ $(STEPS)/prose/questions.parquet: $(SECOND)/model.safetensors
 $(STEPS)/prose/%.parquet: TOKENS := 256
 
 $(STEPS)/%/greedy.parquet: $(STEPS)/%/questions.parquet
-	cd $(@D) && $(IREASONER) rollout questions.parquet --samples 1 --temperature 0 --max-tokens $(or $(TOKENS),144) --out greedy.parquet
+	cd $(@D) && $(IREASONER) rollout questions.parquet --samples 1 --temperature 0 --limit 200 --max-tokens $(or $(TOKENS),144) --out $(@F)
+
+$(STEPS)/%/many.parquet: $(STEPS)/%/questions.parquet
+	cd $(@D) && $(IREASONER) rollout questions.parquet --samples 40 --limit 200 --max-tokens $(or $(TOKENS),144) --out $(@F)
 
 SIGNALS := $(STEPS)/base $(STEPS)/prose
-evidence-signals: $(foreach of,rollouts greedy,$(SIGNALS:%=%/$(of).parquet))
+evidence-signals: $(foreach of,rollouts many greedy,$(SIGNALS:%=%/$(of).parquet))
 	$(BIN)/python -m tests.evidence.step_signals $(SIGNALS) --groups 200
 	$(BIN)/python -m tests.evidence.likeness $(STEPS)/prose --groups 200
-	$(BIN)/python -m tests.evidence.votes $(SIGNALS) --groups 200
+	$(BIN)/python -m tests.evidence.votes $(SIGNALS)
 
 # Contenders at several learning rates: 20 iterations, or 60 with LENGTH=-60; by the demonstration's checkpoint or, in
 # evidence-prose, by the second. ROWS: only these. One run at a time, so that it can run for days beside other work.

@@ -1,9 +1,9 @@
 """How often each vote is right, before anything is learned from it:
 
-    python -m tests.evidence.votes FOLDER …     # votes.csv, of rollouts as `step_truth` asks for them
+    python -m tests.evidence.votes FOLDER …     # votes.csv, of what `step_truth` asks
 
-Over questions of the world's own that its charts answer. greedy.parquet has the most likely answer to each, which no
-vote is of: `rollout --samples 1 --temperature 0`.
+Over questions of the world's own that its charts answer. In each folder many.parquet has 40 rollouts of each, and
+greedy.parquet the greedy one (`rollout --samples 1 --temperature 0`).
 """
 
 import csv
@@ -29,10 +29,10 @@ from stages.rewards.votes.cast import Cast
 from tests.evidence import records
 from tests.evidence.step_truth import QUESTIONS, SEED
 
-SAMPLES = (5, 10)
+SAMPLES = (5, 10, 40)
 VOTES = ("count", "likelihood", "weakest-token")
 GREEDY = "greedy answer"
-ROLLOUTS = ("rollouts.parquet", "greedy.parquet")
+ROLLOUTS = ("many.parquet", "greedy.parquet")
 Row = dict[str, Any]
 
 
@@ -68,12 +68,12 @@ def elected(rows: Sequence[Row], vote: str) -> str | None:
     return there[number[np.argmax(dominant)]] if dominant.any() else None
 
 
-def figures(folder: Path, charts: Mapping[str, world.Chart], groups: int) -> Iterator[Row]:
-    """The rows of the CSV for the rollouts in `folder`, of its first `groups` questions."""
+def figures(folder: Path, charts: Mapping[str, world.Chart]) -> Iterator[Row]:
+    """The rows of the CSV for the rollouts in `folder`."""
     with chdir(folder):
         sampled, greedy = map(by_question, ROLLOUTS)
     asked = {index: right for index, rows in sampled.items() if (right := true_answers(rows[0], charts))}
-    asked = {index: right for index, right in asked.items() if index in greedy and index < groups}
+    asked = {index: right for index, right in asked.items() if index in greedy}
     for samples in SAMPLES:
         found = {
             vote: np.array([elected(sampled[index][:samples], vote) in right for index, right in asked.items()], float)
@@ -89,18 +89,16 @@ def figures(folder: Path, charts: Mapping[str, world.Chart], groups: int) -> Ite
             }
 
 
-def main(
-    folders: list[Path],
-    out: Annotated[Path, typer.Option()] = Path("docs/evidence"),
-    groups: Annotated[int, typer.Option(help="Of how many questions.")] = QUESTIONS,
-) -> None:
+def main(folders: list[Path], out: Annotated[Path, typer.Option()] = Path("docs/evidence")) -> None:
     """Counts the votes of the rollouts in each folder, and writes votes.csv."""
     for folder in folders:
         for file in ROLLOUTS:
             if not (folder / file).is_file():
-                raise DataError(f"{folder}: has no {file}; make it by `step_truth ask` and `ireasoner rollout`")
+                raise DataError(
+                    f"{folder}: has no {file}; make it by `ireasoner rollout` of what it was asked"
+                )
     charts = records.charts(QUESTIONS, SEED)
-    found = [row for folder in folders for row in figures(folder, charts, groups)]
+    found = [row for folder in folders for row in figures(folder, charts)]
     with (out / "votes.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(found[0]), lineterminator="\n")
         writer.writeheader()
