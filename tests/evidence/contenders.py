@@ -56,6 +56,7 @@ VOTES: Contenders = {
     "majority": (MAJORITY, USUAL),
     "likelihood": (_with(MAJORITY, score={"vote": "likelihood"}), USUAL),
     "weakest token": (_with(MAJORITY, score={"vote": "weakest-token"}), USUAL),
+    "weakest token, credit by trust": (_with(MAJORITY, score={"vote": "weakest-token", "credit": "trust"}), USUAL),
     "greedy answer": ({**_with(MAJORITY, score={"target": "greedy"}), **SURE}, USUAL),
     "two views": ({**_with(MAJORITY, score={"target": "answer+view"}), **VIEWED}, USUAL),
     "two views, harmonic": ({**_with(MAJORITY, score={"target": "answer+view", "pool": "harmonic"}), **VIEWED}, USUAL),

@@ -94,9 +94,7 @@ def main(folders: list[Path], out: Annotated[Path, typer.Option()] = Path("docs/
     for folder in folders:
         for file in ROLLOUTS:
             if not (folder / file).is_file():
-                raise DataError(
-                    f"{folder}: has no {file}; make it by `ireasoner rollout` of what it was asked"
-                )
+                raise DataError(f"{folder}: has no {file}; make it by `ireasoner rollout` of what it was asked")
     charts = records.charts(QUESTIONS, SEED)
     found = [row for folder in folders for row in figures(folder, charts)]
     with (out / "votes.csv").open("w", newline="") as file:
