@@ -57,7 +57,7 @@ def test_there_are_these_choices() -> None:
         *("majority", "process", "reader", "step", "verdict"),
     ]
     assert proposer.names() == ["balance", "entropy", "novelty", "tent", "valid"]
-    assert votes.names() == ["count", "likelihood", "self-reward"]
+    assert votes.names() == ["count", "likelihood", "self-reward", "weakest-token"]
 
 
 def test_a_new_file_is_a_new_term(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
