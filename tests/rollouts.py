@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from stages.rewards.cast import Cast
 from stages.rewards.consensus import NO_ANSWER, consensus
 from stages.rewards.groups import Groups
 from stages.rewards.rollouts import Rollouts
 from stages.rewards.step import compared_steps, step_similarity
-from stages.rewards.votes.cast import Cast
 from tests import oracle
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.rewards import credit
-from stages.rewards.credit.paths import ANSWER, Paths
+from stages.rewards.paths import ANSWER, Paths
 
 Said = list[tuple[str, float]]  # of each rollout: a letter a part, the answer last, and its reward
 

@@ -7,7 +7,8 @@ import pytest
 
 from ireasoner_cli.demo import world
 from tests.evidence import records
-from tests.evidence.votes import elected, true_answers
+from tests.evidence.records import true_answers
+from tests.evidence.votes import elected
 
 
 def rollout(answer: str | None, *logprobs: float) -> dict[str, Any]:

@@ -59,10 +59,9 @@ BATCH = 64
 CHUNK = 16  # examples of about the same length that pass through the model together
 LEARNING_RATE = 3e-3
 WARMUP = 100  # steps until the learning rate is reached
-STRESS = 8  # how often a word counts that is stressed
 COOLDOWN = 200  # last steps, over which it falls to zero
+STRESS = 8  # how often a word counts that is stressed
 SAVE_EVERY = 100
-
 
 # Where in a completion the words are that count STRESS times   [start, end)
 Stressed: TypeAlias = Callable[[str], Sequence[tuple[int, int]]]
@@ -104,6 +103,11 @@ class Batch:
     types: torch.Tensor
     targets: torch.Tensor
     times: torch.Tensor
+
+    @property
+    def counts(self) -> torch.Tensor:
+        """How often all that is learned of each example counts   (B,)"""
+        return (self.times * (self.targets != -100)).sum(1)
 
 
 def read_prompt(role: str) -> str:
@@ -247,8 +251,7 @@ class Progress:
 
     def note(self, examples: Sequence[Example], batch: Batch, right: torch.Tensor) -> None:
         """Remember which completions were predicted without a fault, given `right` for each learned token."""
-        counts = (batch.times * (batch.targets != -100)).sum(1).tolist()
-        for example, tokens in zip(examples, right.split(counts), strict=True):
+        for example, tokens in zip(examples, right.split(batch.counts.tolist()), strict=True):
             self.perfect[example.kind].append(bool(tokens.all()))
 
     def report(self, step: int) -> None:
@@ -321,7 +324,7 @@ def learn(
     ordered = sorted(examples, key=lambda example: len(example.completion))
     chunks = [ordered[start : start + CHUNK] for start in range(0, len(ordered), CHUNK)]
     batches = [collate(chunk) for chunk in chunks]
-    tokens = sum(int((batch.times * (batch.targets != -100)).sum()) for batch in batches)
+    tokens = sum(int(batch.counts.sum()) for batch in batches)
     weights = list(model.parameters())
 
     def differentiate(batch: Batch) -> tuple[float, torch.Tensor, Sequence[torch.Tensor]]:

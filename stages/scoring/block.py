@@ -12,6 +12,7 @@ from stages.contract import ANSWER, SCORE_COLUMNS
 from stages.embedding import Step, StepEmbedder
 from stages.parameters.score import ScoreParams
 from stages.parsing import answer_key, parse_completion
+from stages.rewards.cast import Cast
 from stages.rewards.combination import factor, proposer_reward, weighted_sum
 from stages.rewards.consensus import NO_ANSWER, Consensus, consensus
 from stages.rewards.groups import Groups
@@ -21,7 +22,6 @@ from stages.rewards.schedule import step_weight
 from stages.rewards.selection.keep import keep
 from stages.rewards.selection.top import top
 from stages.rewards.step import compared_steps, density, step_similarity
-from stages.rewards.votes.cast import Cast
 from stages.scoring.cells import Cells
 from stages.scoring.chosen import Chosen
 from stages.scoring.credit import StepCredit
@@ -261,11 +261,11 @@ def _sampled(block: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     tokens = pc.fill_null(pc.list_value_length(stored), 0).to_numpy(zero_copy_only=False)
     of_row = np.repeat(np.arange(len(tokens)), tokens)
     values = pc.list_flatten(stored).to_numpy(zero_copy_only=False).astype(np.float64)
-    logprob = np.bincount(of_row, values, minlength=len(tokens))
-    weakest = np.full(len(tokens), np.inf)
-    np.minimum.at(weakest, of_row, values)
+    logprob, weakest = np.full((2, len(tokens)), np.nan)
     some = tokens > 0
-    return tokens.astype(np.int64), np.where(some, logprob, np.nan), np.where(some, weakest, np.nan)
+    logprob[some] = np.bincount(of_row, values, minlength=len(tokens))[some]
+    weakest[some] = np.minimum.reduceat(values, (np.cumsum(tokens) - tokens)[some])
+    return tokens.astype(np.int64), logprob, weakest
 
 
 def _solver_reward(chosen: Chosen, terms: Mapping[str, np.ndarray], weight: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from stages.models.finding import Model
 from stages.models.spans import token_spans
 from stages.parsing import Completion, answer_key
 from stages.rewards import credit
-from stages.rewards.credit.paths import ANSWER, Paths
+from stages.rewards.paths import ANSWER, Paths
 
 if TYPE_CHECKING:
     from stages.scoring.beliefs import Beliefs

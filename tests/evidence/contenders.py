@@ -21,7 +21,7 @@ KNOWN: Options = {"score": {"solver-reward": "majority", "target": "known"}}
 GIVEN: Options = {"propose": {"questions": "question", "target": "target"}, "update": {"roles": "solver"}}
 # A second look, which leaves readable what a chart says.
 VIEWED: Options = {"pass": [{"name": "view", "view": "jitter:0.1,0.01|rotate:1.5"}]}
-# One more rollout, of the most likely token each time: no vote of samples was right more often than it.
+# One more rollout, of the most likely token each time: no vote of a few samples was right more often.
 SURE: Options = {"pass": [{"name": "greedy", "samples": 1, "temperature": 0.0}]}
 TAUGHT: Options = {"pass": [{"name": "teacher", "adapter": "teacher"}]}
 # What the second checkpoint is asked of a question, and answers by a number in <score>.

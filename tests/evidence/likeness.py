@@ -7,7 +7,6 @@ are the same in the world's own words. A threshold is the cosine at which the tw
 of their shares on the right sides of it.
 """
 
-import csv
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -18,20 +17,17 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import typer
 
-from stages import shards
-from stages.contract import PROPOSER, TRAJECTORY
 from stages.embedding import Step
-from stages.errors import DataError, StageError
+from stages.errors import StageError
 from stages.models.finding import locate_model
 from stages.parsing import answer_key
 from stages.policy import open_policy
+from tests.evidence import records
 from tests.evidence.prose import plain
 from tests.evidence.separation import area, resampled
-from tests.evidence.step_truth import QUESTIONS, RESAMPLES, SEED, embeddings
+from tests.evidence.step_truth import QUESTIONS, RESAMPLES, SEED, embeddings, read_rollouts
 
 Row = dict[str, Any]
 MEASURED = ("area", "low", "high", "threshold", "same_above", "different_above")
@@ -84,11 +80,8 @@ def told_apart(same: np.ndarray, different: np.ndarray) -> tuple[float, float, f
 def figures(folder: Path, groups: int) -> Iterator[Row]:
     """The rows of the CSV for the base model's rollouts in `folder`, of its first `groups` questions."""
     with chdir(folder):
-        source = shards.Shards([Path("rollouts.parquet")], "rollout", TRAJECTORY)
+        source, table = read_rollouts(groups)
         model = locate_model(None, source.metadata.model)
-        table = pa.concat_tables(source.tables(QUESTIONS)).combine_chunks()
-        table = table.filter(pc.less(table["group_index"], groups))
-        table = table.filter(pc.or_(pc.is_valid(table["token_ids"]), pc.equal(table["role"], PROPOSER)))
         of_row = dict(enumerate(table["group_index"].to_pylist()))
         for name, known in embeddings(table, model, open_policy(None), source.metadata):
             pairs = Pairs.of(known, of_row)
@@ -106,14 +99,8 @@ def main(
     groups: Annotated[int, typer.Option(help="Of how many questions.")] = QUESTIONS,
 ) -> None:
     """Measures every embedding on the rollouts in each folder, and writes likeness.csv."""
-    for folder in folders:
-        if not (folder / "rollouts.parquet").is_file():
-            raise DataError(f"{folder}: has no rollouts.parquet; make it by `step_truth ask` and `ireasoner rollout`")
-    found = [row for folder in folders for row in figures(folder, groups)]
-    with (out / "likeness.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(found[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(found)
+    records.check_there(folders, "rollouts.parquet")
+    records.write_records(out / "likeness.csv", [row for folder in folders for row in figures(folder, groups)])
     typer.echo(out / "likeness.csv")
 
 

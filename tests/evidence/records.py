@@ -67,7 +67,7 @@ def iteration(folder: Path, truth: Mapping[str, world.Chart]) -> Record:
     for row in solver:
         if row["dominant"]:
             groups[row["group_id"]].append(row)
-    solutions = {row["group_id"]: _solution(row, truth) for row in proposer}
+    solutions = {row["group_id"]: true_answers(row, truth) for row in proposer}
     return {
         "step": max(row["step"] for row in rows),
         "proposer_reward": _mean(row["reward"] for row in proposer),
@@ -85,9 +85,9 @@ def iteration(folder: Path, truth: Mapping[str, world.Chart]) -> Record:
         "kl": _mean(row["kl"] for row in learned),
         "kl_coef": _mean(row["kl_coef"] for row in learned),
         "dominant_right": _mean(
-            own[0]["answer_key"] in keys for group, own in groups.items() if (keys := solutions[group]) is not None
+            own[0]["answer_key"] in keys for group, own in groups.items() if (keys := solutions[group])
         ),
-        "answerable": _mean(keys is not None for keys in solutions.values()),
+        "answerable": _mean(bool(keys) for keys in solutions.values()),
         "step_truth": _mean(
             verdict
             for row in solver
@@ -104,16 +104,33 @@ def _sized(groups: Mapping[str, list[Record]], solver: Iterable[Record]) -> Iter
     return [[{**row, "size": sizes[group]} for row in own] for group, own in groups.items()]
 
 
-def _solution(proposal: Record, truth: Mapping[str, world.Chart]) -> set[str] | None:
-    """The keys of the right answers; None where the question is not the world's, or has no single answer."""
-    ask = world.understand(proposal["question"] or "")
-    solution = ask and world.solve(truth[proposal["images_sha256"][0]], ask)
-    return {answer_key(answer) for answer in solution.answers} if solution else None
+def true_answers(row: Record, charts: Mapping[str, world.Chart]) -> set[str]:
+    """The keys of the right answers to a row's question; none where it is not the world's, or has no single answer."""
+    ask = world.understand(row["question"] or "")
+    solution = ask and world.solve(charts[row["images_sha256"][0]], ask)
+    return {answer_key(answer) for answer in solution.answers} if solution else set()
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
     there = [value for value in values if value is not None]
     return fmean(there) if there else None
+
+
+def write_records(path: Path, records: Sequence[Mapping[str, object]]) -> None:
+    """Writes `records`, one at least, as a CSV file, into a folder that is made where there is none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(records[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(records)
+
+
+def check_there(folders: Iterable[Path], *files: str) -> None:
+    """Raises DataError for a folder without one of the files."""
+    for folder in folders:
+        for file in files:
+            if not (folder / file).is_file():
+                raise DataError(f"{folder}: has no {file}; make it by `step_truth ask` and `ireasoner rollout`")
 
 
 def replace_records(path: Path, columns: tuple[str, ...], key: Record, records: Iterable[Record]) -> None:

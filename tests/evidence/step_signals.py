@@ -7,7 +7,6 @@ what is measured is how often the true one has more of a signal, and the same wh
 where more of the steps there are false than true. All probabilities are the base model's.
 """
 
-import csv
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,15 +16,13 @@ from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import typer
 
 from ireasoner_cli.demo import world
-from stages import shards
-from stages.contract import PROPOSER, TRAJECTORY
+from stages.contract import PROPOSER
 from stages.embedding import Step
 from stages.embedding.static import StaticEmbedder
-from stages.errors import DataError, StageError
+from stages.errors import StageError
 from stages.models.finding import Model, locate_model
 from stages.models.spans import token_spans
 from stages.parameters.score import ScoreParams
@@ -35,7 +32,7 @@ from stages.scoring.block import score_block
 from stages.scoring.chosen import Chosen
 from tests.evidence import prose, records
 from tests.evidence.separation import pairs, resampled
-from tests.evidence.step_truth import QUESTIONS, RESAMPLES, SEED, Agreed, Noted, agreed
+from tests.evidence.step_truth import QUESTIONS, RESAMPLES, SEED, Agreed, Noted, agreed, read_rollouts
 
 MASK = "mask:0.6"
 ANSWERS = 3  # of a group, the most frequent: those whose probabilities are compared
@@ -194,10 +191,7 @@ def wrong_consensus(table: pa.Table, own: Agreed, charts: Mapping[str, world.Cha
     """Of every step, whether its group's dominant answer is wrong   [S] bool"""
     wrong = []
     for row in table.take(own.row.tolist()).to_pylist():
-        ask = world.understand(row["question"])
-        solution = world.solve(charts[row["images_sha256"][0]], ask) if ask else None
-        right = {answer_key(answer) for answer in solution.answers} if solution else set()
-        wrong.append(parse_completion(row["completion"]).answer_key not in right)
+        wrong.append(parse_completion(row["completion"]).answer_key not in records.true_answers(row, charts))
     return np.array(wrong, dtype=bool)[own.rollout]
 
 
@@ -212,11 +206,8 @@ def figures(folder: Path, groups: int) -> Iterator[Row]:
     """The rows of the CSV for the rollouts in `folder`, of its first `groups` questions."""
     charts = records.charts(QUESTIONS, SEED)
     with chdir(folder):
-        source = shards.Shards([Path("rollouts.parquet")], "rollout", TRAJECTORY)
+        source, table = read_rollouts(groups)
         model = locate_model(None, source.metadata.model)
-        table = pa.concat_tables(source.tables(QUESTIONS)).combine_chunks()
-        table = table.filter(pc.less(table["group_index"], groups))
-        table = table.filter(pc.or_(pc.is_valid(table["token_ids"]), pc.equal(table["role"], PROPOSER)))
         own = agreed(table, _static(table, model), charts)
         wrong = wrong_consensus(table, own, charts)
         resamples = resampled(own.group, RESAMPLES, SEED)
@@ -250,15 +241,8 @@ def main(
     groups: Annotated[int, typer.Option(help="Of how many questions.")] = QUESTIONS,
 ) -> None:
     """Measures every signal of the rollouts in each folder, and writes step-signals.csv."""
-    for folder in folders:
-        if not (folder / "rollouts.parquet").is_file():
-            raise DataError(f"{folder}: has no rollouts.parquet; make it by `step_truth ask` and `ireasoner rollout`")
-    found = [row for folder in folders for row in figures(folder, groups)]
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / "step-signals.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(found[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(found)
+    records.check_there(folders, "rollouts.parquet")
+    records.write_records(out / "step-signals.csv", [row for folder in folders for row in figures(folder, groups)])
     typer.echo(out / "step-signals.csv")
 
 

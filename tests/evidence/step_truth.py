@@ -9,7 +9,6 @@ rollouts; what is measured is how well that tells what is true from what is fals
 dominant groups, since only they have a step reward. A trajectory is true where all its steps are.
 """
 
-import csv
 import random
 import re
 import sys
@@ -33,7 +32,7 @@ from stages.contract import METADATA_KEY, PROPOSER, TRAJECTORY, Metadata, group_
 from stages.embedding import Step
 from stages.embedding.hidden import COLUMNS, HiddenEmbedder, centred, tokens_of
 from stages.embedding.static import StaticEmbedder
-from stages.errors import DataError, StageError, UsageError
+from stages.errors import StageError, UsageError
 from stages.models.finding import Model, find_model, locate_model
 from stages.models.spans import token_spans
 from stages.parameters.score import ScoreParams
@@ -274,17 +273,11 @@ def measure(
 ) -> None:
     """What each embedding sees of the rollouts in each folder: all figures in step-truth-all.csv, and a table of the
     main ones in step-truth.csv."""
+    records.check_there(folders, "rollouts.parquet")
     drawn = records.charts(QUESTIONS, SEED)
-    for folder in folders:
-        if not (folder / "rollouts.parquet").is_file():
-            raise DataError(f"{folder}: has no rollouts.parquet; make it by `ask` and `ireasoner rollout`")
     rows = [{"rollouts": folder.name, **row} for folder in folders for row in figures(folder, drawn)]
-    out.mkdir(parents=True, exist_ok=True)
     for name, table in (("step-truth-all.csv", rows), ("step-truth.csv", list(main_figures(rows)))):
-        with (out / name).open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(table[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(table)
+        records.write_records(out / name, table)
         typer.echo(out / name)
 
 
@@ -300,16 +293,22 @@ def main_figures(rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, str]]:
         yield {"rollouts": rollouts, "embedding": name, **shown}
 
 
+def read_rollouts(groups: int) -> tuple[shards.Shards, pa.Table]:
+    """The shard in this folder, and its rows of the first `groups` questions but for rollouts that were left without
+    tokens, which have no hidden states."""
+    source = shards.Shards([Path("rollouts.parquet")], "rollout", TRAJECTORY)
+    table = pa.concat_tables(source.tables(QUESTIONS)).combine_chunks()
+    table = table.filter(pc.less(table["group_index"], groups))
+    return source, table.filter(pc.or_(pc.is_valid(table["token_ids"]), pc.equal(table["role"], PROPOSER)))
+
+
 def figures(folder: Path, charts: Mapping[str, world.Chart]) -> Iterator[dict[str, Any]]:
     """The rows of the CSV for the rollouts in `folder`."""
     with chdir(folder):
-        source = shards.Shards([Path("rollouts.parquet")], "rollout", TRAJECTORY)
+        source, table = read_rollouts(QUESTIONS)
         recorded = source.metadata
         model = locate_model(None, recorded.model)
         policy = recorded_policy(Path("policy") if recorded.policy.step else None, recorded.policy, source.files[0])
-        table = pa.concat_tables(source.tables(QUESTIONS)).combine_chunks()
-        # Rollouts that were left without tokens have no hidden states.
-        table = table.filter(pc.or_(pc.is_valid(table["token_ids"]), pc.equal(table["role"], PROPOSER)))
         swapped, altered = with_swapped_sums(table, charts, model)
         found: dict[str, dict[Measure, Separation]] = {}
         both = zip(*(embeddings(rows, model, policy, recorded) for rows in (table, swapped)), strict=True)

@@ -5,6 +5,7 @@ Accuracies and shares are in %; ± is a 95 % t-interval over seeds.
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -148,34 +149,40 @@ def step_truth(folder: Path) -> str:
 
 def step_signals(folder: Path) -> str:
     """From step-signals.csv: each signal's share of pairs ranked right, among all and where the consensus is wrong."""
-    path = folder / "step-signals.csv"
-    if not path.is_file():
-        return ""
-    table = pd.read_csv(path)
-    columns = list(dict.fromkeys(zip(table.rollouts, table.among, strict=True)))
-    shown = table.set_index(["rollouts", "among", "signal"])
-    lines = []
-    for signal in dict.fromkeys(table.signal):
-        found = [shown.loc[(*column, signal)] if (*column, signal) in shown.index else None for column in columns]
-        cells = ("" if own is None else f"{own.estimate:.3f} ({own.low:.3f} to {own.high:.3f})" for own in found)
-        lines.append((signal, *cells))
-    return _markdown(("signal of a step", *(f"{rollouts}, {among}" for rollouts, among in columns)), lines)
+    return _pivot(
+        folder / "step-signals.csv",
+        "signal of a step",
+        "signal",
+        ("rollouts", "among"),
+        "{}, {}",
+        lambda own: f"{own.estimate:.3f} ({own.low:.3f} to {own.high:.3f})",
+    )
 
 
 def votes(folder: Path) -> str:
     """votes.csv: how often each is right, and how much more than the majority's."""
-    path = folder / "votes.csv"
+
+    def cell(own: Any) -> str:
+        return _percent(own.right) + ("" if own.half == 0 else f" ({_difference(Mean(0, own.more, own.half))})")
+
+    return _pivot(folder / "votes.csv", "right in %", "vote", ("rollouts", "samples"), "{}, of {}", cell)
+
+
+def _pivot(
+    path: Path, title: str, line: str, columns: tuple[str, str], heading: str, cell: Callable[[Any], str]
+) -> str:
+    """A line for each value of `line` and a column for each of `columns`, in the order of the file; nothing where there
+    is no file, or for a cell that has no row."""
     if not path.is_file():
         return ""
     table = pd.read_csv(path)
-    columns = list(dict.fromkeys(zip(table.rollouts, table.samples, strict=True)))
-    shown = table.set_index(["rollouts", "samples", "vote"])
-    lines = []
-    for vote in dict.fromkeys(table.vote):
-        found = [shown.loc[(*column, vote)] for column in columns]
-        more = ("" if own.half == 0 else f" ({_difference(Mean(0, own.more, own.half))})" for own in found)
-        lines.append((vote, *(f"{_percent(own.right)}{less}" for own, less in zip(found, more, strict=True))))
-    return _markdown(("right in %", *(f"{rollouts}, of {samples}" for rollouts, samples in columns)), lines)
+    there = list(dict.fromkeys(zip(*(table[name] for name in columns), strict=True)))
+    shown = table.set_index([*columns, line])
+    lines = [
+        (name, *(cell(shown.loc[(*column, name)]) if (*column, name) in shown.index else "" for column in there))
+        for name in dict.fromkeys(table[line])
+    ]
+    return _markdown((title, *(heading.format(*column) for column in there)), lines)
 
 
 def likeness(folder: Path) -> str:

@@ -6,7 +6,6 @@ Over questions of the world's own that its charts answer. In each folder many.pa
 greedy.parquet the greedy one (`rollout --samples 1 --temperature 0`).
 """
 
-import csv
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import chdir
@@ -20,12 +19,12 @@ from scipy import stats
 from ireasoner_cli.demo import world
 from stages import shards
 from stages.contract import SOLVER, TRAJECTORY
-from stages.errors import DataError, StageError
+from stages.errors import StageError
 from stages.evaluation.statistics import CONFIDENCE
-from stages.parsing import answer_key, parse_completion
+from stages.parsing import parse_completion
+from stages.rewards.cast import Cast
 from stages.rewards.consensus import NO_ANSWER, consensus
 from stages.rewards.votes import load as load_vote
-from stages.rewards.votes.cast import Cast
 from tests.evidence import records
 from tests.evidence.step_truth import QUESTIONS, SEED
 
@@ -48,13 +47,6 @@ def by_question(file: str) -> dict[int, list[Row]]:
     return found
 
 
-def true_answers(row: Row, charts: Mapping[str, world.Chart]) -> set[str]:
-    """The keys of what is right; none where the chart does not answer the question."""
-    ask = world.understand(row["question"] or "")
-    solution = world.solve(charts[row["images_sha256"][0]], ask) if ask else None
-    return {answer_key(answer) for answer in solution.answers} if solution else set()
-
-
 def elected(rows: Sequence[Row], vote: str) -> str | None:
     """The key of the answer that a group's rollouts elect, None where none has one."""
     keys = [parse_completion(row["completion"] or "").answer_key for row in rows]
@@ -72,14 +64,15 @@ def figures(folder: Path, charts: Mapping[str, world.Chart]) -> Iterator[Row]:
     """The rows of the CSV for the rollouts in `folder`."""
     with chdir(folder):
         sampled, greedy = map(by_question, ROLLOUTS)
-    asked = {index: right for index, rows in sampled.items() if (right := true_answers(rows[0], charts))}
+    asked = {index: right for index, rows in sampled.items() if (right := records.true_answers(rows[0], charts))}
     asked = {index: right for index, right in asked.items() if index in greedy}
+    sure = np.array([elected(greedy[index], "count") in right for index, right in asked.items()], float)
     for samples in SAMPLES:
         found = {
             vote: np.array([elected(sampled[index][:samples], vote) in right for index, right in asked.items()], float)
             for vote in VOTES
         }
-        found[GREEDY] = np.array([elected(greedy[index], "count") in right for index, right in asked.items()], float)
+        found[GREEDY] = sure
         for vote, own in found.items():
             less = own - found["count"]
             half = stats.t.ppf((1 + CONFIDENCE) / 2, len(own) - 1) * less.std(ddof=1) / len(own) ** 0.5
@@ -91,16 +84,9 @@ def figures(folder: Path, charts: Mapping[str, world.Chart]) -> Iterator[Row]:
 
 def main(folders: list[Path], out: Annotated[Path, typer.Option()] = Path("docs/evidence")) -> None:
     """Counts the votes of the rollouts in each folder, and writes votes.csv."""
-    for folder in folders:
-        for file in ROLLOUTS:
-            if not (folder / file).is_file():
-                raise DataError(f"{folder}: has no {file}; make it by `ireasoner rollout` of what it was asked")
+    records.check_there(folders, *ROLLOUTS)
     charts = records.charts(QUESTIONS, SEED)
-    found = [row for folder in folders for row in figures(folder, charts)]
-    with (out / "votes.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(found[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(found)
+    records.write_records(out / "votes.csv", [row for folder in folders for row in figures(folder, charts)])
     typer.echo(out / "votes.csv")
 
 

@@ -9,13 +9,13 @@ from typing import TypeAlias
 import numpy as np
 
 from stages.rewards import choices
-from stages.rewards.credit.paths import Paths
+from stages.rewards.paths import Paths
 
 Credit: TypeAlias = Callable[[Paths], np.ndarray]
 
 
 def names() -> list[str]:
-    return [name for name in choices.names(__name__) if name != "paths"]
+    return choices.names(__name__)
 
 
 def load(name: str) -> Credit:

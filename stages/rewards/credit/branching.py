@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from stages.rewards.credit.paths import Paths, means, numbered
+from stages.rewards.paths import Paths, means, numbered
 
 
 def credit(paths: Paths) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from stages.rewards.credit.paths import Paths
+from stages.rewards.paths import Paths
 
 
 def credit(paths: Paths) -> np.ndarray:

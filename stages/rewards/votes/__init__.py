@@ -8,13 +8,13 @@ from typing import TypeAlias
 import numpy as np
 
 from stages.rewards import choices
-from stages.rewards.votes.cast import Cast
+from stages.rewards.cast import Cast
 
 Vote: TypeAlias = Callable[[Cast], np.ndarray]
 
 
 def names() -> list[str]:
-    return [name.replace("_", "-") for name in choices.names(__name__) if name != "cast"]
+    return [name.replace("_", "-") for name in choices.names(__name__)]
 
 
 def load(name: str) -> Vote:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from stages.rewards.votes.cast import Cast
+from stages.rewards.cast import Cast
 
 
 def weights(cast: Cast) -> np.ndarray:
