@@ -3,6 +3,8 @@
 import gc
 import os
 import random
+import shutil
+import tempfile
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -18,6 +20,11 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # The models here are too small to share among cores: waiting for one another would take most of the time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Files in memory, where there is plenty: on a disk, a third of the time goes into writing and deleting small ones.
+MEMORY = Path("/dev/shm")
+if "TMPDIR" not in os.environ and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > 8 << 30:
+    os.environ["TMPDIR"] = tempfile.tempdir = str(MEMORY)
 
 # The suite draws the same examples each time, so that it fails for who broke something. The search for others is
 # `make campaign-properties`; what it finds stands as an @example at its test.

