@@ -1,14 +1,17 @@
 """The engine in a process of its own, which a GPU always has: its adapters, its sleep, and that it ends with us."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +21,7 @@ from stages.contract import SOLVER
 from stages.learning.model import PolicyModel
 from stages.models.finding import find_model
 from stages.sampling.dying_with_parent import PARENT
+from stages.sampling.vllm import VllmSampler
 from tests.conftest import needs_vllm
 
 ROOT = Path(__file__).parent.parent
@@ -110,6 +114,17 @@ def test_one_engine_at_a_time_whatever_happens_to_it(
     finally:
         process.kill()
         process.wait()
+
+
+def test_closed_it_is_gone_however_long_it_takes_to_die() -> None:
+    """vLLM kills what does not end in five seconds, and does not wait for it."""
+    process = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(600,), name="EngineCore")
+    process.start()
+    sampler = VllmSampler.__new__(VllmSampler)
+    core = SimpleNamespace(shutdown=threading.Timer(0.5, process.kill).start)
+    sampler._llm = SimpleNamespace(llm_engine=SimpleNamespace(engine_core=core))
+    sampler.close()
+    assert not process.is_alive()
 
 
 PARENT_AND_CHILD = f"""
