@@ -8,6 +8,9 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import MagicMock
 
 import pyarrow as pa
 import pytest
@@ -449,6 +452,21 @@ def test_a_tracker_is_told_the_figures_once(world: Path, monkeypatch: pytest.Mon
     names = {folder.name.rsplit("-", 1)[1] for folder in Path("run/wandb").glob("offline-run-*")}
     assert names == {Path("run/wandb/run-id").read_text()}
     assert call("verify", "run").exit_code == call("report", "run").exit_code == 0
+
+
+def test_runs_that_differ_in_their_seeds_are_one_group_to_a_tracker(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = []
+
+    def init(**settings: Any) -> MagicMock:
+        begun.append((settings["group"], settings["name"]))
+        return MagicMock()
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init, Settings=dict))
+    assert run("--track", "wandb", "--seeds", "1,2", iterations=1).exit_code == 0
+    assert run("--track", "wandb", out="alone", iterations=1).exit_code == 0
+    assert begun == [("run", "seed-1"), ("run", "seed-2"), (None, "alone")]
 
 
 def test_every_hyperparameter_is_in_the_report_in_inspect_and_in_what_a_tracker_gets(world: Path) -> None:

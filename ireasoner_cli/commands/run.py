@@ -141,7 +141,7 @@ def command(
             with (
                 shards.writing(one.out.absolute(), force=True),
                 Display(iterations) as view,
-                tracking(track, one.out, view.say) as tracked,
+                tracking(track, one.out, view.say, out.resolve().name if several else None) as tracked,
             ):
                 if several:
                     view.say(f"{one.out}:")

@@ -20,10 +20,11 @@ def no_tracker(figures: Figures, new: bool) -> None:
 
 
 @contextmanager
-def tracking(tracker: str | None, out: Path, say: Callable[[str], None]) -> Iterator[Track]:
+def tracking(tracker: str | None, out: Path, say: Callable[[str], None], group: str | None = None) -> Iterator[Track]:
     """With `tracker` "wandb": what to call with the figures of each iteration, and whether it was made just now.
 
-    A run that is gone on with is the same run to the tracker; `WANDB_MODE=offline` keeps all in OUT/wandb.
+    A run that is gone on with is the same run to the tracker; `WANDB_MODE=offline` keeps all in OUT/wandb. Runs of one
+    `group`, which differ in their seeds alone, are shown together.
 
     Raises UsageError where the tracker is not installed or cannot begin. Later troubles are only said: they are no
     reason to lose a run.
@@ -46,6 +47,7 @@ def tracking(tracker: str | None, out: Path, say: Callable[[str], None]) -> Iter
         run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "ireasoner"),
             name=out.resolve().name,
+            group=group,
             id=identity.read_text().strip(),
             resume="allow",
             dir=str(out),
