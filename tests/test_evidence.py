@@ -231,6 +231,13 @@ def test_the_first_and_the_last_fifth_of_training(tmp_path: Path) -> None:
     assert first.startswith("7.8 ± ") and last.startswith("47.8 ± ")  # of 1 and 2, and of 9 and 10
 
 
+def test_rows_that_ask_puzzles_alone_are_not_in_the_table_of_what_the_proposer_asks(tmp_path: Path) -> None:
+    key = {"settings": "prose", "seed": 1, "iteration": 1, "step": 48, "answerable": 0.5}
+    lines = [{**key, "row": "full", "dominant_right": 0.5}, {**key, "row": "rotation @ 1"}]
+    write_csv(tmp_path / "dynamics.csv", DYNAMICS, lines)
+    assert list(cells(tables.early_late(tmp_path, "prose"))) == ["full"]
+
+
 def test_step_truth_as_it_is(tmp_path: Path) -> None:
     assert tables.step_truth(tmp_path) == ""
     (tmp_path / "step-truth.csv").write_text("embedding,auc,n\nstatic,0.61234,12\n,-0.5,\n", encoding="utf-8")

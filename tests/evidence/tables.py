@@ -68,8 +68,10 @@ def parts(folder: Path, settings: str, world: str, decoding: str) -> str:
 
 
 def early_late(folder: Path, settings: str) -> str:
-    """What the truth says of proposals and rollouts, in the first and the last fifth of training."""
+    """What the truth says of proposals and rollouts, in the first and the last fifth of training; of rows that ask what
+    the world has answers to, and no puzzle, alone."""
     table = read_dynamics(folder, settings)
+    table = table[table.groupby("row").dominant_right.transform("count") > 0]
     ends = table.groupby(["row", "seed"]).iteration.transform("max")
     first, last = table[table.iteration <= ends / 5], table[table.iteration > ends * 4 / 5]
     lines = []
