@@ -18,7 +18,8 @@ EXECUTABLE = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"
 
 
 class Browser:
-    """A page in a headless browser with a profile of its own under `folder`. `problems` gathers what the console and
+    """A page in a headless browser with a profile of its own under `folder`, whose user wants no smooth scrolling: what
+    was scrolled to rests there. `problems` gathers what the console and
     the network had to say: errors, warnings, exceptions, refused scripts; `requests` every address that was asked."""
 
     def __init__(self, folder: Path, width: int = 1280, height: int = 900) -> None:
@@ -29,7 +30,8 @@ class Browser:
         self._read, answers = os.pipe()
         arguments = [
             EXECUTABLE, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
-            "--remote-debugging-pipe", f"--user-data-dir={folder}", f"--window-size={width},{height}", "about:blank",
+            "--force-prefers-reduced-motion", "--remote-debugging-pipe", f"--user-data-dir={folder}",
+            f"--window-size={width},{height}", "about:blank",
         ]  # fmt: skip
         self._process = subprocess.Popen(
             ["bash", "-c", f'exec "$@" 3<&{commands} 4>&{answers}', "browser", *arguments],
