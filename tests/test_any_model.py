@@ -60,24 +60,36 @@ def in_double(model: Any) -> None:
         base.set_experts_implementation("eager")
 
 
-@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "checkpointed"])
-def test_gradients_are_those_of_the_plain_loop(
-    family: str, model: Model, checkpointing: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In float64, to the last digits: completions in passes of several lengths behind a prompt that is run once."""
-    monkeypatch.setitem(TOKENS_PER_PASS, "cpu", 30)
+def a_learner_in_double(model: Model, checkpointing: bool = False) -> Learner:
+    """With the same adapters each time."""
     learner = Learner(model, UpdateParams(gradient_checkpointing=checkpointing), seed=0)
     in_double(learner.model._peft)
     disturb(learner)
     learner.roles[SOLVER] = RoleState(Baseline(), 0.5)
-    examples = [an_example(model, seed) for seed in range(2)]
+    return learner
+
+
+@pytest.fixture(scope="module")
+def expected(model: Model) -> dict[str, Tensor]:
+    """The plain loop's gradient of two examples."""
+    learner, examples = a_learner_in_double(model), [an_example(model, seed) for seed in range(2)]
     plain = a_plain_loop(model, learner)
     with double_throughout():
         groups = [example.group(learner.model) for example in examples]
-        own = gradient(learner, *groups)
         for example, advantages in zip(examples, learner.advantages(SOLVER, groups), strict=True):
             plain.backward(example, advantages, 0.5, 1 / 2)
-    expected = plain.gradient()
+    return plain.gradient()
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "checkpointed"])
+def test_gradients_are_those_of_the_plain_loop(
+    family: str, model: Model, expected: dict[str, Tensor], checkpointing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In float64, to the last digits: completions in passes of several lengths behind a prompt that is run once."""
+    monkeypatch.setitem(TOKENS_PER_PASS, "cpu", 30)
+    learner = a_learner_in_double(model, checkpointing)
+    with double_throughout():
+        own = gradient(learner, *(an_example(model, seed).group(learner.model) for seed in range(2)))
     assert expected.keys() == own.keys()
     largest = max(float(tensor.abs().max()) for tensor in expected.values())
     assert largest > 1e-3

