@@ -18,7 +18,7 @@ from stages.contract import PROPOSER, TRAJECTORY, UNREADABLE, Metadata, group_id
 from stages.errors import DataError, UsageError
 from stages.images.columns import Columns
 from stages.images.forms import PoolRow
-from stages.images.pool import Pool, draw, open_pool
+from stages.images.pool import Order, Pool, open_pool
 from stages.job import Job, Start
 from stages.parameters import Call, recorded
 from stages.parameters.propose import ProposeParams
@@ -70,8 +70,8 @@ def propose(
         return there
 
     groups = call.at_most(params.groups)
-    order = draw(len(pool), call.seed, step, groups + params.per_image, params.per_image)
-    _check_usable(pool, order, images_path, params.questions)
+    order = Order(len(pool), call.seed, step, params.per_image)
+    _check_usable(pool, [order[index] for index in range(groups)], images_path, params.questions)
     counts = {"groups": len(job.todo), "questions": 0, "unreadable_images": 0, "refused": 0}
     counts |= {"targets": 0} if params.target or puzzle else {}
 
@@ -106,25 +106,27 @@ def _count(counts: dict[str, int], rows: Iterable[Row]) -> None:
 
 
 def _found(
-    pool: Pool, order: list[int], indices: range, metadata: Metadata, apart: int, draw: puzzles.Draw | None
+    pool: Pool, order: Order, indices: range, metadata: Metadata, apart: int, draw: puzzles.Draw | None
 ) -> Iterator[PoolRow]:
-    """What each group is about; with `draw` a puzzle on its picture and, where it needs another, on the one `apart`
-    further on in the order."""
+    """What each group is about; with `draw` a puzzle on its picture and, where it needs another, on the first other one
+    among those `apart` further on in the order."""
     rows = pool.read([order[index] for index in indices])
     if draw is None:
         yield from rows
         return
     for index, own in zip(indices, rows, strict=True):
         step = metadata.step + index + 1
-        group = group_id(metadata.seed, step, [images.sha256(own.images[0].data or b"")])
+        shown = own.images[0].data
+        group = group_id(metadata.seed, step, [images.sha256(shown or b"")])
         puzzle = draw(random.Random(trajectory_seed(group, PROPOSER, 0)))
         other = own
         if 1 in puzzle.pictures:
-            if len(pool) == 1:
+            following = (next(pool.read([order[index + apart * further]])) for further in range(1, len(pool)))
+            other = next((row for row in following if row.images[0].data != shown), own)
+            if other is own:
                 raise DataError("the pool has one picture, and this --task needs another beside it")
-            other = next(pool.read([order[index + apart]]))
-        shown = tuple((own, other)[which].images[0] for which in puzzle.pictures)
-        yield PoolRow(shown, puzzle.question, puzzle.target, puzzle.view)
+        pictures = tuple((own, other)[which].images[0] for which in puzzle.pictures)
+        yield PoolRow(pictures, puzzle.question, puzzle.target, puzzle.view)
 
 
 def _proposals(

@@ -82,7 +82,7 @@ def test_log_probabilities_of_another_distribution_are_refused(
 ) -> None:
     groups = [chain.group(0, "pool/0.png", [chain.solution(1)])]
     chain.write_shard(Path("other.parquet"), groups, params=sampled)
-    with pytest.raises(UsageError, match="temperature 1 and top-p 1, and these rollouts were sampled"):
+    with pytest.raises(UsageError, match="temperature 1 and top-p 1, and the rollouts of pass answer were sampled"):
         score([Path("other.parquet")], ScoreParams(**params))
 
 

@@ -22,7 +22,7 @@ from ireasoner_cli.app import app
 from stages.errors import DataError, EngineError, UsageError
 from stages.images import dataset, forms
 from stages.images.columns import Columns
-from stages.images.pool import draw, open_pool
+from stages.images.pool import Order, open_pool
 from stages.parameters import Call
 from stages.parameters.propose import ProposeParams
 from stages.parameters.rollout import RolloutParams
@@ -271,15 +271,19 @@ def test_large_rows_are_read_fewer_at_a_time_and_in_the_same_order(
     assert [row.images[0].data for row in open_pool(Path("p.parquet")).read(order)] == [encoded[i] for i in order]
 
 
+def drawn(step: int, groups: int, each: int = 1) -> list[int]:
+    order = Order(8, 1, step, each)
+    return [order[index] for index in range(groups)]
+
+
 @pytest.mark.parametrize("step", [0, 6, 7])
 def test_each_image_is_proposed_on_so_many_times_in_a_row(workdir: Path, step: int) -> None:
     for each in (2, 3):
-        drawn = draw(8, 1, step, 12, each)
-        assert all(len(set(drawn[start : start + each])) == 1 for start in range(0, 12, each))
-        assert drawn[::each] == draw(8, 1, -(-step // each), 12 // each)
-    whole = draw(8, 1, 0, 24, 3)
-    assert whole == draw(8, 1, 0, 12, 3) + draw(8, 1, 12, 12, 3)  # an iteration goes on where the last one stopped
-    assert draw(8, 1, step, 12, 1) == draw(8, 1, step, 12)
+        of_each = drawn(step, 12, each)
+        assert all(len(set(of_each[start : start + each])) == 1 for start in range(0, 12, each))
+        assert of_each[::each] == drawn(-(-step // each), 12 // each)
+    # An iteration goes on where the last one stopped.
+    assert drawn(0, 24, 3) == drawn(0, 12, 3) + drawn(12, 12, 3)
 
 
 def test_proposals_about_one_image_are_groups_of_their_own_however_they_are_made(workdir: Path) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 from stages import images
 from stages.contract import group_id, trajectory_seed
 from stages.errors import DataError, UsageError
-from stages.images.pool import draw, open_pool
+from stages.images.pool import Order, open_pool
 from stages.images.reading import UnreadableImage, decode
 from stages.learning.learner import UpdateParams
 from stages.parameters import Call
@@ -60,10 +60,11 @@ def test_one_row_a_group_with_every_column(ask: Asker) -> None:
 
 
 def test_the_pool_goes_round_from_the_policys_step(workdir: Path) -> None:
-    assert sorted(draw(8, 0, 0, 8)) == list(range(8))
-    assert draw(8, 0, 0, 20) == draw(8, 0, 0, 8) * 2 + draw(8, 0, 0, 4)
-    assert draw(8, 0, 5, 8) == (draw(8, 0, 0, 16))[5:13]
-    assert draw(8, 0, 0, 8) != draw(8, 1, 0, 8)
+    order = Order(8, 0, 0)
+    whole = [order[index] for index in range(8)]
+    assert sorted(whole) == list(range(8)) and [order[index] for index in range(20)] == (whole * 3)[:20]
+    assert [Order(8, 0, 5)[index] for index in range(8)] == (whole * 2)[5:13]
+    assert [Order(8, 1, 0)[index] for index in range(8)] != whole
 
 
 def test_sharded_equals_whole(ask: Asker, workdir: Path) -> None:

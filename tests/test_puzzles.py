@@ -5,6 +5,8 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -87,6 +89,14 @@ def test_the_odd_one_is_another_picture(workdir: Path) -> None:
         digests = row["images_sha256"]
         odd = int(row["target"]) - 1
         assert len(digests) == 3 and digests.count(digests[odd]) == 1 and len(set(digests)) == 2
+
+
+def test_the_odd_one_is_another_picture_where_a_pool_has_it_more_than_once(workdir: Path) -> None:
+    rows = [{"image": path.read_bytes()} for path in sorted(POOL.iterdir())[:3] for _ in range(4)]
+    pq.write_table(pa.Table.from_pylist(rows), "pool.parquet")
+    asking = chain.asked(ProposeParams, groups=24, task="odd-one-out", model="model")
+    asked = chain.rows(propose(Path("pool.parquet"), *asking).path)
+    assert len(asked) == 24 and all(len(set(row["images_sha256"])) == 2 for row in asked)
 
 
 def test_an_odd_one_needs_another_picture(workdir: Path) -> None:

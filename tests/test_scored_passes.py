@@ -88,8 +88,34 @@ def test_the_target_of_two_passes(workdir: Path) -> None:
     assert of(scored(even, options=both), "answer") == [1.0] * 3 + [0.0]  # 13/24 and 11/24
     apart = group(0, ("answer", [says(1)] * 2, None), ("view", [says(2)], None))
     assert of(scored(apart, options=(*both, "--pool", "harmonic")), "answer") == [0.0, 0.0]
-    alone = group(1, ("answer", [says(1)] * 2, None))
-    assert of(scored(group(0, *seen), alone, options=both), "answer")[-2:] == [1.0, 1.0]
+    alone = group(0, ("answer", [says(1)] * 2, None))
+    for groups in (1, 2):  # whether others are scored with it or not
+        limit = ("--limit", str(groups))
+        assert of(scored(alone, group(1, *seen), options=(*both, *limit)), "answer")[:2] == [1.0, 1.0]
+        harmonic = (*both, *limit, "--pool", "harmonic")
+        assert of(scored(alone, group(1, *seen), options=harmonic), "answer")[:2] == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("target", "elects"),
+    [(None, ["answer"]), ("view", ["view"]), ("answer+view", ["answer", "view"]), ("known", [])],
+)
+def test_votes_by_probability_need_those_of_the_passes_that_elect(
+    workdir: Path, target: str | None, elects: list[str]
+) -> None:
+    made = group(0, ("answer", [says(1)], None), ("view", [says(1)], None), target="1")
+    options = ("--solver-reward", "majority", "--vote", "likelihood", *(("--target", target) if target else ()))
+    plain, other = {"temperature": 1.0, "top_p": 1.0}, {"temperature": 0.5, "top_p": 1.0}
+    for sharp in ("answer", "view"):
+        passes = {
+            name: {**(other if name == sharp else plain), "prompt": "", "of": None} for name in ("answer", "view")
+        }
+        chain.write_shard(Path("rollouts.parquet"), [made], params={**passes["view"], "pass": "view", "passes": passes})
+        done = call("score", "rollouts.parquet", "--force", *options)
+        assert done.exit_code == (2 if sharp in elects else 0), done.output
+        assert sharp not in elects or f"of pass {sharp} were sampled at temperature 0.5" in " ".join(
+            done.stderr.split()
+        )
 
 
 def test_the_target_that_is_known(workdir: Path) -> None:
@@ -295,9 +321,12 @@ def test_better_by_how_it_came_about(workdir: Path) -> None:
         (("--rewarded", "think"), "no rows of pass think; there are answer"),
         (("--target", "teacher"), "no rows of pass teacher; there are answer"),
         (("--target", "a=b"), "--target a=b: not PASS, known, or PASS=TARGET"),
+        (("--target", "known"), "--target known: nothing of this reward looks at it; add --solver-reward majority"),
+        (("--target", "answer+answer", "--top", "1"), "--target answer+answer: names a pass more than once"),
         (("--solver-reward", "reader"), "the term reader looks at rows made of answer (rollout --of), and has none"),
         (("--proposer-reward", "valid"), "the term valid looks at one pass about the question; call it valid"),
         (("--proposer-reward", "balance"), "the term balance needs --kinds"),
+        (("--proposer-reward", "balance", "--kinds", "a, A,"), "two kinds of question"),
         (("--factor", "majority:1:0"), "--factor majority:1:0: not NAME:LO:HI with LO < HI"),
         (("--factor", "majorty:0:1"), "unknown term 'majorty'; the nearest is 'majority'"),
         (("--verdict", "score"), "--verdict score: not NAME:LO:HI"),

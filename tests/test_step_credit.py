@@ -396,6 +396,16 @@ def test_sums_that_are_not_the_advantage_are_found(estimator: Any, scored: Path)
         list(verify([changed]))
 
 
+def test_rows_without_an_answer_are_like_nothing(workdir: Path) -> None:
+    """Each is a path of its own, whatever another of them earns."""
+    texts = [chain.solution("11", "a", "b"), "<think>Short.</think>", "I cannot tell.", ""]
+    chain.write_shard(Path("rollouts.parquet"), [chain.group(0, "pool/0.png", texts)])
+    params = ScoreParams(solver_reward="majority + 0.1*format", form="think", credit="branching")
+    shard = score([Path("rollouts.parquet")], params).path
+    assert len({row["reward"] for row in solver(shard) if row["answer_key"] is None}) == 2
+    assert list(verify([shard]))
+
+
 def test_it_is_shown(scored: Path) -> None:
     assert call("score", "rollouts.parquet", "--credit", "vote", "--out", "credited.parquet").exit_code == 0
     row = max(solver(Path("credited.parquet")), key=lambda row: abs(row["step_credit"][0]))

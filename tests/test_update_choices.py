@@ -12,7 +12,9 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
+from ireasoner_cli.app import app
 from stages.contract import PAIRS, SOLVER, Metadata, ModelRef, PolicyRef
 from stages.errors import DataError, MadeDifferently, UsageError
 from stages.images import load_all
@@ -34,6 +36,7 @@ from stages.verification.verify import verify
 from tests import chain
 from tests.plain import PlainLoop, stock_model
 from tests.test_rules import read_by
+from tests.test_run import SETTINGS
 from tests.test_update import iteration
 
 Row = dict[str, Any]
@@ -282,6 +285,17 @@ def test_a_teacher_goes_from_policy_to_policy(scored: Path) -> None:
         policy = update([second], replace(TAUGHT, teacher_decay=decay), Call(policy=first, out=Path(f"at{decay}"))).path
         own = adapter(same, SOLVER if decay == 0 else TEACHER)
         assert all(torch.equal(own[name], tensor) for name, tensor in adapter(policy, TEACHER).items())
+
+
+def test_a_run_that_asks_a_teacher_keeps_one(workdir: Path) -> None:
+    """Said before anything is sampled: in the second iteration it would be missing."""
+    Path("ireasoner.toml").write_text(f'{SETTINGS}\n[[pass]]\nname = "teacher"\nadapter = "teacher"\n')
+    words = ("run", "--images", "pool", "--out", "run", "--iterations", "2")
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 2 and "`update` keeps none without --teacher-decay" in " ".join(done.stderr.split())
+    assert not list(Path().glob("run/it*"))
+    assert CliRunner(env={"IREASONER_UPDATE_TEACHER_DECAY": "0.9"}).invoke(app, words).exit_code == 0
+    assert (Path("run/it0002/policy/teacher") / "adapter_model.safetensors").is_file()
 
 
 def test_a_teacher_belongs_to_the_policy(scored: Path) -> None:

@@ -23,7 +23,7 @@ from ireasoner_cli.workers.answer import Words
 from ireasoner_cli.workers.staff import Learning, Staff
 from stages import shards
 from stages.contract import ANSWER, CREDIT, PAIRS, TRAJECTORY
-from stages.errors import EngineError
+from stages.errors import EngineError, UsageError
 from stages.job import Start
 from stages.models.support import adapters, check_learning
 from stages.parameters import Call
@@ -132,11 +132,17 @@ def run_loop(plan: Plan, prepare: Prepare, view: View, staff: Staff, track: Trac
 
 
 def _check_together(prepare: Prepare, recipe: str | None, plan: Plan) -> None:
-    """Raises UsageError where what `score` is to write cannot be learned from as `update` is to."""
+    """Raises UsageError where what `score` is to write cannot be learned from as `update` is to, and where a pass asks
+    a teacher that is not kept."""
     score, update = (prepare.options(stage, {"recipe": recipe}, plan.out) for stage in ("score", "update"))
     there = [*(CREDIT.names if score["credit"] else ()), *(PAIRS.names if score["pairs"] else ())]
     learned = UpdateParams(**{name: update[name] for name in ("loss", "advantage", "roles", "sampling_temperature")})
     columns_among(learned, there, str(plan.folder(1) / "scored.parquet"))
+    for name in plan.passes if update["teacher_decay"] is None else ():
+        if prepare.options("rollout", {"recipe": recipe, "pass": name}, plan.out)["adapter"] == "teacher":
+            raise UsageError(
+                f"pass {name} asks the teacher, and `update` keeps none without --teacher-decay, such as 0.98"
+            )
 
 
 class _Loop:

@@ -105,10 +105,15 @@ def _size(path: str) -> int:
         return -1
 
 
-def draw(pool_size: int, seed: int, step: int, groups: int, per_image: int = 1) -> list[int]:
-    """Positions of the images of one iteration's groups, `per_image` consecutive ones of each: the pool shuffled by the
-    seed, taken from training step `step` onwards, round and round."""
-    order = list(range(pool_size))
-    random.Random(seed).shuffle(order)
-    first = -(-step // per_image)  # as many images as the steps so far have had
-    return [order[(first + index // per_image) % pool_size] for index in range(groups)]
+class Order:
+    """Positions of the images of one iteration's groups, by index, `per_image` consecutive ones of each: the pool
+    shuffled by the seed, taken from training step `step` onwards, round and round."""
+
+    def __init__(self, pool_size: int, seed: int, step: int, per_image: int = 1) -> None:
+        self._order = list(range(pool_size))
+        random.Random(seed).shuffle(self._order)
+        self._first = -(-step // per_image)  # as many images as the steps so far have had
+        self._per_image = per_image
+
+    def __getitem__(self, index: int) -> int:
+        return self._order[(self._first + index // self._per_image) % len(self._order)]

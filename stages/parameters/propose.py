@@ -45,6 +45,6 @@ class ProposeParams:
         panel=EXISTING,
     )
     target: str | None = option(
-        None, "The column with their answers, which go along unused.", shown=False, panel=EXISTING
+        None, "The column with their answers, for `score --target known`.", shown=False, panel=EXISTING
     )
     sampling: Sampling = Sampling(decoding=Decoding(max_tokens=128))

@@ -6,16 +6,16 @@ from stages.rewards.consensus import NO_ANSWER
 
 
 def pooled(
-    group: np.ndarray, key: np.ndarray, seen: np.ndarray, groups: int, weight: np.ndarray, harmonic: bool
+    group: np.ndarray, key: np.ndarray, seen: np.ndarray, ways: int, groups: int, weight: np.ndarray, harmonic: bool
 ) -> np.ndarray:
     """The key of each group's answer with the largest mean share, NO_ANSWER where none has any   [M]
 
-    group [R] int in [0, groups); key [R] int from 0, NO_ANSWER where there is none; seen [R] int: which way, from 0;
-    weight [R] ≥ 0: what each rollout counts. A share is of the weight of all of a group's rollouts that see it the same
-    way, the unanswered among them; a `harmonic` mean is 0 for what one way never says (Self-Harmony, arXiv 2511.01191).
+    group [R] int in [0, groups); key [R] int from 0, NO_ANSWER where there is none; seen [R] int in [0, ways): which
+    way; weight [R] ≥ 0: what each rollout counts. A share is of the weight of all of a group's rollouts that see it the
+    same way, the unanswered among them; a `harmonic` mean is 0 for what one way never says, be it that a group has no
+    rollout that sees it so (Self-Harmony, arXiv 2511.01191).
     Ties go to the one sampled first.
     """
-    ways = int(seen.max(initial=0)) + 1
     whole = np.zeros((groups, ways))
     np.add.at(whole, (group, seen), weight)
     answered = np.flatnonzero(key != NO_ANSWER)

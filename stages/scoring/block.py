@@ -198,7 +198,8 @@ def _targets(
             at = cells.are(*several)
             seen = np.argmax([cells.are(each)[at] for each in several], axis=0)
             harmonic = chosen.params.pool == "harmonic"
-            right[own] = pooled(cells.group[at], key[at], seen, cells.groups, counts[at], harmonic)[cells.group[own]]
+            best_together = pooled(cells.group[at], key[at], seen, len(several), cells.groups, counts[at], harmonic)
+            right[own] = best_together[cells.group[own]]
             continue
         cell = cells.find(target)[cells.group[own]]
         right[own] = np.where(cell >= 0, np.append(best, NO_ANSWER)[cell], NO_ANSWER)

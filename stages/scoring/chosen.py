@@ -18,6 +18,7 @@ from stages.rewards.proposer import Term as ProposerTerm
 from stages.scoring.passes import Passes
 
 OWN = "own_terms"  # under which a shard records the user's own terms
+HELD_TO_TARGETS = {"calibration", "children", "majority", "reader"}  # terms that look at what is right
 WITH_COLUMNS = {"answer", "step"}  # terms whose columns every scored table has
 
 
@@ -69,11 +70,17 @@ class Chosen:
             raise UsageError(
                 "--pairs are learned by what they prefer, and not by the credit of steps; leave out --credit"
             )
-        if "balance" in of_proposer and not params.kinds:
-            raise UsageError("the term balance needs --kinds, the kinds of question that there are to be")
+        if "balance" in of_proposer and len(kinds_in(params)) < 2:
+            raise UsageError("the term balance needs --kinds, two kinds of question that there are to be or more")
         used = {*(solver or ()), *of_proposer}
         if idle := [name for name in names if name not in used]:
             raise UsageError(f"--term: {idle[0]} is neither in --solver-reward nor in --proposer-reward")
+        of_passes = Passes.of(params, passes, recorded or {}, [*asked, *of_proposer])
+        if params.target and not (params.top or params.keep or HELD_TO_TARGETS.union(names).intersection(asked)):
+            raise UsageError(
+                f"--target {params.target}: nothing of this reward looks at it; add --solver-reward majority, which "
+                "pays what is right, or leave out --target"
+            )
         return Chosen(
             params,
             solver,
@@ -81,7 +88,7 @@ class Chosen:
             {name: terms.load(name) for name in [*WITH_COLUMNS, *asked] if name not in names},
             {name: proposer.load(name) for name in of_proposer if name not in names},
             votes.load(params.vote),
-            Passes.of(params, passes, recorded or {}, [*asked, *of_proposer]),
+            of_passes,
             _bounded("--verdict", params.verdict),
             factor,
             None if params.pairs is None else _rule(params.pairs, passes),
@@ -92,19 +99,22 @@ class Chosen:
     @property
     def kinds(self) -> list[str]:
         """The kinds of question that there are to be."""
-        return [" ".join(kind.lower().split()) for kind in (self.params.kinds or "").split(",")]
+        return kinds_in(self.params)
 
     def check_sampling(self, rollouts: Metadata) -> None:
         """Raises UsageError where stored log-probabilities are asked for that are not the policy's own."""
-        needed = [f"--vote {self.params.vote}"] if self.params.vote in ("likelihood", "weakest-token") else []
-        needed += ["the term confidence"] if "confidence" in self.solver_terms else []
-        for name in self.passes.rewarded if needed else ():
+        needed: dict[str, str] = {}  # by which pass it is that needs them
+        if self.params.vote in ("likelihood", "weakest-token"):
+            needed |= dict.fromkeys(self.passes.electing, f"--vote {self.params.vote}")
+        if "confidence" in self.solver_terms:
+            needed |= dict.fromkeys(self.passes.rewarded, "the term confidence")
+        for name, what in needed.items():
             sampled = rollouts.passes.get(name, {})
             temperature, top_p = (sampled.get(each, "unknown") for each in ("temperature", "top_p"))
             if (temperature, top_p) != (1.0, 1.0):
                 raise UsageError(
-                    f"{needed[0]} needs the log-probabilities of temperature 1 and top-p 1, and these rollouts were "
-                    f"sampled at temperature {temperature}, top-p {top_p}"
+                    f"{what} needs the log-probabilities of temperature 1 and top-p 1, and the rollouts of pass "
+                    f"{name} were sampled at temperature {temperature}, top-p {top_p}"
                 )
 
     @property
@@ -131,6 +141,11 @@ class Chosen:
     def recorded(self) -> dict[str, Any]:
         """What a shard records of the user's own terms."""
         return {OWN: {name: term.sha256 for name, term in self.own.items()}} if self.own else {}
+
+
+def kinds_in(params: ScoreParams) -> list[str]:
+    named = (" ".join(kind.lower().split()) for kind in (params.kinds or "").split(","))
+    return list(dict.fromkeys(filter(None, named)))
 
 
 def _bounded(option: str, text: str) -> tuple[str, float, float]:

@@ -27,6 +27,12 @@ class Passes:
     told: Mapping[str, Collection[str]] = field(default_factory=dict)
     about: Mapping[str, Collection[str]] = field(default_factory=dict)
 
+    @property
+    def electing(self) -> list[str]:
+        """The passes by whose vote rows are judged: the targets, and what is rewarded without one."""
+        targets = [self.target.get(name, name) for name in self.rewarded]
+        return [name for target in targets if target != KNOWN for name in together(target)]
+
     @staticmethod
     def of(
         params: ScoreParams, there: Sequence[str], recorded: Mapping[str, Mapping[str, Any]], terms: Collection[str]
@@ -46,6 +52,8 @@ class Passes:
         target = _targets(params.target, rewarded)
         judges = [name for each in target.values() if each != KNOWN for name in together(each)]
         wanted = [*rewarded, *judges]
+        if twice := next((each for each in target.values() if len({*together(each)}) < len(together(each))), None):
+            raise UsageError(f"--target {twice}: names a pass more than once")
         missing = [name for name in wanted if name not in there]
         if there and missing and not (params.pairs and params.rewarded == ANSWER):
             raise UsageError(f"no rows of pass {missing[0]}; there are {', '.join(there)}")

@@ -36,7 +36,8 @@ def broken_credit(group: Sequence[Row], estimator: str | None) -> Iterator[str]:
                 if estimator == "trust":
                     found, wanted = _mean(row), row["reward"] - mean
                 else:
-                    like = [other["reward"] for other in rows if other is row or _path(other) == _path(row)]
+                    path = _path(row)
+                    like = [other["reward"] for other in rows if other is row or (path and _path(other) == path)]
                     found, wanted = sum(row["step_credit"]), sum(like) / len(like) - mean
                 if not math.isclose(found, wanted, rel_tol=ROUNDING, abs_tol=ROUNDING):
                     which = f"solver {row['sample_index']}"

@@ -13,6 +13,7 @@ AT = " @ "
 Options = Mapping[str, Any]  # of each command, as in ireasoner.toml; of `pass`, a list
 Contenders = Mapping[str, tuple[Options, Sequence[float]]]  # what is changed, and at which learning rates
 USUAL, FARTHER = (2.5e-4, 6e-4), (2.5e-4, 6e-4, 1e-3)
+ITERATIONS, GROUPS = 20, 48  # of the shorter runs
 
 ANSWER: Options = {"score": {"reward": "answer"}}
 MAJORITY: Options = {"score": {"solver-reward": "majority"}}
@@ -44,7 +45,8 @@ CREDITED: Contenders = {
     "credit by vote": (_with(ANSWER, score={"credit": "vote"}), (6e-5, 1.2e-4, 2.5e-4)),
     "credit by branching": (_with(ANSWER, score={"credit": "branching"}), FARTHER),
     "credit by trust": (_with(ANSWER, score={"credit": "trust"}), FARTHER),
-    "full": ({}, USUAL),
+    # The step reward has come in when the shorter runs end, as in the ablation.
+    "full": ({"score": {"total-steps": ITERATIONS * GROUPS}}, USUAL),
 }
 CONTROLS: Contenders = {
     # Twice the rollouts: what a signal at half of them has to come to.

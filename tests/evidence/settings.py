@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from ireasoner_cli.demo import world
 from tests.evidence import contenders
-from tests.evidence.contenders import Options
+from tests.evidence.contenders import GROUPS, ITERATIONS, Options
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,6 @@ ROWS: dict[str, Options | None] = {
     "hidden": {"score": {"embedding": "hidden"}},
 }
 
-ITERATIONS, GROUPS = 20, 48
 OPTIONS: Options = {
     "propose": {"groups": GROUPS, "max-tokens": 48},
     "rollout": {"samples": 5, "max-tokens": 144},
