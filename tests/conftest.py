@@ -33,19 +33,6 @@ settings.register_profile("campaign", max_examples=2000, deadline=None)
 settings.load_profile("suite")
 
 
-# The files whose single tests take longest, with processes and engines of their own. They begin first: at the end, one
-# of them would keep one core busy and the others waiting.
-LONGEST = (
-    *("test_workers", "test_loop", "test_families", "test_acceptance", "test_environment", "test_lag"),
-    *("test_engine_process", "test_learners", "test_interruption", "test_gpu", "test_engine_start", "test_layout"),
-    *("test_init", "test_choices", "test_ranks", "test_refusals", "test_run", "test_update"),
-)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.stem not in LONGEST)
-
-
 def vllm_is_for_cpus() -> bool:
     """Whether the vLLM that is installed runs without a GPU. Its build for CPUs goes by a name of its own, or is a
     local version."""
