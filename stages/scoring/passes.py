@@ -1,6 +1,6 @@
 """What the passes of a shard are to the rewards: which are rewarded, whose answers are right, who speaks of whom."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,8 +30,7 @@ class Passes:
     @property
     def electing(self) -> list[str]:
         """The passes by whose vote rows are judged: the targets, and what is rewarded without one."""
-        targets = [self.target.get(name, name) for name in self.rewarded]
-        return [name for target in targets if target != KNOWN for name in together(target)]
+        return _judges(self.target.get(name, name) for name in self.rewarded)
 
     @staticmethod
     def of(
@@ -50,8 +49,7 @@ class Passes:
                 told[name] = placeholders(made["prompt"]) - {QUESTION} if "prompt" in made else DESCRIPTION
         rewarded = tuple(name.strip() for name in params.rewarded.split(","))
         target = _targets(params.target, rewarded)
-        judges = [name for each in target.values() if each != KNOWN for name in together(each)]
-        wanted = [*rewarded, *judges]
+        wanted = [*rewarded, *_judges(target.values())]
         if twice := next((each for each in target.values() if len({*together(each)}) < len(together(each))), None):
             raise UsageError(f"--target {twice}: names a pass more than once")
         missing = [name for name in wanted if name not in there]
@@ -76,6 +74,11 @@ class Passes:
 def together(target: str) -> list[str]:
     """The passes whose vote a target is, A of `A` and A, B of `A+B`."""
     return [name.strip() for name in target.split("+")]
+
+
+def _judges(targets: Iterable[str]) -> list[str]:
+    """The passes whose votes the targets are."""
+    return [name for target in targets if target != KNOWN for name in together(target)]
 
 
 def _targets(text: str | None, rewarded: Sequence[str]) -> dict[str, str]:
