@@ -76,6 +76,7 @@ def score(inputs: Sequence[Path], params: ScoreParams, call: Call = Call(), prog
     if there := job.there():
         return there
 
+    _check_known(rollouts, chosen)
     tally = Tally(chosen)
     schema = pa.schema([*SCORED, *chosen.columns])
     questions = _questions(rollouts, chosen)
@@ -128,6 +129,17 @@ def _device(chosen: Chosen) -> dict[str, Any]:
     from stages.models.device import this_device
 
     return this_device().recorded()
+
+
+def _check_known(rollouts: shards.Shards, chosen: Chosen) -> None:
+    """Raises UsageError where known answers are asked for, and there are questions but no answer."""
+    if not chosen.passes.known:
+        return
+    targets = [row["target"] for row in rollouts.rows(("role", "target")) if row["role"] == PROPOSER]
+    if targets and not any(targets):
+        raise UsageError(
+            "--target known: no question here has a known answer; propose with --task, or with --questions and --target"
+        )
 
 
 def _questions(rollouts: shards.Shards, chosen: Chosen) -> Questions:

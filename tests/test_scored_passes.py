@@ -122,7 +122,12 @@ def test_the_target_that_is_known(workdir: Path) -> None:
     known = ("--solver-reward", "majority", "--target", "known")
     answers = ("answer", [says("12.0"), says(13), says(13)], None)
     assert of(scored(group(0, answers, target="12"), options=known), "answer") == [1.0, 0.0, 0.0]
-    assert of(scored(group(0, answers), options=known), "answer") == [0.0, 0.0, 0.0]
+    rows = scored(group(0, answers), group(1, answers, target="13"), options=known)
+    assert of(rows, "answer") == [None] * 3 + [0.0, 1.0, 1.0]  # what is not known says nothing of right and wrong
+    assert of(rows, "answer", "selected") == [False] * 3 + [True] * 3
+    chain.write_shard(Path("rollouts.parquet"), [group(0, answers)])
+    done = call("score", "rollouts.parquet", "--force", *known)
+    assert done.exit_code == 2 and "no question here has a known answer" in " ".join(done.stderr.split())
 
 
 def test_the_band_is_that_of_the_vote_that_a_row_is_held_to(workdir: Path) -> None:
@@ -322,11 +327,13 @@ def test_better_by_how_it_came_about(workdir: Path) -> None:
         (("--target", "teacher"), "no rows of pass teacher; there are answer"),
         (("--target", "a=b"), "--target a=b: not PASS, known, or PASS=TARGET"),
         (("--target", "known"), "--target known: nothing of this reward looks at it; add --solver-reward majority"),
+        (("--target", "known", "--pool", "harmonic", "--top", "1"), "--pool harmonic: it is of the votes of several"),
         (("--target", "answer+answer", "--top", "1"), "--target answer+answer: names a pass more than once"),
         (("--solver-reward", "reader"), "the term reader looks at rows made of answer (rollout --of), and has none"),
         (("--proposer-reward", "valid"), "the term valid looks at one pass about the question; call it valid"),
         (("--proposer-reward", "balance"), "the term balance needs --kinds"),
         (("--proposer-reward", "balance", "--kinds", "a, A,"), "two kinds of question"),
+        (("--kinds", "a, b"), "--kinds a, b: nothing looks at it but the term balance"),
         (("--factor", "majority:1:0"), "--factor majority:1:0: not NAME:LO:HI with LO < HI"),
         (("--factor", "majorty:0:1"), "unknown term 'majorty'; the nearest is 'majority'"),
         (("--verdict", "score"), "--verdict score: not NAME:LO:HI"),

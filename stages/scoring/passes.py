@@ -32,6 +32,16 @@ class Passes:
         """The passes by whose vote rows are judged: the targets, and what is rewarded without one."""
         return _judges(self.target.get(name, name) for name in self.rewarded)
 
+    @property
+    def several(self) -> bool:
+        """Whether some target is the vote of several passes."""
+        return any(len(together(target)) > 1 for target in self.target.values())
+
+    @property
+    def known(self) -> list[str]:
+        """The passes that are held to a known answer."""
+        return [name for name, target in self.target.items() if target == KNOWN]
+
     @staticmethod
     def of(
         params: ScoreParams, there: Sequence[str], recorded: Mapping[str, Mapping[str, Any]], terms: Collection[str]
