@@ -2,7 +2,8 @@
 
     policy/ + base model ──▶ OUT/
 
-    W' = W + (α/r)·B·A     for every projection that the adapter covers; all else is copied byte for byte
+    W' = W + (α/r)·B·A     for every projection that the adapter covers; all else is copied byte for byte, but for
+                           what holds the base model once more in another form
 
 The weight files keep their layout and types, so each is copied and the changed tensors are written over in place:
 memory holds one tensor at a time, whatever the size of the model.
@@ -21,7 +22,7 @@ from stages import shards
 from stages.contract import SOLVER, Metadata
 from stages.errors import DataError, EngineError, UsageError
 from stages.models.card import model_card
-from stages.models.finding import Model, locate_model
+from stages.models.finding import Model, is_other_form, locate_model
 from stages.models.untrusted import Refused, StoredTensor, tensor_headers
 from stages.policy import check_model, open_policy
 from stages.progress import SILENT, Progress
@@ -122,7 +123,7 @@ class Adapter:
 def _merge(model: Model, adapter: Adapter, folder: Path, progress: Progress) -> int:
     """Copies the weight files into `folder` and adds the adapter there; how many tensors changed."""
     scale, pairs = adapter.scale, adapter.pairs()
-    files = sorted(model.path.glob("*.safetensors"))
+    files = model.weight_files
     try:
         headers = {file: tensor_headers(file) for file in files}
     except Refused as error:
@@ -196,7 +197,7 @@ def _is_done(out: Path, lineage: Metadata, force: bool) -> bool:
 def _copy_files(source: Path, folder: Path) -> None:
     for pattern in COPIED:
         for file in source.glob(pattern):
-            if file.is_file() and file.name != LINEAGE_FILE:
+            if file.is_file() and file.name != LINEAGE_FILE and not is_other_form(file):
                 shutil.copyfile(file, folder / file.name)
     if (source / "prompts").is_dir():
         (folder / "prompts").mkdir()

@@ -36,6 +36,7 @@ from stages.result import Result
 from stages.updating import asked, remarks
 from stages.updating.columns import columns
 from stages.updating.policy_job import PolicyJob
+from stages.updating.proposals import check_compared
 
 CHECKPOINT_SECONDS = 60.0
 # No options, and recorded beside them: how a policy was trained is to be read off it.
@@ -67,7 +68,8 @@ def update(
     asked.check_steps(scored, start.policy)
     sampled_from = scored.metadata.policy
     is_behind = sampled_from.step != start.policy.ref.step
-    lora = asked.lora(params, start.policy)
+    check_compared(params, scored.metadata.stage_params("propose").get("per_image"))
+    lora = asked.lora(params, start.policy, start.model)
     self_reward = asked.self_reward(params, start)
     temperatures = asked.temperatures(params, scored.metadata)
     job = PolicyJob(

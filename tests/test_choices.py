@@ -172,6 +172,39 @@ def test_likelihood_needs_no_advantage(ready: Path) -> None:
     assert all(row["importance_weight"] == 1 for row in one)
 
 
+def test_likelihood_is_of_rows_that_are_selected(ready: Path) -> None:
+    """Of which the Proposer has none: what failed to ask would be learned, too."""
+    with pytest.raises(UsageError, match="--loss sft learns from the Solver's rows that are selected; say --roles"):
+        update([ready], UpdateParams(loss="sft"))
+
+
+@pytest.mark.parametrize(
+    ("per_image", "params", "refused"),
+    [
+        (2, {}, True),
+        (2, {"proposer_every": 1}, True),
+        (2, {"groups_per_step": 2}, True),
+        (2, {"groups_per_step": 3, "proposer_every": 1}, True),
+        (2, {"groups_per_step": 4, "proposer_every": 1}, False),
+        (2, {"roles": "solver"}, False),
+        (1, {}, False),
+    ],
+)
+def test_proposals_about_an_image_are_compared_or_the_update_is_refused(
+    ready: Path, per_image: int, params: dict[str, Any], refused: bool
+) -> None:
+    made = chain.metadata(ready)
+    rollout = {"propose": {"per_image": per_image}}
+    made["params"] = {**made["params"], "rollout": rollout}
+    pq.write_table(pq.read_table(ready).replace_schema_metadata({"ireasoner": json.dumps(made)}), "asked.parquet")
+    asked = [Path("asked.parquet")], UpdateParams(advantage="mean", **params)
+    if refused:
+        with pytest.raises(UsageError, match="compares the 2 proposals about an image, which must come into one step"):
+            update(*asked)
+    else:
+        assert update(*asked).summary["step"] == 2
+
+
 def test_a_fixed_coefficient_stays(ready: Path) -> None:
     rows = metrics(ready, "policy", kl_fixed=0.25, proposer_every=1)
     assert {row["kl_coef"] for row in rows} == {0.25}
@@ -191,6 +224,27 @@ def test_the_temperature_of_sampling_makes_the_policy_on_policy_again(workdir: P
         for name, on in (("at", True), ("off", False))
     )
     assert at == pytest.approx([1.0, 1.0], abs=1e-4) and off != pytest.approx([1.0, 1.0], abs=1e-2)
+
+
+def test_the_temperature_is_that_of_the_passes_that_are_learned_from(ready: Path) -> None:
+    """And not of the last."""
+
+    def at(name: str, rewarded: str = "answer", **other: float) -> list[float]:
+        made = chain.metadata(ready)
+        passes = {"answer": {"temperature": 0.7}, "view": {"temperature": 0.7}, "judge": {"temperature": 0.0}}
+        passes |= {name: {"temperature": value} for name, value in other.items()}
+        rollout = {"pass": "judge", **passes.pop("judge"), "passes": passes}
+        made["params"] = {**made["params"], "rewarded": rewarded, "rollout": rollout}
+        table = pq.read_table(ready)
+        pq.write_table(table.replace_schema_metadata({"ireasoner": json.dumps(made)}), f"{name}.parquet")
+        rows = metrics(Path(f"{name}.parquet"), name, sampling_temperature=True, roles="solver", lr=0.0)
+        return [row["importance_weight"] for row in rows]
+
+    assert at("one") == at("two", "answer, view") != at("three", answer=1.0)
+    with pytest.raises(UsageError, match=r"the passes answer,judge were sampled at temperatures 0.7, 1.0"):
+        at("four", "answer,judge", judge=1.0)
+    with pytest.raises(UsageError, match="solver's rows were sampled at temperature 0"):
+        at("five", "answer,judge")
 
 
 def test_a_temperature_that_is_not_known_is_refused(ready: Path) -> None:
@@ -238,6 +292,17 @@ def test_the_first_update_says_what_the_adapters_are_and_later_ones_keep_it(read
     params = json.loads(Path("next/state.json").read_text())["lineage"]["params"]
     assert (params["lora_rank"], params["lora_targets"]) == (4, "q,v")
     list(verify([Path("next"), Path("."), Path("pool")], again=False))
+    with pytest.raises(UsageError, match="on q,v, which stay as they were"):
+        update([more], UpdateParams(lora_targets="all"), Call(policy=Path("policy"), out=Path("all")))
+
+
+def test_all_targets_may_be_said_again(ready: Path) -> None:
+    """A policy records those that its model has, which are not all that there are."""
+    policy = update([ready], UpdateParams(lr=1e-2, lora_targets="all")).path
+    chain.write_shard(Path("more.parquet"), [chain.group(0, "pool/0.png", [chain.solution(1)])], step=2)
+    more = score([Path("more.parquet")], ScoreParams(), Call(out=Path("more-scored.parquet"))).path
+    next_policy = update([more], UpdateParams(lora_targets="all"), Call(policy=policy, out=Path("next"))).path
+    assert read_state(next_policy).lora == read_state(policy).lora
 
 
 def test_unknown_targets_are_named(ready: Path) -> None:

@@ -1,6 +1,7 @@
 """`export`: the merged checkpoint is the base model with the adapter on, to everyone who loads it."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from stages.export import LINEAGE_FILE, export
 from stages.learning.control import Baseline
 from stages.learning.model import PolicyModel
 from stages.models.finding import Model, find_model
+from stages.models.fitting import weight_bytes
 from stages.models.prompting import PromptBuilder
 from stages.parameters.sampling import Decoding, Pixels
 from stages.policy import OPTIMIZER_FILE, PolicyState, RoleState, read_state, write_state
@@ -72,6 +74,19 @@ def test_the_merged_model_is_the_base_model_with_the_adapter(policy: Path) -> No
     assert set(ours) == copied | {"model.safetensors", LINEAGE_FILE, "README.md"}
     assert all(ours[name] == (base.path / name).read_bytes() for name in copied)
     assert merged.ref.sha256 != base.ref.sha256
+
+
+def test_weights_that_are_there_once_more_are_left_out(workdir: Path) -> None:
+    """In the form of Mistral's own software, which vLLM would serve in place of what was learned."""
+    shutil.copytree("model", "both", symlinks=False)
+    shutil.copy("both/model.safetensors", "both/consolidated.safetensors")
+    for name in ("params.json", "consolidated.safetensors.index.json"):
+        Path("both", name).write_text("{}")
+    both, plain = find_model("both"), find_model("model")
+    assert both.ref.sha256 == plain.ref.sha256 and weight_bytes(both) == weight_bytes(plain)
+    export(write_policy(both, Path("learned")), Path("merged"))
+    there = {*chain.file_bytes(Path("merged"))} - {LINEAGE_FILE, "README.md"}
+    assert there == {*chain.file_bytes(plain.path)}
 
 
 def test_types_and_several_weight_files_stay_as_they_are(workdir: Path) -> None:

@@ -382,6 +382,13 @@ def test_embeddings_that_are_not_finite_give_no_rewards(copy: Path) -> None:
     assert not Path("scored.parquet").exists()
 
 
+@pytest.mark.parametrize("text", ['{"eos_token_id": ', "[1]"])
+def test_a_damaged_generation_config_is_named(copy: Path, text: str) -> None:
+    (copy / "generation_config.json").write_text(text)
+    with pytest.raises(EngineError, match=r"generation_config\.json: damaged, or not JSON"):
+        _ = find_model(str(copy)).end_of_turn
+
+
 def test_options_that_are_no_numbers_are_wrong_usage(workdir: Path) -> None:
     chain.write_shard(Path("rollouts.parquet"), [chain.group(0, "pool/0.png", [chain.solution(1)])])
     command = [sys.executable, "-m", "ireasoner_cli", "score", "rollouts.parquet", "--decay", "inf"]

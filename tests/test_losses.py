@@ -321,21 +321,28 @@ def test_the_last_token_by_hand() -> None:
 
 def test_the_classes_of_the_last_token_count_alike() -> None:
     right = [True, True, True, False]
-    weight = balanced(right)
+    weight = balanced(right, [0.2] * 4)
     assert weight == pytest.approx({True: 2 / 3, False: 2.0})
     loss, _ = squared([-13, -14, -15, -21], right, [weight[value] / 5 for value in right])  # a fifth row was cut off
     assert loss == pytest.approx(0.022667, abs=SIX_DECIMALS)
     assert squared([-13, -14, -15, -21], right, [0.2] * 4)[0] == pytest.approx(0.018)
-    assert balanced([True, True]) == {True: 0.5, False: 0.0}
+    assert balanced([True, True], [1.0, 1.0]) == {True: 0.5, False: 0.0}
     assert squared([-13, -16], [True, True], [0.25] * 2)[0] == pytest.approx(0.0225)
-    assert balanced([]) == {True: 0.0, False: 0.0}
+    assert balanced([], []) == {True: 0.0, False: 0.0}
 
 
-@given(st.lists(st.booleans(), min_size=1, max_size=32).filter(lambda right: len(set(right)) == 2))
-def test_balanced_classes_have_half_of_all_weight_each(right: list[bool]) -> None:
-    weight = balanced(right)
+@given(
+    st.lists(st.tuples(st.booleans(), st.floats(0.01, 1.0)), min_size=1, max_size=32).filter(
+        lambda rows: len({right for right, _ in rows}) == 2
+    )
+)
+def test_balanced_classes_have_half_of_all_weight_each(rows: list[tuple[bool, float]]) -> None:
+    """Rows of a small group, which count more, among them."""
+    right, shares = zip(*rows, strict=True)
+    weight = balanced(right, shares)
     for value in (True, False):
-        assert right.count(value) * weight[value] == pytest.approx(len(right) / 2)
+        own = sum(share * weight[value] for share, of in zip(shares, right, strict=True) if of == value)
+        assert own == pytest.approx(sum(shares) / 2)
 
 
 def test_the_slope_of_the_last_token_by_hand() -> None:

@@ -280,10 +280,12 @@ def charts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("name", recipes.names())
 def test_two_iterations_of_each_in_the_demonstration_world(name: str, charts: Path) -> None:
     """`run` by the recipe, with the user's own settings above it: a small pool has no hundreds of groups to a step."""
-    Path("ireasoner.toml").write_text(
-        'model = "model"\nsampler = "fake"\n[propose]\ngroups = 4\n[update]\nlr = 1e-3\ngroups-per-step = 2\n'
-    )
     own = recipes.text(name).replace("iterations = 10", "iterations = 1")  # both phases of one that has two
+    groups, a_step = (8, 8) if "per-image = 8" in own else (4, 2)
+    Path("ireasoner.toml").write_text(
+        f'model = "model"\nsampler = "fake"\n[propose]\ngroups = {groups}\n'
+        f"[update]\nlr = 1e-3\ngroups-per-step = {a_step}\n"
+    )
     Path("own.toml").write_text(own)
     succeeds("run", "--images", "pool", "--out", "run", "--iterations", "2", "--recipe", "own.toml")
     learned = [row for i in (1, 2) for row in chain.rows(Path(f"run/it000{i}/policy/metrics.parquet"))]

@@ -194,7 +194,7 @@ def test_settings_that_are_wrong_are_refused_before_anything_is_written(world: P
 @pytest.mark.parametrize(
     ("scored", "learned", "said"),
     [
-        ('credit = "vote"', 'loss = "sft"', "which --loss sft cannot take"),
+        ('credit = "vote"', 'loss = "sft"\nroles = "solver"', "which --loss sft cannot take"),
         ('credit = "vote"', 'advantage = "grpo"', "--advantage grpo would be another"),
         ("", 'loss = "dpo"\nroles = "solver"', "`score --pairs` makes them"),
     ],

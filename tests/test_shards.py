@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,6 +17,7 @@ from stages.contract import (
     group_id,
     trajectory_seed,
 )
+from stages.contract.metadata import FORMAT
 from stages.errors import DataError, UsageError
 from tests import chain
 
@@ -238,6 +240,19 @@ def test_where_a_stage_writes(tmp_path: Path) -> None:
             shards.output_path(own, "rollouts", [file, folder], None)
     with pytest.raises(UsageError, match="single file"):
         shards.output_path(Path("x.parquet"), "rollouts", [file], "1/2")
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_a_seed_that_no_generator_takes_is_refused(seed: int) -> None:
+    text = json.dumps({"format": FORMAT, "stage": "score", "model": {"name": "m"}, "policy": {"step": 0}, "seed": seed})
+    with pytest.raises(DataError, match=f"its `ireasoner` metadata cannot be read .*seed is {seed}"):
+        Metadata.from_json(text, "theirs.parquet")
+
+
+def test_passes_that_are_no_parameters_are_not_read() -> None:
+    params = {"rollout": {"pass": "b", "passes": {"x": 3, "a": {"temperature": 0.5}}}}
+    made = Metadata("score", params, 0, (), ModelRef("m"), PolicyRef())
+    assert [*made.passes] == ["a", "b"]
 
 
 def test_ids_and_seeds_differ_wherever_they_should() -> None:

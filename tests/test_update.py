@@ -245,6 +245,7 @@ def test_the_image_of_the_shard_is_the_one_learned_from(scored: Path) -> None:
         ({"reward": float("nan")}, "its reward is not a finite number"),
         ({"logprobs": [float("-inf")], "token_ids": [65]}, "a log-probability is not a finite number"),
         ({"logprobs": [0.0]}, "token_ids but 1 logprobs"),
+        ({"token_ids": [None], "logprobs": [0.0]}, "token None cannot have been sampled"),
         ({"token_ids": [10**6], "logprobs": [0.0]}, "token 1000000 cannot have been sampled"),
         ({"token_ids": [262], "logprobs": [0.0]}, "cannot have been sampled"),
         ({"step": 3}, "its step is 3, and should be 1"),
@@ -370,6 +371,13 @@ def test_more_processes_than_groups_in_a_step_are_refused(scored: Path, monkeypa
     with pytest.raises(UsageError, match="--groups-per-step 2"):
         update([scored], PARAMS)
     assert not list(Path().glob("*policy*"))
+
+
+def test_several_processes_are_told_their_places(scored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(UsageError, match=r"WORLD_SIZE is 2: .*RANK expected, but not set; start with torchrun"):
+        update([scored], replace(PARAMS, groups_per_step=2))
 
 
 def test_a_damaged_checkpoint_leaves_no_trace(scored: Path, monkeypatch: pytest.MonkeyPatch) -> None:

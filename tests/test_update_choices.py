@@ -204,6 +204,17 @@ def test_the_reference_is_the_base_models(scored: Path) -> None:
     assert reference == pytest.approx(sum(found) / len(found), abs=1e-4)
 
 
+def test_an_update_that_learns_from_no_answer_measures_no_reference(scored: Path) -> None:
+    """The next one does."""
+    none = chain.rewritten(scored, "none.parquet", PAIRS, lambda row: {**row, "reward": None, "selected": False})
+    policy = update([none], FORETOLD).path
+    assert json.loads((policy / "state.json").read_text())["self_reward"] is None
+    second = update([iteration(Path("it2"), policy, groups=2)], FORETOLD, Call(policy=policy)).path
+    assert json.loads((second / "state.json").read_text())["self_reward"]["reference"] < 0
+    with pytest.raises(UsageError, match="behind the Solver's answers"):
+        update([scored], replace(FORETOLD, roles="proposer"), Call(out=Path("proposer")))
+
+
 @pytest.mark.parametrize("token", ["<|image_pad|>", "<|im_end|>", "<|nowhere|>"])
 def test_a_last_token_must_be_free(scored: Path, token: str) -> None:
     with pytest.raises(UsageError, match="--last-token"):
@@ -287,12 +298,16 @@ def test_a_teacher_goes_from_policy_to_policy(scored: Path) -> None:
         assert all(torch.equal(own[name], tensor) for name, tensor in adapter(policy, TEACHER).items())
 
 
-def test_a_run_that_asks_a_teacher_keeps_one(workdir: Path) -> None:
-    """Said before anything is sampled: in the second iteration it would be missing."""
+def test_settings_that_do_not_go_together_are_said_before_anything_is_sampled(workdir: Path) -> None:
+    """A teacher would be missing in the second iteration, and proposals would not be compared."""
     Path("ireasoner.toml").write_text(f'{SETTINGS}\n[[pass]]\nname = "teacher"\nadapter = "teacher"\n')
     words = ("run", "--images", "pool", "--out", "run", "--iterations", "2")
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 2 and "`update` keeps none without --teacher-decay" in " ".join(done.stderr.split())
+    compared = {"IREASONER_UPDATE_ADVANTAGE": "mean", "IREASONER_PROPOSE_PER_IMAGE": "2"}
+    compared["IREASONER_UPDATE_TEACHER_DECAY"] = "0.9"
+    done = CliRunner(env=compared).invoke(app, words)
+    assert done.exit_code == 2 and "compares the 2 proposals about an image" in " ".join(done.stderr.split())
     assert not list(Path().glob("run/it*"))
     assert CliRunner(env={"IREASONER_UPDATE_TEACHER_DECAY": "0.9"}).invoke(app, words).exit_code == 0
     assert (Path("run/it0002/policy/teacher") / "adapter_model.safetensors").is_file()

@@ -9,7 +9,7 @@ OUT/it0001/policy/  eval.parquet
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,6 +33,7 @@ from stages.progress import Progress
 from stages.result import Result
 from stages.sampling import resolve_sampler
 from stages.updating.columns import columns_among
+from stages.updating.proposals import check_compared
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,8 @@ def _check_together(prepare: Prepare, recipe: str | None, plan: Plan) -> None:
     a teacher that is not kept."""
     score, update = (prepare.options(stage, {"recipe": recipe}, plan.out) for stage in ("score", "update"))
     there = [*(CREDIT.names if score["credit"] else ()), *(PAIRS.names if score["pairs"] else ())]
-    learned = UpdateParams(**{name: update[name] for name in ("loss", "advantage", "roles", "sampling_temperature")})
+    learned = UpdateParams(**{field.name: update[field.name] for field in fields(UpdateParams)})
+    check_compared(learned, prepare.options("propose", {"images": plan.images, "recipe": recipe})["per_image"])
     columns_among(learned, there, str(plan.folder(1) / "scored.parquet"))
     for name in plan.passes if update["teacher_decay"] is None else ():
         if prepare.options("rollout", {"recipe": recipe, "pass": name}, plan.out)["adapter"] == "teacher":

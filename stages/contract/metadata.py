@@ -77,7 +77,7 @@ class Metadata:
             return Metadata(
                 stage=str(raw["stage"]),
                 params=params if isinstance(params, dict) else {},
-                seed=seed if isinstance(seed, int) else 0,
+                seed=_seed(seed),
                 inputs=tuple(
                     InputRef(entry["name"], entry["sha256"])
                     for entry in (inputs if isinstance(inputs, list) else ())
@@ -117,10 +117,19 @@ class Metadata:
             return {}
         own = {name: value for name, value in last.items() if name != "passes" and name not in STAGES}
         earlier = last.get("passes")
-        return {**(earlier if isinstance(earlier, dict) else {}), last.get("pass") or ANSWER: own}
+        known = earlier.items() if isinstance(earlier, dict) else ()
+        return {name: made for name, made in known if isinstance(made, dict)} | {last.get("pass") or ANSWER: own}
 
 
 STAGES = ("propose", "rollout", "score", "update", "eval")
+
+
+def _seed(raw: object) -> int:
+    """0 where there is none. Raises ValueError for one that no generator of random numbers takes."""
+    seed = raw if isinstance(raw, int) else 0
+    if not 0 <= seed < 1 << 63:
+        raise ValueError(f"seed is {seed}")
+    return seed
 
 
 def _reference(kind: Any, raw: dict[str, Any]) -> Any:

@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,14 +52,15 @@ def settle(learner: Learner, start: Policy, batches: Batches, partial: Path, lin
             learner.load(start.folder)
         with batches() as read:
             measured = [row for batch in read for row in _measured(learner, batch, pairs, unknown)]
-        if unknown and not any(row["last"] for row in measured):
+        if unknown and measured and not any(row["last"] for row in measured):
             raise DataError("--loss-aux last-token: every completion was cut off; sample with more --max-tokens")
         if first:
             _write(file, measured, lineage)
     learner.references = {row["step"]: row["reference"] for row in measured}
     if unknown:
         values = [value for row in measured for value in row["last"]]
-        learner.last = LastToken(unknown.token, unknown.scale, math.fsum(values) / len(values))
+        reference = math.fsum(values) / len(values) if values else None  # an update that learns from no answer has none
+        learner.last = None if reference is None else replace(unknown, reference=reference)
 
 
 def _measured(learner: Learner, batch: Batch, pairs: bool, last: LastToken | None) -> Iterator[dict[str, Any]]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from stages import images
 from stages.contract import ANSWER, PROPOSER, Metadata
+from stages.errors import DataError
 from stages.images.views import is_drawn, shown
 from stages.learning.model import PolicyModel, PromptInputs
 from stages.parameters.sampling import Pixels
@@ -28,10 +29,9 @@ class Contexts:
     """The contexts of a shard's rows."""
 
     def __init__(self, recorded: Metadata) -> None:
+        """Raises DataError for bounds of pictures that are recorded as no numbers."""
         sampling = {PROPOSER: recorded.stage_params("propose"), **recorded.passes}
-        self._pixels = {
-            name: Pixels(params.get("min_pixels"), params.get("max_pixels")) for name, params in sampling.items()
-        }
+        self._pixels = {name: _pixels(name, params) for name, params in sampling.items()}
 
     def of(self, row: Mapping[str, Any]) -> Context:
         """What the row is learned behind: what it was sampled behind, or the prompt that it is to be learned on and the
@@ -49,6 +49,13 @@ class Contexts:
         pixels = self._pixels.get(PROPOSER if row["role"] == PROPOSER else row["pass"] or ANSWER, Pixels())
         seed = row["seed"] if row["view"] and is_drawn(row["view"]) else None
         return Context(row["prompt"] or "", files, hashes, pixels, row["view"], seed)
+
+
+def _pixels(name: str, params: Mapping[str, Any]) -> Pixels:
+    bounds = [params.get(bound) for bound in ("min_pixels", "max_pixels")]
+    if odd := next((each for each in bounds if each is not None and not isinstance(each, int)), None):
+        raise DataError(f"the shard's metadata: {odd!r} is no number of pixels, as {name} rows were sampled with")
+    return Pixels(*bounds)
 
 
 def processed(model: PolicyModel, context: Context, row: Mapping[str, Any]) -> PromptInputs:

@@ -7,6 +7,7 @@ base model, so that r_s begins near 0. Learning takes it towards 1 where the ans
 by β_v = 0.1, towards a probability that is still next to none.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -49,8 +50,11 @@ def last_token_loss(
     return (shares * gap.square()).sum(), head.gradient(d_logits, slope, states.dtype)
 
 
-def balanced(right: Sequence[bool]) -> dict[bool, float]:
-    """What a row of either class counts, so that both count alike: n / (2 n_class), n = len(right); 0 of a class that
-    there is none of."""
-    counts = {value: list(right).count(value) for value in (True, False)}
-    return {value: len(right) / (2 * count) if count else 0.0 for value, count in counts.items()}
+def balanced(right: Sequence[bool], shares: Sequence[float]) -> dict[bool, float]:
+    """By how much a row of either class counts more than its share, so that both classes count alike: S / (2 S_class),
+    S the sum of the shares; 0 of a class that there is none of. Of equal shares that is n / (2 n_class)."""
+    sums = {
+        value: math.fsum(own for own, of in zip(shares, right, strict=True) if of == value) for value in (True, False)
+    }
+    total = math.fsum(sums.values())
+    return {value: total / (2 * own) if own else 0.0 for value, own in sums.items()}

@@ -386,5 +386,5 @@ def check_sampled(model: Model, token_ids: Sequence[int], vocabulary: int, where
     """Raises DataError, which begins with `where`, for a token that this model cannot have sampled."""
     forbidden = set(model.forbidden_tokens)
     for token in token_ids:
-        if token in forbidden or not 0 <= token < vocabulary:
+        if token is None or token in forbidden or not 0 <= token < vocabulary:
             raise DataError(f"{where}: token {token} cannot have been sampled from {model.ref.name}")

@@ -31,7 +31,8 @@ class Ranks:
         """Joins the processes that were started with this one, if any were: nccl between GPUs, gloo between CPUs. Where
         this process is among them already it stays there after, too.
 
-        Raises UsageError where there are more of them than GPUs, EngineError as `gpu_is_used` does.
+        Raises UsageError where there are more of them than GPUs or one was not told its place, EngineError as
+        `gpu_is_used` does.
         """
         if self.size > 1:
             if gpu_is_used():
@@ -51,6 +52,13 @@ class Ranks:
                 torch.distributed.destroy_process_group()
 
     def _join(self) -> None:
+        try:
+            self._open()
+        except ValueError as error:  # torch looks for what torchrun tells each process
+            raise UsageError(f"WORLD_SIZE is {self.size}: {error}; start with torchrun, or unset it") from error
+        self._joined = True
+
+    def _open(self) -> None:
         if self._device.type == "cuda":
             # Sums that the switch between GPUs adds up come in another order each time: with the others an interrupted
             # update ends in the same bytes.
@@ -58,7 +66,6 @@ class Ranks:
             torch.distributed.init_process_group("nccl", device_id=self._device)
         else:
             torch.distributed.init_process_group("gloo")
-        self._joined = True
 
     def _is_member(self) -> bool:
         """Whether this process has joined the others before. On a CPU vLLM's engine is in this process, too, and has

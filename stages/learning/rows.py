@@ -91,14 +91,17 @@ def bundles(
     """The rows of the groups at places that are `computed` here, each by the prompt that it is behind. last: the token
     to read behind each answer that was not cut off, and last_coef what its loss counts beside that of the row, right
     and wrong answers of all groups alike."""
-    classes = balanced([value for group in groups for value in group.right if value is not None])
+    shares = [1 / len(groups) / len(group) for group in groups]
+    ended = [
+        (right, own) for group, own in zip(groups, shares, strict=True) for right in group.right if right is not None
+    ]
+    classes = balanced([right for right, _ in ended], [own for _, own in ended])
     found = []
-    for place, (group, own) in enumerate(zip(groups, advantages, strict=True)):
+    for place, (group, own, share) in enumerate(zip(groups, advantages, shares, strict=True)):
         if not computed(place):
             continue
         if not group.prompts:
             raise ValueError("the group's prompts were not processed in this process")
-        share = 1 / len(groups) / len(group)
         rows = []
         for i, (ids, logprobs, advantage) in enumerate(zip(group.token_ids, group.logprobs, own, strict=True)):
             of_each = group.credit[i] if group.credit else [advantage] * len(ids)

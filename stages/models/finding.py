@@ -18,7 +18,9 @@ DEFAULT_MODEL = "Qwen/Qwen2.5-VL-7B-Instruct"
 # What stands for visual input in a Qwen prompt, and must never be sampled: a completion that holds one cannot
 # be scored, because the model would look for an image behind it.
 VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
-INDEX_FILE = "model.safetensors.index.json"
+INDEX_FILE, WHOLE_FILE = "model.safetensors.index.json", "model.safetensors"
+# The model once more, in the form of Mistral's own software, which vLLM prefers: it is left alone.
+OTHER_FORM = ("consolidated*", "params.json", "tekken.json")
 LAYER_COUNTS = ("num_hidden_layers", "num_layers", "depth")
 VISION_CONFIG_KEYS = (
     "image_token_id",
@@ -76,10 +78,14 @@ class Model:
     def end_of_turn(self) -> tuple[int, ...]:
         """Ids of the tokens that end a turn: those of generation_config.json, otherwise of config.json.
 
-        Raises EngineError when neither names one: a completion could then only end by running out.
+        Raises EngineError for a damaged file, and when neither names one: a completion could then only end by running
+        out.
         """
         generation = self.path / "generation_config.json"
-        sources = [json.loads(generation.read_text())] if generation.exists() else []
+        try:
+            sources = [read_json(generation)] if generation.exists() else []
+        except Refused as error:
+            raise EngineError(str(error)) from error
         text_config = self.config.get("text_config")
         sources += [self.config, *([text_config] if isinstance(text_config, dict) else [])]
         for source in sources:
@@ -94,6 +100,11 @@ class Model:
         sources = [self.config, *([text_config] if isinstance(text_config, dict) else [])]
         lengths = [*(source.get("max_position_embeddings") for source in sources), at_most]
         return min((length for length in lengths if isinstance(length, int)), default=None)
+
+    @property
+    def weight_files(self) -> list[Path]:
+        """Those of its safetensors files that transformers and vLLM read, in order."""
+        return weight_files(self.path)
 
     def embedding_table(self) -> EmbeddingTable:
         return EmbeddingTable(self.path)
@@ -131,23 +142,41 @@ def find_model(name: str, revision: str | None = None, expected_sha256: str | No
     return Model(ModelRef(name, revision, digest), path)
 
 
+def weight_files(path: Path) -> list[Path]:
+    """The weights of the model folder `path`: the files that its index names, or the one file of those without, or all.
+
+    Some publishers put the same weights beside these once more, in another form. Raises Refused for a damaged index.
+    """
+    if (path / INDEX_FILE).is_file():
+        placed = read_json(path / INDEX_FILE).get("weight_map")
+        return sorted({path / name for name in placed.values()}) if isinstance(placed, dict) else []
+    whole = path / WHOLE_FILE
+    return (
+        [whole] if whole.is_file() else sorted(file for file in path.glob("*.safetensors") if not is_other_form(file))
+    )
+
+
+def is_other_form(file: Path) -> bool:
+    """Whether a file of a model folder is of the model's OTHER_FORM."""
+    return any(file.match(pattern) for pattern in OTHER_FORM)
+
+
 def _check_folder(path: Path) -> None:
     """Raises Refused for a folder in which a library could execute something, or that would have it read elsewhere."""
     # The hub's cache keeps the files of a snapshot beside it, behind links.
     cached = path.resolve().parent
     check_links(path, cached.parent if cached.name == "snapshots" else None)
     config = read_json(path / "config.json")
-    weights = sorted(path.glob("*.safetensors"))
-    if not weights:
+    there = {file.name for file in path.glob("*.safetensors")}
+    if not there:
         raise Refused(f"{path}: no weights in safetensors format; others can execute code when read, and are not")
     if (path / "adapter_config.json").exists():
         raise Refused(f"{path}: an adapter, not a model; --policy takes policies, --model whole models")
     if (path / INDEX_FILE).exists():
         placed = read_json(path / INDEX_FILE).get("weight_map")
-        names = {file.name for file in weights}
-        if not isinstance(placed, dict) or not all(isinstance(v, str) and v in names for v in placed.values()):
+        if not isinstance(placed, dict) or not all(isinstance(v, str) and v in there for v in placed.values()):
             raise Refused(f"{path / INDEX_FILE}: names weight files that are not in this folder")
-    tensors = [tensor for file in weights for tensor in tensor_headers(file).values()]
+    tensors = [tensor for file in weight_files(path) for tensor in tensor_headers(file).values()]
     longest = max((length for tensor in tensors for length in tensor.shape), default=0)
     for part in (config, config.get("text_config"), config.get("vision_config")):
         if isinstance(part, dict):
@@ -175,7 +204,7 @@ def _from_hub(name: str, revision: str | None) -> tuple[Path, str | None]:
     disable_progress_bars()
     patterns = ["*.json", "*.safetensors", "*.jinja", "*.txt", "prompts/*"]
     try:
-        path = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+        path = Path(snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns=[*OTHER_FORM]))
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise EngineError(
@@ -189,6 +218,8 @@ def fingerprint(path: Path) -> str:
     MiB at the start, the middle and the end: enough to tell checkpoints apart without reading them whole."""
     digest = hashlib.sha256()
     for file in sorted(path.iterdir(), key=lambda file: file.name):
+        if is_other_form(file):
+            continue
         if file.suffix in (".json", ".jinja", ".model") or file.name in ("merges.txt", "vocab.txt"):
             content = file.read_bytes()
         elif file.suffix == ".safetensors":

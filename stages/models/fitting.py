@@ -60,7 +60,7 @@ def missing_weights(model: Model) -> tuple[str, ...]:
         config = AutoConfig.from_pretrained(model.path, trust_remote_code=False)
         if hasattr(config, "quantization_config"):
             return ()
-        headers = [tensor_headers(file) for file in model.path.glob("*.safetensors")]
+        headers = [tensor_headers(file) for file in model.weight_files]
         stored = {
             name: torch.empty(tensor.shape, device="meta") for header in headers for name, tensor in header.items()
         }
@@ -76,7 +76,7 @@ def missing_weights(model: Model) -> tuple[str, ...]:
 
 def weight_bytes(model: Model) -> int:
     """What the weights take in bfloat16, at least, from the headers of their files."""
-    tensors = [tensor for file in model.path.glob("*.safetensors") for tensor in tensor_headers(file).values()]
+    tensors = [tensor for file in model.weight_files for tensor in tensor_headers(file).values()]
     return sum(BYTES_A_WEIGHT.get(tensor.dtype, 1) * prod(tensor.shape) for tensor in tensors)
 
 

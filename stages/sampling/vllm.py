@@ -86,6 +86,8 @@ class VllmSampler:
             "model": str(model.path),
             "dtype": str(here.dtype).removeprefix("torch."),
             "load_format": "safetensors",  # nothing is unpickled
+            "config_format": "hf",  # of a model that is there in Mistral's form, too, what transformers reads
+            "tokenizer_mode": "hf",
             "logprobs_mode": "processed_logprobs",
             "limit_mm_per_prompt": {"image": wanted.max_images, "video": 0},
             "tensor_parallel_size": options.tensor_parallel,

@@ -5,13 +5,15 @@ from dataclasses import replace
 from typing import Any
 
 from stages import shards
-from stages.contract import PROPOSER, SOLVER, Metadata, Role
+from stages.contract import ANSWER, PROPOSER, SOLVER, Metadata, Role
 from stages.errors import DataError, UsageError
 from stages.job import Start
 from stages.learning.last_token import LastToken
 from stages.learning.ranks import Ranks
 from stages.models.finding import Model
 from stages.models.fitting import check_4bit
+from stages.models.language_model import fitting
+from stages.models.loading import skeleton
 from stages.models.unused import unused_id, unused_token
 from stages.parameters.update import UpdateParams
 from stages.policy import DEFAULT_LORA, PROJECTIONS, Lora, Policy, SelfReward
@@ -46,12 +48,13 @@ def check_steps(scored: shards.Shards, policy: Policy) -> None:
         )
 
 
-def lora(params: UpdateParams, policy: Policy) -> Lora:
+def lora(params: UpdateParams, policy: Policy, model: Model) -> Lora:
     """What the adapters are: as asked for at the first update, as the policy has them after. Raises UsageError for
     others than the policy's, and for projections that there are not."""
     own = policy.state.lora if policy.state else DEFAULT_LORA
     targets = own.targets if params.lora_targets is None else tuple(params.lora_targets.replace(" ", "").split(","))
-    targets = DEFAULT_LORA.targets if targets == (ALL,) else targets
+    if targets == (ALL,):
+        targets = fitting(DEFAULT_LORA, skeleton(model)).targets if policy.state else DEFAULT_LORA.targets
     if unknown := [name for name in targets if name not in PROJECTIONS]:
         raise UsageError(f"--lora-targets: no projection {unknown[0]!r}; there are {','.join(PROJECTIONS)}, and {ALL}")
     targets = tuple(name for name in PROJECTIONS if name in targets)
@@ -75,6 +78,10 @@ def self_reward(params: UpdateParams, start: Start) -> SelfReward | None:
     own = start.policy.state.self_reward if start.policy.state else None
     if params.loss_aux is None:
         return own
+    if params.roles == "proposer":
+        raise UsageError(
+            "--loss-aux last-token is learned behind the Solver's answers; leave it out, or --roles proposer"
+        )
     if own and params.last_token not in (None, own.token):
         raise UsageError(
             f"{start.policy.folder} has the last token {own.token!r}, which stays as it was at the first such update; "
@@ -93,23 +100,34 @@ def last_token(params: UpdateParams, own: SelfReward | None, model: Model) -> La
 
 
 def measured(own: SelfReward | None, last: LastToken | None) -> SelfReward | None:
-    """The self-reward with the reference that the learner has."""
-    return replace(own, reference=last.reference) if own and last else own
+    """The self-reward with the reference that the learner has; none where there was no answer to measure it of."""
+    if own and last:
+        own = replace(own, reference=last.reference)
+    return None if own and math.isnan(own.reference) else own
 
 
 def temperatures(params: UpdateParams, scored: Metadata) -> dict[Role, float]:
-    """At which log π enters each role's loss. Raises UsageError where that was not recorded, or was 0."""
+    """At which log π enters each role's loss. Raises UsageError where that was not recorded, was 0, or is not one."""
     if not params.sampling_temperature:
         return {}
+    rewarded = str(scored.stage_params("score").get("rewarded") or ANSWER).split(",")
+    sampled: dict[Role, list[dict[str, Any]]] = {
+        SOLVER: [scored.passes.get(name.strip(), {}) for name in rewarded],
+        PROPOSER: [scored.stage_params("propose")],
+    }
     found: dict[Role, float] = {}
-    for role, stage in ((SOLVER, "rollout"), (PROPOSER, "propose")):
-        if params.roles not in ("both", role):
-            continue
-        temperature = scored.stage_params(stage).get("temperature")
-        if not isinstance(temperature, int | float) or temperature <= 0:
+    for role in sampled if params.roles == "both" else (params.roles,):
+        of_role: list[Any] = [each.get("temperature") for each in sampled[role]]
+        for temperature in of_role:
+            if not isinstance(temperature, int | float) or temperature <= 0:
+                raise UsageError(
+                    f"--sampling-temperature: the {role}'s rows were sampled at temperature "
+                    f"{'unknown' if temperature is None else temperature}, at which there is nothing to learn"
+                )
+        if len({*of_role}) > 1:
             raise UsageError(
-                f"--sampling-temperature: the {role}'s rows were sampled at temperature "
-                f"{'unknown' if temperature is None else temperature}, at which there is nothing to learn"
+                f"--sampling-temperature: the passes {', '.join(rewarded)} were sampled at temperatures "
+                f"{', '.join(map(str, of_role))}, and the loss takes one"
             )
-        found[role] = float(temperature)
+        found[role] = float(of_role[0])
     return found

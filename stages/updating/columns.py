@@ -10,6 +10,7 @@ from stages.contract import CREDIT, PAIRS, SCORED
 from stages.errors import UsageError
 from stages.parameters.update import UpdateParams
 
+SELECTED = {"dpo": "pairs of the Solver's rows", "sft": "the Solver's rows that are selected"}
 CREDITED = ("policy-gradient", "clip")  # losses that an advantage enters, token by token
 
 
@@ -20,8 +21,10 @@ def columns(params: UpdateParams, inputs: Sequence[Path]) -> pa.Schema:
 
 
 def columns_among(params: UpdateParams, there: Collection[str], where: str) -> pa.Schema:
-    """What is read of the columns that are `there`. Raises UsageError for preferences where there are none, or of the
-    Proposer, and for credit by step where it is no advantage."""
+    """What is read of the columns that are `there`. Raises UsageError for preferences where there are none, for losses
+    that the Proposer's rows cannot have, and for credit by step where it is no advantage."""
+    if params.loss in SELECTED and params.roles != "solver":
+        raise UsageError(f"--loss {params.loss} learns from {SELECTED[params.loss]}; say --roles solver")
     if {*CREDIT.names} <= {*there} and params.roles != "proposer":
         if params.loss not in CREDITED:
             raise UsageError(
@@ -35,8 +38,6 @@ def columns_among(params: UpdateParams, there: Collection[str], where: str) -> p
         return pa.schema([*SCORED, *CREDIT])
     if params.loss != "dpo":
         return SCORED
-    if params.roles != "solver":
-        raise UsageError("--loss dpo learns from pairs of the Solver's rows; say --roles solver")
     if params.sampling_temperature:
         raise UsageError("--sampling-temperature is for a loss that π/μ enters; leave it out with --loss dpo")
     if not {*PAIRS.names} <= {*there}:
