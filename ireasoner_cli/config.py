@@ -265,6 +265,8 @@ def _check_key(key: str, known: Iterable[str], where: str) -> None:
 
 
 def _check_value(context: typer.Context, parameter: Any, key: str, value: object, where: str) -> None:
+    if parameter.multiple and isinstance(value, str):
+        raise typer.BadParameter(f'{key}: write a list, {key} = ["{value}"]', param_hint=where)
     try:
         _check_finite(parameter, parameter.process_value(context, value))
     except typer.BadParameter as error:

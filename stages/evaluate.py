@@ -5,7 +5,7 @@ benchmark.parquet + policy ──▶ eval.parquet
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import chain, islice
 from pathlib import Path
 
@@ -29,6 +29,8 @@ from stages.tasks.task import BadRow, Image, OutsideTask, Question, Record, Task
 # What a task raises over a row that cannot be asked, and over one of another schema.
 NO_QUESTION = (BadRow, TypeError, ValueError, AttributeError, LookupError, ArithmeticError)
 DIRECT = "{question} Give the answer alone, without any explanation."  # the prompt without reasoning
+
+ALWAYS_THE_SAME = "--samples {samples} at temperature 0 has the same answer {samples} times; --temperature 1 samples"
 
 
 def evaluate(
@@ -64,6 +66,9 @@ def evaluate(
         unit="questions",
     )
 
+    if params.samples > 1 and params.sampling.decoding.temperature == 0:
+        progress.say(ALWAYS_THE_SAME.format(samples=params.samples))
+
     def check() -> None:
         for benchmark in benchmarks:
             _check_questions(benchmark)
@@ -98,18 +103,25 @@ def output_of(inputs: Sequence[Path], params: EvalParams, call: Call) -> Path:
 
 @dataclass(frozen=True)
 class _Benchmark:
-    """A task and its rows, of which the first `limit` are asked."""
+    """A task and its rows, of which those up to the `limit`-th question of the task are asked."""
 
     task: Task
     records: shards.Rows | shards.Records
     limit: int | None
 
     def __len__(self) -> int:
-        return min(len(self.records), self.limit or len(self.records))
+        return self._rows
 
     def __iter__(self) -> Iterator[tuple[Task, Record, int]]:
         """Each row with its task and its position."""
-        return ((self.task, record, place) for place, record in enumerate(islice(self.records, self.limit)))
+        return ((self.task, record, place) for place, record in enumerate(islice(self.records, self._rows)))
+
+    @cached_property
+    def _rows(self) -> int:
+        if self.limit is None or self.task.name == "plain":
+            return min(len(self.records), self.limit or len(self.records))
+        questions = (place for place, record in enumerate(self.records, 1) if not _is_outside(self.task, record, place))
+        return next(islice(questions, self.limit - 1, None), len(self.records))
 
     @property
     def where(self) -> str:
@@ -120,6 +132,17 @@ class _Benchmark:
     def most_images(self) -> int:
         """How many images a question has at most."""
         return self.records.most_images() if isinstance(self.records, shards.Rows) else self.task.max_images
+
+
+def _is_outside(task: Task, record: Record, place: int) -> bool:
+    """Whether the row is left out by the task's own rules."""
+    try:
+        task.question(record, place)
+    except OutsideTask:
+        return True
+    except (DataError, *NO_QUESTION):  # what is wrong with it is said where it would be asked
+        return False
+    return False
 
 
 def _open(
@@ -162,16 +185,17 @@ def _check_questions(benchmark: _Benchmark) -> None:
 
 
 def _check_askable(benchmark: _Benchmark, prompt: str) -> None:
-    """Raises DataError when no row can be asked: a file of something else, and nothing to load a model for. Rows that
-    are left out by the task's own rules say nothing of that."""
-    problem = None
+    """Raises DataError when no row can be asked: a file of something else, and nothing to load a model for."""
+    problem = left_out = None
     for attempt, request in _attempts(benchmark, prompt, 1, 0):
         if request:
             return
-        if problem is None and not attempt.row["reject_reason"].startswith(LEFT_OUT):
-            problem = f"{attempt.row['id']}: {attempt.row['reject_reason']}"
-    if problem:
-        raise DataError(f"{benchmark.where}: none of its {len(benchmark)} questions can be asked ({problem})")
+        reason = f"{attempt.row['id']}: {attempt.row['reject_reason']}"
+        if attempt.row["reject_reason"].startswith(LEFT_OUT):
+            left_out = left_out or reason
+        else:
+            problem = problem or reason
+    raise DataError(f"{benchmark.where}: none of its {len(benchmark)} questions can be asked ({problem or left_out})")
 
 
 @dataclass(frozen=True)

@@ -241,7 +241,7 @@ def test_the_temperature_is_that_of_the_passes_that_are_learned_from(ready: Path
         return [row["importance_weight"] for row in rows]
 
     assert at("one") == at("two", "answer, view") != at("three", answer=1.0)
-    with pytest.raises(UsageError, match=r"the passes answer,judge were sampled at temperatures 0.7, 1.0"):
+    with pytest.raises(UsageError, match=r"the passes answer, judge were sampled at temperatures 0.7, 1.0"):
         at("four", "answer,judge", judge=1.0)
     with pytest.raises(UsageError, match="solver's rows were sampled at temperature 0"):
         at("five", "answer,judge")

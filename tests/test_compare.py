@@ -183,6 +183,8 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert f"{change['needed']:,} questions" in done.stdout
     done = ireasoner("compare", "base.parquet", "--markdown")
     assert done.stdout.startswith("| benchmark |") and done.stderr == ""
+    for words in (("--plot", "e.svg"), ("--json",), ("--power",)):
+        assert "is a table by itself" in fails(2, "compare", "base.parquet", "tuned.parquet", "--markdown", *words)
     write_run(Path("own.parquet"), {"own": BASE["ai2d"]})
     assert "`eval --task` does" in ireasoner("compare", "own.parquet", "--markdown").stderr
     assert "at least two eval files" in " ".join(fails(2, "compare", "base.parquet").replace("│", " ").split())

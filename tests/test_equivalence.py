@@ -19,6 +19,7 @@ from stages.tasks.expressions import as_latex
         ("1200", "1\\,200"), ("x^2+1", "1+x^2"), ("2(x+1)", "2x+2"), ("3!", "6"), ("36", "6*6"), ("\\log_2 8", "3"),
         ("\\sin 30", "\\sin(30)"),
         ("3:4", "\\frac{3}{4}"), ("x>3", "3<x"), ("7", "$7$"), ("12", "**12**"), ("yes", "Yes."),
+        ("12", "12.004"), ("12", "11.998"), ("6", "6.0000001"), ("4", "\\sqrt{16.001}"), ("1/3", "0.333"),
     ],
 )  # fmt: skip
 def test_the_same_expression(gold: str, given: str) -> None:
@@ -35,7 +36,7 @@ def test_the_same_expression(gold: str, given: str) -> None:
         ("3", "(3"), ("3", "3)"), ("7", "7 +"), ("12", "12 or 13"), ("12", "13 and 12"), ("12", "It is not 12"),
         ("14", "14 million"),
         ("12", "the 12 red ones are 3"), ("x^2+1", "x^2+1 and more"), ("no", "on"), ("AB", "BA"), ("5", "2(3)"),
-        ("x>3", "x<3"),
+        ("x>3", "x<3"), ("12", "12.006"), ("12", "11.99"), ("x", "0.00"),
     ],
 )  # fmt: skip
 def test_what_is_read_in_part_is_not_the_same(gold: str, given: str) -> None:

@@ -6,7 +6,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
+from ireasoner_cli.app import app
 from stages import tasks
 from stages.contract import BENCHMARK, BENCHMARK_OPTIONAL
 from stages.errors import DataError, UsageError
@@ -232,12 +234,19 @@ def test_a_row_of_another_schema_is_a_bad_row_and_a_file_of_them_is_refused(work
     assert not Path("again.parquet").exists()
 
 
-def test_rows_that_the_task_leaves_out_are_no_reason_to_refuse_it(workdir: Path) -> None:
+def test_rows_that_the_task_leaves_out_do_not_count_to_the_limit(workdir: Path) -> None:
     path = benchmark_files.scienceqa(Path("downloads"))
     table = pq.read_table(path)
-    pq.write_table(table.slice(1), path)  # the first question has no image
-    [row] = chain.rows(run_tasks("scienceqa", data=Path("downloads"), limit=1))
-    assert row["reject_reason"] == "left out: no image" and row["completion"] is None
+    without = table.slice(1, 1)  # has no image
+    pq.write_table(pa.concat_tables([without, without, table]), path)
+    for limit, rows in ((1, 3), (None, 2 + len(table))):
+        out = Path(f"{limit}.parquet")
+        *left_out, asked = chain.rows(run_tasks("scienceqa", data=Path("downloads"), limit=limit, out=out))[:3]
+        assert [row["reject_reason"] for row in left_out] == ["left out: no image"] * 2
+        assert asked["completion"] is not None and len(chain.rows(out)) == rows
+    pq.write_table(pa.concat_tables([without, without]), path)
+    with pytest.raises(DataError, match=r"ScienceQA: none of its 2 questions can be asked .*left out: no image"):
+        run_tasks("scienceqa", data=Path("downloads"), out=Path("none.parquet"))
     pq.write_table(table.slice(0, 0), path)
     with pytest.raises(DataError, match="ScienceQA: has no questions"):
         run_tasks("scienceqa", data=Path("downloads"), out=Path("none.parquet"))
@@ -246,6 +255,14 @@ def test_rows_that_the_task_leaves_out_are_no_reason_to_refuse_it(workdir: Path)
 def test_limit_counts_the_questions_of_each_task(downloads: Path) -> None:
     rows = chain.rows(run_tasks("ai2d", "chartqa", data=downloads, limit=2))
     assert [row["task"] for row in rows] == ["ai2d", "ai2d", "chartqa", "chartqa"]
+
+
+def test_samples_that_can_only_be_the_same_are_told_of(downloads: Path) -> None:
+    words = ("eval", "--task", "chartqa", "--data", str(downloads), "--model", "model", "--sampler", "fake")
+    for temperature, told in (("0", True), ("1", False)):
+        out = f"{temperature}.parquet"
+        done = CliRunner().invoke(app, [*words, "--samples", "2", "--temperature", temperature, "--out", out])
+        assert done.exit_code == 0 and ("has the same answer 2 times" in " ".join(done.stderr.split())) == told
 
 
 # -------------------------------------------------------------------------------------------------- figures

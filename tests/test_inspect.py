@@ -3,6 +3,7 @@
 import io
 import json
 import math
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,23 @@ def test_a_scored_shard_at_a_glance(scored: Path) -> None:
     assert content["metadata"]["inputs"][0]["name"] == "rollouts.parquet"
     text = run(str(scored))
     assert "scored trajectories" in text and "rollouts.parquet" in text and "answer_exponent 0.7" in text
+
+
+def test_rows_of_passes_that_are_not_rewarded_are_counted_alone(scored: Path) -> None:
+    alone = run_json(str(scored))
+    groups = [list(rows) for _, rows in groupby(chain.rows(Path("rollouts.parquet")), lambda row: row["group_id"])]
+    readers = [[{**row, "pass": "reader"} for row in group[1:]] for group in groups]
+    beside = [[*group, *own] for group, own in zip(groups, readers, strict=True)]
+    chain.write_shard(Path("rollouts.parquet"), beside)
+    assert CliRunner().invoke(app, ["score", "rollouts.parquet", "--no-warmup", "--force"]).exit_code == 0
+    found = run_json(str(scored))
+    assert found["counts"] == {**alone["counts"], "rows_of_other_passes": 9}
+    assert found["distributions"] == alone["distributions"]
+
+
+def test_how_many_needs_an_order(scored: Path) -> None:
+    for words in ((), ("--group", chain.rows(scored)[0]["group_id"])):
+        assert "--top goes with --best, --worst" in " ".join(run(str(scored), *words, "--top", "3", code=2).split())
 
 
 def test_best_worst_and_disagree(scored: Path) -> None:

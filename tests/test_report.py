@@ -17,13 +17,15 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from markupsafe import Markup
 from PIL import Image
 from typer.testing import CliRunner
 
 from ireasoner_cli.app import app
 from ireasoner_cli.report import charts
-from ireasoner_cli.report.figures import read_run
+from ireasoner_cli.report.figures import _leave_one_out, read_run
 from stages.contract import EVALUATED, METRICS
+from stages.evaluation.scores import summarize
 from tests import browser, chain
 from tests.conftest import draw
 
@@ -223,6 +225,78 @@ def test_a_page_to_pass_on_does_not_tell_where_pictures_lie_on_this_machine(work
     page = Path("report.html").read_text()
     assert str(workdir) not in page
     assert "· 0.png" in page and "1.png: No such file" in page
+
+
+def test_each_task_of_an_evaluation_is_a_line_with_the_interval_of_eval(workdir: Path) -> None:
+    """Questions of two tasks may have one id, and several of one may share a picture."""
+    Path("it0001").mkdir()
+    chain.write_shard(Path("it0001/rollouts.parquet"), [chain.group(0, "pool/0.png", [chain.solution(4)] * 2)])
+    invoke("score", "it0001/rollouts.parquet")
+    scores = {"ai2d": [1.0] * 8 + [0.0] * 4, "chartqa": [0.0] * 12}
+    rows = [
+        {"id": str(place), "sample_index": 0, "score": score, "task": task, "cluster": str(place // 4)}
+        for task, own in scores.items() for place, score in enumerate(own)
+    ]  # fmt: skip
+    content = {"format": 2, "stage": "eval", "model": {"name": "model"}, "policy": {"step": 0}}
+    content["params"] = {"tasks": [*scores], "temperature": 0.0, "samples": 1}
+    table = pa.Table.from_pylist(rows, EVALUATED).replace_schema_metadata({"ireasoner": json.dumps(content)})
+    pq.write_table(table, "base.parquet")
+    lines = {line.label: line for line in read_run(Path(), "run").evaluations}
+    assert {label: line.accuracy for label, line in lines.items()} == {
+        "ai2d, greedy": [8 / 12], "chartqa, greedy": [0.0]
+    }  # fmt: skip
+    asked = summarize(Path("base.parquet"))["tasks"]
+    for task, figures in asked.items():
+        line = lines[f"{task}, greedy"]
+        assert (line.low, line.high, line.questions) == ([figures["low"]], [figures["high"]], 12)
+    assert asked["ai2d"]["high"] - asked["ai2d"]["low"] > 0.9  # of three clusters
+
+
+def test_rewards_beyond_one_are_drawn_within_their_frames_and_called_what_they_are(workdir: Path) -> None:
+    reward = "0.9*majority + 0.1*format + confidence - 2*answer"
+    for number in (1, 2):
+        Path(f"it000{number}").mkdir()
+        groups = [chain.group(i, f"pool/{i}.png", [chain.solution(a) for a in (1, 1, i)]) for i in range(4)]
+        made = Path(f"it000{number}/rollouts.parquet")
+        chain.write_shard(made, groups, step=4 * number - 4, params={"temperature": 1.0, "top_p": 1.0})
+        terms = ("--solver-reward", reward, "--proposer-reward", "entropy + 2*tent")
+        invoke("score", str(made), *terms)
+    invoke("report", ".")
+    page = Path("report.html").read_text()
+    assert reward in page and "entropy + 2*tent" in page and "(1 − λ) · answer + λ · steps" not in page
+    run = read_run(Path(), "run")
+    assert run.groups["reward"].min() < 0 and run.groups["proposer_reward"].max() > 1
+    for title in ("Solver's reward", "Proposer's reward"):
+        drawn = page.split(f'aria-label="{Markup.escape(title)}"')[1].split("</svg>")[0]
+        paths = re.findall(r' d="M([^"Z]+)Z?"', drawn)
+        assert paths
+        assert all(0 <= float(at.split()[1]) <= charts.HEIGHT for path in paths for at in path.split("L"))
+
+
+def test_leaving_one_out_is_of_a_pass(workdir: Path) -> None:
+    """The prototypes of two passes are two."""
+    vectors = np.random.default_rng(0).normal(size=(2, 3, 5))
+    vectors /= np.linalg.norm(vectors, axis=-1, keepdims=True)
+    rows, wanted = [], []
+    for name, own in zip(("answer", "reworded"), vectors, strict=True):
+        total = own.sum(axis=0)
+        rows += [
+            {"pass": name, "dominant": True, "step_similarity": [float(e @ total / np.linalg.norm(total))]} for e in own
+        ]
+        wanted += [float(e @ (total - e) / np.linalg.norm(total - e)) for e in own]
+    found, members = _leave_one_out(rows)
+    assert members == [*range(6)] and found[:, 0] == pytest.approx(wanted)
+
+
+def test_the_share_that_agrees_is_of_the_rows_that_answer(workdir: Path) -> None:
+    own = chain.group(0, "pool/0.png", [chain.solution(4)] * 4)
+    readers = [{**row, "pass": "reader"} for row in own[1:]]
+    Path("it0001").mkdir()
+    chain.write_shard(Path("it0001/rollouts.parquet"), [[*own, *readers]])
+    invoke("score", "it0001/rollouts.parquet")
+    invoke("report", ".")
+    cards = [tag for _, tag in Page(Path("report.html").read_text()).tags if "data-kinds" in tag]
+    assert [card["data-kinds"].split()[0] for card in cards] == ["unanimous"]
 
 
 def test_one_point_is_no_way_from_one_to_another(workdir: Path) -> None:

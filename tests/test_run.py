@@ -24,6 +24,7 @@ from ireasoner_cli.running.display import CURVES, Display, sparkline
 from ireasoner_cli.running.figures import Figures, collapse
 from ireasoner_cli.running.tracking import configuration
 from stages import shards, update
+from stages.evaluation.scores import summarize
 from stages.learning.learner import UpdateParams
 from stages.models.finding import find_model
 from stages.parameters import Call
@@ -32,7 +33,7 @@ from stages.policy import is_pruned
 from stages.sampling import Wanted, fake, open_sampler
 from stages.sampling.rows import Row
 from stages.sampling.warm import WarmEngine
-from tests import chain
+from tests import benchmark_files, chain
 from tests.conftest import needs_vllm
 from tests.test_cli import fails
 
@@ -297,6 +298,8 @@ def test_the_last_policies_and_the_best_are_kept_and_the_rest_can_still_be_looke
     for words in (("inspect", "run"), ("inspect", pruned), ("report", "run"), ("verify", "run", "benchmark.parquet")):
         looked = call(*words)
         assert looked.exit_code == 0, looked.output
+    replayed = call("verify", pruned, "--replay")
+    assert replayed.exit_code == 0 and "same bytes" in replayed.output
     refused = call("eval", "benchmark.parquet", "--policy", pruned, "--out", "other.parquet")
     assert refused.exit_code == 3 and "only its state and metrics are left" in refused.stderr
     state = (pruned / "state.json").read_bytes()
@@ -307,6 +310,22 @@ def test_the_last_policies_and_the_best_are_kept_and_the_rest_can_still_be_looke
     longer = run("--benchmark", "benchmark.parquet", "--eval-every", 1, "--keep", 2, "--json", iterations=6)
     assert longer.exit_code == 0, longer.output
     assert is_pruned(Path("run/it0004/policy")) or json.loads(longer.stdout)["best"] == "run/it0004/policy"
+
+
+def test_a_benchmark_may_be_one_of_the_tasks(world: Path) -> None:
+    benchmark_files.chartqa(Path("downloads"))
+    Path("ireasoner.toml").write_text(SETTINGS.replace("[eval]", '[eval]\ntask = "chartqa"'))
+    refused = run("--benchmark", "downloads")
+    assert refused.exit_code == 2 and 'write a list, task = ["chartqa"]' in " ".join(
+        refused.stderr.replace("│", "").split()
+    )
+    Path("ireasoner.toml").write_text(SETTINGS.replace("[eval]", '[eval]\ntask = ["chartqa"]'))
+    files = sorted(Path("downloads").rglob("*.parquet"))
+    done = run("--benchmark", files[0], "--eval-every", 1, "--json")
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert told["best_accuracy"] == max(summarize(Path(f"run/it000{i}/eval.parquet"))["tasks"]["chartqa"]["accuracy"]
+                                        for i in (1, 2))  # fmt: skip
 
 
 def _accuracy(evaluated: Path) -> float:

@@ -333,7 +333,6 @@ def test_better_by_how_it_came_about(workdir: Path) -> None:
         (("--proposer-reward", "valid"), "the term valid looks at one pass about the question; call it valid"),
         (("--proposer-reward", "balance"), "the term balance needs --kinds"),
         (("--proposer-reward", "balance", "--kinds", "a, A,"), "two kinds of question"),
-        (("--kinds", "a, b"), "--kinds a, b: nothing looks at it but the term balance"),
         (("--factor", "majority:1:0"), "--factor majority:1:0: not NAME:LO:HI with LO < HI"),
         (("--factor", "majorty:0:1"), "unknown term 'majorty'; the nearest is 'majority'"),
         (("--verdict", "score"), "--verdict score: not NAME:LO:HI"),

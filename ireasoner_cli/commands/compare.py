@@ -55,6 +55,8 @@ def command(
     """
     if len(runs) < 2 and not markdown:
         raise typer.BadParameter("name at least two eval files: the base, and what to compare with it")
+    if markdown and (plot or json or power):
+        raise typer.BadParameter("--markdown is a table by itself; leave out --plot, --json and --power")
     if plot and plot.suffix != ".svg":
         raise typer.BadParameter(f"{plot}: the plot is an SVG; name it so")
     from ireasoner_cli.running.evaluations import read_side

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ireasoner_cli import console, options
+from ireasoner_cli.config import is_default
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -14,6 +15,7 @@ GROUPS = "Groups and answers"
 
 
 def command(
+    context: typer.Context,
     path: Annotated[
         Path, typer.Argument(help="A shard, a directory of parts, a policy, a benchmark, or a run's folder.")
     ],
@@ -63,6 +65,8 @@ def command(
     orders = [order for order, on in zip(groups.Order, (best, worst, disagree), strict=True) if on]
     if (group is not None) + len(orders) + wrong + right > 1:
         raise UsageError("--group, --best, --worst, --disagree, --wrong and --right are one choice; give one of them")
+    if not orders and not wrong and not right and not is_default(context, "top"):
+        raise UsageError("--top goes with --best, --worst, --disagree, --wrong or --right")
     if group is None and not orders and not wrong and not right:
         found = summary.summarise(path)
         if isinstance(found, list):

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from ireasoner_cli.inspection.distribution import Distribution
 from ireasoner_cli.runs import Iteration, find_iterations
 from stages import shards
-from stages.contract import BENCHMARK, BENCHMARK_OPTIONAL, CREDIT, EVALUATED, METRICS, SCORED, SOLVER, Metadata
+from stages.contract import ANSWER, BENCHMARK, BENCHMARK_OPTIONAL, CREDIT, EVALUATED, METRICS, SCORED, SOLVER, Metadata
 from stages.errors import DataError
 from stages.policy import METRICS_FILE, STATE_FILE, PolicyState, fingerprint, read_state
 
@@ -151,16 +151,21 @@ def _add(figures: Figures, name: str, values: pa.Array) -> None:
 def _trajectory_figures(batch: pa.RecordBatch, summary: Summary, figures: Figures) -> None:
     solver = pc.fill_null(pc.equal(batch["role"], SOLVER), False)
     rollouts, proposals = batch.filter(solver), batch.filter(pc.invert(solver))
+    others, is_scored = 0, summary.metadata is not None and summary.metadata.stage == "score"
+    if summary.metadata and is_scored:  # as `score` sums up: of what is not rewarded there is but a count
+        rewarded = pc.is_in(pc.fill_null(rollouts["pass"], ANSWER), pa.array(summary.metadata.rewarded))
+        others, rollouts = len(rollouts) - (pc.sum(rewarded).as_py() or 0), rollouts.filter(rewarded)
     _count(
         summary,
         groups=len(proposals),
         questions=len(proposals) - proposals["question"].null_count,
         rollouts=len(rollouts),
         cut_short=pc.sum(pc.equal(rollouts["finish_reason"], "length")).as_py() or 0,
+        **({"rows_of_other_passes": others} if others else {}),
     )
     for reason, number in Counter(proposals["reject_reason"].drop_null().to_pylist()).items():
         summary.rejected[reason] = summary.rejected.get(reason, 0) + number
-    if summary.metadata and summary.metadata.stage == "score":
+    if is_scored:
         _count(summary, answered=len(rollouts) - rollouts["answer_key"].null_count)
         for name in ("reward", "r_answer", "r_step", "answer_prob", "density"):
             _add(figures, name, rollouts[name])

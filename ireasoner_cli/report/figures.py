@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ireasoner_cli.report.charts import Z
 from ireasoner_cli.runs import Iteration, find_evaluations, find_iterations
 from stages import shards
-from stages.contract import ANSWER, EVALUATED, METRICS, PROPOSER, SCORED, SOLVER, Metadata
+from stages.contract import ANSWER, METRICS, PROPOSER, SCORED, SOLVER, Metadata
 from stages.errors import DataError, UsageError
+from stages.evaluation import scores
+from stages.evaluation.statistics import Estimate, estimate
 from stages.learning.drift import too_far
 from stages.policy import read_state
 from stages.rewards.leave_one_out import leave_one_out
@@ -148,8 +149,7 @@ class _Reader:
         """Adds an iteration's groups, their rows of the passes that are rewarded; returns its first training step, None
         when it has no groups."""
         before = len(self.disagreement)
-        recorded = shards.read_metadata(files[0]).stage_params("score").get("rewarded", ANSWER)
-        rewarded = [name.strip() for name in recorded.split(",")]
+        rewarded = shards.read_metadata(files[0]).rewarded
         for rows in _groups(files):
             rollouts = [row for row in rows[1:] if (row["pass"] or ANSWER) in rewarded]
             self._add(rows[0], rollouts, iteration, last)
@@ -210,16 +210,19 @@ def _groups(files: list[Path]) -> Iterator[list[Row]]:
 
 
 def _leave_one_out(rollouts: list[Row]) -> tuple[np.ndarray, list[int]]:
-    """Similarities [n, POSITIONS] of the dominant rollouts to the others' prototype, and their places in the group."""
+    """Similarities [n, POSITIONS] of the dominant rollouts to the prototype of the others of their pass, and their
+    places in the group."""
     members = [place for place, row in enumerate(rollouts) if row["dominant"] and row["step_similarity"]]
     matrix = np.full((len(members), POSITIONS), np.nan)
     for index, place in enumerate(members):
         values = rollouts[place]["step_similarity"][:POSITIONS]
         matrix[index, : len(values)] = [np.nan if value is None else value for value in values]
-    for position in range(POSITIONS):
-        there = np.isfinite(matrix[:, position])
-        if there.sum() >= 2:
-            matrix[there, position] = leave_one_out(matrix[there, position])
+    passes = np.array([rollouts[place]["pass"] or ANSWER for place in members])
+    for own in np.unique(passes):
+        for position in range(POSITIONS):
+            there = np.isfinite(matrix[:, position]) & (passes == own)
+            if there.sum() >= 2:
+                matrix[there, position] = leave_one_out(matrix[there, position])
     return matrix, members
 
 
@@ -261,55 +264,29 @@ def _drifted(iterations: list[Iteration]) -> Iterator[str]:
 
 
 def _evaluations(path: Path, iterations: list[Iteration]) -> list[Evaluations]:
-    """What was evaluated alike is one line: the same benchmark with the same parameters."""
-    alike: dict[tuple[Any, ...], dict[int, np.ndarray]] = {}
-    labels: dict[tuple[Any, ...], str] = {}
+    """What was evaluated alike is one line: the same task of the same files with the same parameters."""
+    alike: dict[tuple[Any, ...], dict[int, Estimate]] = {}
     for file, metadata in find_evaluations(path, iterations):
-        key = (metadata.inputs, metadata.seed, json.dumps(metadata.params, sort_keys=True))
-        labels.setdefault(key, _label(metadata))
-        if len(means := _question_means(file)):
-            alike.setdefault(key, {})[metadata.policy.step] = means
+        asked_so = (metadata.inputs, metadata.seed, json.dumps(metadata.params, sort_keys=True))
+        for task, questions in scores.read_run(file).tasks.items():
+            if asked := [question for question in questions if question.scores]:
+                found = estimate([question.score for question in asked], [question.cluster for question in asked])
+                alike.setdefault((f"{task}, {_how(metadata)}", *asked_so), {})[metadata.policy.step] = found
     lines = []
-    for key, by_step in alike.items():
-        line = Evaluations(labels[key])
-        for step, means in sorted(by_step.items()):
-            low, high = _interval(means)
+    for (label, *_), by_step in alike.items():
+        line = Evaluations(label)
+        for step, found in sorted(by_step.items()):
             line.step.append(step)
-            line.accuracy.append(float(means.mean()))
-            line.low.append(low)
-            line.high.append(high)
-            line.questions = max(line.questions, len(means))
+            line.accuracy.append(found.mean or 0.0)
+            line.low.append(0.0 if found.low is None else found.low)  # a single cluster says nothing of others
+            line.high.append(1.0 if found.high is None else found.high)
+            line.questions = max(line.questions, found.questions)
         lines.append(line)
     return sorted(lines, key=lambda line: -len(line.step))
 
 
-def _label(metadata: Metadata) -> str:
-    benchmark = metadata.params.get("task") or (metadata.inputs[0].name if metadata.inputs else "benchmark")
+def _how(metadata: Metadata) -> str:
+    """How questions were answered."""
     samples, temperature = metadata.params.get("samples") or 1, metadata.params.get("temperature") or 0
     how = "greedy" if not temperature else f"T = {temperature:g}"
-    return f"{str(benchmark).removesuffix('.parquet')}, {how}" + (f", {samples} samples" if samples != 1 else "")
-
-
-def _question_means(path: Path) -> np.ndarray:
-    """The mean score of each question [q]: its samples count as one observation."""
-    columns = pa.schema([EVALUATED.field(name) for name in ("id", "score")])
-    totals: dict[str, list[float]] = {}
-    for file in shards.input_files([path]):
-        for batch in shards.read_batches(file, columns):
-            for key, score in zip(batch["id"].to_pylist(), batch["score"].to_pylist(), strict=True):
-                if score is not None:
-                    own = totals.setdefault(key, [0.0, 0])
-                    own[0], own[1] = own[0] + score, own[1] + 1
-    return np.array([total / count for total, count in totals.values()])
-
-
-def _interval(means: np.ndarray) -> tuple[float, float]:
-    """95 %: Wilson's where a question is right or wrong, which does not shrink to nothing where all are right; else
-    the normal one over the questions."""
-    n, mean = len(means), float(means.mean())
-    if np.all((means == 0) | (means == 1)):
-        middle = (mean + Z**2 / (2 * n)) / (1 + Z**2 / n)
-        margin = Z / (1 + Z**2 / n) * (mean * (1 - mean) / n + Z**2 / (4 * n**2)) ** 0.5
-    else:
-        middle, margin = mean, Z * float(means.std(ddof=1)) / n**0.5 if n > 1 else 0.5
-    return max(middle - margin, 0.0), min(middle + margin, 1.0)
+    return how + (f", {samples} samples" if samples != 1 else "")

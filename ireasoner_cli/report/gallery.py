@@ -138,7 +138,7 @@ def _card(run: Run, place: int, iteration: str, group: Group, candidate: Candida
 def _kinds(group: Group, candidate: Candidate) -> Sequence[str]:
     """What the filters call the group."""
     most = max((len(answer.samples) for answer in group.answers if answer.text is not None), default=0)
-    share = most / len(group.rollouts)
+    share = most / max(1, sum(len(answer.samples) for answer in group.answers))
     kinds = ["unanimous" if share == 1 else "majority" if share > 0.5 else "split"]
     if any(answer.text is None for answer in group.answers):
         kinds.append("unanswered")

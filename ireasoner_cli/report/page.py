@@ -3,11 +3,12 @@
 import base64
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jinja2 import Environment, StrictUndefined
@@ -27,6 +28,7 @@ from stages.learning.drift import LEAST_ESS, WEIGHT_OFF
 RUNS = 6  # as many as can be told apart by colour
 COLUMNS = 24  # of the heat map over training
 TILES = 6
+MIXED = "(1 − λ) · answer + λ · steps"
 DRIFT = "How far the policy has gone from the one that the rows were sampled from. Dashed: the Proposer."
 
 
@@ -157,6 +159,19 @@ def _setting(runs: Sequence[Run], stage: str, name: str) -> float | None:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
+def _paid(given: Sequence[str | None], usual: str) -> dict[str, Any]:
+    """What a chart says of a reward that runs were `given`, None for the usual one, which is between 0 and 1 where
+    other sums of terms need not be."""
+    low, high = (None, None) if any(given) else (0.0, 1.0)
+    return {"note": " or ".join(dict.fromkeys(each or usual for each in given)), "low": low, "high": high}
+
+
+def _of_solver(params: Mapping[str, Any]) -> str | None:
+    """The Solver's reward by the options of `score`, None for the usual one."""
+    terms, factor = params.get("solver_reward"), params.get("factor")
+    return f"({terms or MIXED}) × {factor}" if factor else terms
+
+
 def _sections(runs: Sequence[Run]) -> list[Section]:
     def group(title: str, note: str, quantity: str, target: float | None = None, low: float | None = 0.0,
               high: float | None = None) -> Chart | None:  # fmt: skip
@@ -165,11 +180,14 @@ def _sections(runs: Sequence[Run]) -> list[Section]:
     def optimizer(title: str, note: str, quantity: str, log: bool = False) -> Chart | None:
         return charts.chart(title, note, _optimizer_lines(runs, quantity), log=log, bounds=(0.0, None))
 
+    scored = [run.metadata.stage_params("score") for run in runs]
+    of_solver = [_of_solver(params) for params in scored]
+    of_proposer = [None if (terms := params.get("proposer_reward")) == "entropy" else terms for params in scored]
     sections = [
         ("Held-out accuracy", "What labels say, which the rewards never see. Bars are 95 % intervals.",
          [charts.chart(label, "accuracy", lines, bounds=(0.0, 1.0)) for label, lines in _evaluation_lines(runs)]),
         ("Questions", "The Proposer is paid for questions on which the answers differ, but not too much.", [
-            group("Proposer's reward", "of a group's question", "proposer_reward", high=1.0),
+            group("Proposer's reward", quantity="proposer_reward", **_paid(of_proposer, "of a group's question")),
             group("Answer entropy", "nats; dashed: what the Proposer aims at", "entropy",
                   _setting(runs, "score", "entropy_target")),
             group("Questions asked", "share of proposals that hold one", "asked", high=1.0),
@@ -180,7 +198,7 @@ def _sections(runs: Sequence[Run]) -> list[Section]:
             group("Disagreement", "1 − cosine to the others' prototype, oneself left out", "disagreement"),
         ]),
         ("Rewards", "The Solver's reward moves from the answer to the steps as λ grows.", [
-            group("Mixed reward", "(1 − λ) · answer + λ · steps", "reward", high=1.0),
+            group("Solver's reward", quantity="reward", **_paid(of_solver, MIXED)),
             group("Answer reward", "p(a)^α · brevity", "r_answer", high=1.0),
             group("Step reward", "density · weighted agreement of the steps", "r_step", high=1.0),
             group("λ", "weight of the step reward", "step_weight", high=1.0),

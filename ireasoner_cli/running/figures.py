@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from stages import shards
 from stages.contract import ANSWER, METRICS, PROPOSER, SCORED, SOLVER
-from stages.evaluation.scores import summarize
+from stages.evaluation.scores import accuracy, summarize
 from stages.policy import METRICS_FILE, read_state
 
 PATIENCE = 3  # iterations in a row that have to look collapsed
@@ -64,7 +64,7 @@ def read_figures(folder: Path) -> Figures:
         kl_coef=learned[-1]["kl_coef"] if learned else None,
         unparsed=_mean([row["answer"] is None for row in answers]),
         unasked=_mean([row["question"] is None for row in proposer]),
-        accuracy=summarize(evaluated).get("accuracy") if evaluated.is_file() else None,
+        accuracy=accuracy(summarize(evaluated)) if evaluated.is_file() else None,
         kl_target=state.lineage.params["kl_target"],
     )
 

@@ -24,6 +24,7 @@ from ireasoner_cli.workers.staff import Learning, Staff
 from stages import shards
 from stages.contract import ANSWER, CREDIT, PAIRS, TRAJECTORY
 from stages.errors import EngineError, UsageError
+from stages.evaluation.scores import accuracy
 from stages.job import Start
 from stages.models.support import adapters, check_learning
 from stages.parameters import Call
@@ -288,7 +289,7 @@ class _Loop:
         settings = {"model": plan.model, "seed": plan.seed, "policy": plan.policy(number)}
         result = self._made("eval", out, settings, plan.benchmark)
         if not number:
-            self.base_accuracy = result.summary["accuracy"]
+            self.base_accuracy = accuracy(result.summary)
         return result
 
     def _sample(self, stage: str, number: int, output: str, settings: Mapping[str, object], *inputs: Path) -> Result:

@@ -110,6 +110,12 @@ class Metadata:
         return told if isinstance(told, int) else self.policy.step
 
     @property
+    def rewarded(self) -> list[str]:
+        """The Solver's passes whose rows `score` rewards, by what it was told."""
+        told = self.stage_params("score").get("rewarded")
+        return [name.strip() for name in str(told or ANSWER).split(",")]
+
+    @property
     def passes(self) -> dict[str, dict[str, Any]]:
         """The parameters of each of the Solver's passes, by name; empty if not recorded."""
         last = self.stage_params("rollout")

@@ -1,7 +1,7 @@
 """What an eval file says: the scores of each task, and how sure they are."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -119,6 +119,13 @@ def summarize(path: Path) -> dict[str, Any]:
     if "tasks" in run.metadata.params:
         return {"tasks": figures}
     return next(iter(figures.values()), summary([]))
+
+
+def accuracy(figures: Mapping[str, Any]) -> float | None:
+    """Of what `summarize` found: of several tasks their mean; None where nothing was asked."""
+    found = [task["accuracy"] for task in figures.get("tasks", {"": figures}).values()]
+    known = [value for value in found if value is not None]
+    return fmean(known) if known else None
 
 
 def summary(questions: Sequence[Answered]) -> dict[str, Any]:

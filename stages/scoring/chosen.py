@@ -72,8 +72,6 @@ class Chosen:
             )
         if "balance" in of_proposer and len(kinds_in(params)) < 2:
             raise UsageError("the term balance needs --kinds, two kinds of question that there are to be or more")
-        if params.kinds is not None and "balance" not in of_proposer:
-            raise UsageError(f"--kinds {params.kinds}: nothing looks at it but the term balance of --proposer-reward")
         used = {*(solver or ()), *of_proposer}
         if idle := [name for name in names if name not in used]:
             raise UsageError(f"--term: {idle[0]} is neither in --solver-reward nor in --proposer-reward")

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from stages import shards
-from stages.contract import ANSWER, PROPOSER, SOLVER, Metadata, Role
+from stages.contract import PROPOSER, SOLVER, Metadata, Role
 from stages.errors import DataError, UsageError
 from stages.job import Start
 from stages.learning.last_token import LastToken
@@ -110,9 +110,8 @@ def temperatures(params: UpdateParams, scored: Metadata) -> dict[Role, float]:
     """At which log π enters each role's loss. Raises UsageError where that was not recorded, was 0, or is not one."""
     if not params.sampling_temperature:
         return {}
-    rewarded = str(scored.stage_params("score").get("rewarded") or ANSWER).split(",")
     sampled: dict[Role, list[dict[str, Any]]] = {
-        SOLVER: [scored.passes.get(name.strip(), {}) for name in rewarded],
+        SOLVER: [scored.passes.get(name, {}) for name in scored.rewarded],
         PROPOSER: [scored.stage_params("propose")],
     }
     found: dict[Role, float] = {}
@@ -126,7 +125,7 @@ def temperatures(params: UpdateParams, scored: Metadata) -> dict[Role, float]:
                 )
         if len({*of_role}) > 1:
             raise UsageError(
-                f"--sampling-temperature: the passes {', '.join(rewarded)} were sampled at temperatures "
+                f"--sampling-temperature: the passes {', '.join(scored.rewarded)} were sampled at temperatures "
                 f"{', '.join(map(str, of_role))}, and the loss takes one"
             )
         found[role] = float(of_role[0])

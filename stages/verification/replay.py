@@ -58,8 +58,10 @@ def replay(lineage: Lineage, scratch: Path) -> str:
     if _bytes(again) == _bytes(output):
         return "same bytes"
     if lineage.metadata.stage == "update":
-        different = next(name for name, data in _bytes(output).items() if _bytes(again).get(name) != data)
-        raise DataError(f"{output}: made again, {different} comes out different")
+        left, made = _bytes(output), _bytes(again)
+        if different := next((name for name, data in left.items() if made.get(name) != data), None):
+            raise DataError(f"{output}: made again, {different} comes out different")
+        return "same bytes"  # of what pruning has left: the state has the hashes of the rest
     for difference in _differences(output, again):
         raise DataError(f"{output}: made again, {difference}")
     return "same rows"
