@@ -133,7 +133,7 @@ def _device(chosen: Chosen) -> dict[str, Any]:
 
 def _check_known(rollouts: shards.Shards, chosen: Chosen) -> None:
     """Raises UsageError where known answers are asked for, and there are questions but no answer."""
-    if not chosen.passes.known:
+    if not chosen.passes.to_known:
         return
     targets = [row["target"] for row in rollouts.rows(("role", "target")) if row["role"] == PROPOSER]
     if targets and not any(targets):

@@ -180,6 +180,10 @@ def test_notations_of_one_answer(notations: tuple[str, ...]) -> None:
         ("3~5", "35", "3-5"),
         ("5°", "5", "5%", "5‰", "$5", "€5", "5'"),
         ("5 ft", "5 in"),
+        ("Sept. 3", "Sept. 30", "Sept. 0.3", "Sept. 300"),
+        ("No.1", "No.10", "No. 0.1"),
+        ("approx. 5", "approx. 50", "approx 0.5"),
+        ("Rs.50", "Rs.500", "Rs. 0.50"),
         ("(A) 5", "5"),
     ],
 )

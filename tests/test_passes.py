@@ -177,7 +177,11 @@ def test_what_does_not_go_together(answers: Path) -> None:
     both = refused(2, "rollout", answers, "--pass", "b", "--view", "pad", "--no-image", *FAKE)
     assert "give one of them" in both
     assert "--pass Known!" in refused(2, "rollout", answers, "--pass", "Known!", *FAKE)
-    assert "is not 'known'" in refused(2, "rollout", answers, "--pass", "known", *FAKE)
+    for taken in ("known", "scored", "questions"):
+        assert "is none of known, questions," in refused(2, "rollout", answers, "--pass", taken, *FAKE)
+    Path("judge.txt").write_text("{question}\n{think}\nIs it right?")
+    of_nobody = refused(2, "rollout", answers, "--pass", "judge", "--prompt", "judge.txt", *FAKE)
+    assert "the prompt of pass judge holds {think}, which an earlier row says; add --of PASS" in of_nobody
     asks = refused(2, "rollout", "questions.parquet", "--prompt", "no\nplace", "--out", "y.parquet", *FAKE)
     assert "must contain {question}" in asks
 
@@ -195,6 +199,12 @@ def test_what_is_filled_in_is_not_looked_at_again(values: dict[str, str]) -> Non
     prompt = "|".join(f"{{{name.upper()}}}" for name in values) + "{other} \\frac{1}{2} { question }"
     assert filled(prompt, values) == "|".join(values.values()) + "{other} \\frac{1}{2} { question }"
     assert placeholders(prompt) == {*values, "other"}
+
+
+def test_a_block_that_the_prompt_opened_is_read_too() -> None:
+    text = "Step 1: x\n</think><answer>5</answer>"
+    assert parse_tags(text) == {"think": "Step 1: x", "answer": "5"}
+    assert parse_tags(f"<think>{text}") == parse_tags(text)
 
 
 def test_the_content_of_tags() -> None:

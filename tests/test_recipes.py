@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import typer
 from typer.testing import CliRunner, Result
@@ -266,6 +268,35 @@ def test_each_says_what_it_is_and_has_only_options_that_there_are(name: str, wor
     for phase in [f"{name}:{i}" for i in range(1, len(recipes.phases(name)) + 1)] or [name]:
         of_policies = ("--question-share", "0", "--vote", "count")
         succeeds("score", "rollouts.parquet", "--recipe", phase, "--out", f"{phase}.parquet", *of_policies)
+
+
+@pytest.mark.parametrize(
+    ("text", "phase", "said"),
+    [
+        ("phase = 3", "", "phases are tables, [[phase]]"),
+        ("update = 3\n[[phase]]\niterations = 1\nupdate = { lr = 1e-5 }", ":1", "update is a table in the phase"),
+        ('[[pass]]\nname = "x"\n[[phase]]\niterations = 1\npass = { name = "y" }', "", "pass is a table in the phase"),
+        ('[[pass]]\nname = "scored"', "", "--pass scored: a name"),
+    ],
+)
+def test_a_recipe_that_is_none_is_said_to_be(workdir: Path, text: str, phase: str, said: str) -> None:
+    Path("own.toml").write_text(text)
+    words = ("score", "rollouts.parquet") if phase else ("run", "--images", "pool", "--model", "model", "--out", "run")
+    refused = call(*words, "--recipe", f"own.toml{phase}")
+    assert refused.exit_code == 2 and said in " ".join(refused.stderr.replace("│", " ").split()), refused.output
+    assert not Path("run").exists()
+
+
+def test_a_run_evaluates_by_the_recipe_too(workdir: Path) -> None:
+    Path("own.toml").write_text("[eval]\nsamples = 3\ntemperature = 0.7\n")
+    Path("ireasoner.toml").write_text('model = "model"\nsampler = "fake"\n[propose]\ngroups = 2\n')
+    row = {"id": "0", "image": {"bytes": None, "path": "pool/0.png"}, "question": "How many?", "answers": ["2"]}
+    pq.write_table(pa.Table.from_pylist([row]), "benchmark.parquet")
+    words = ("--benchmark", "benchmark.parquet", "--eval-every", "1", "--out", "run", "--recipe", "own.toml")
+    succeeds("run", "--images", "pool", "--iterations", "1", *words)
+    for file in ("run/base.parquet", "run/it0001/eval.parquet"):
+        made = chain.metadata(Path(file))["params"]
+        assert (made["samples"], made["temperature"], made["recipe"]) == (3, 0.7, "own.toml")
 
 
 @pytest.fixture

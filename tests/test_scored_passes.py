@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from ireasoner_cli.app import app
+from stages.parsing import answer_key
 from stages.rewards import pairs
 from stages.rewards.balance import balances
 from stages.rewards.made import contains
@@ -76,7 +77,7 @@ def test_the_target_of_another_pass(workdir: Path) -> None:
     rows = scored(made, options=crossed)
     assert (of(rows, "answer"), of(rows, "teacher")) == ([0.0, 0.0, 1.0], [0.0, 0.0, 1.0])
     rows = scored(group(0, ("answer", [says(1)], None), ("teacher", ["nothing"], None)), options=crossed)
-    assert of(rows, "answer") == [0.0]  # without a target nothing is right
+    assert of(rows, "answer") == [None]  # without a target nothing is right, and nothing wrong
 
 
 def test_the_target_of_two_passes(workdir: Path) -> None:
@@ -87,13 +88,13 @@ def test_the_target_of_two_passes(workdir: Path) -> None:
     even = group(0, ("answer", [says(1)] * 3 + [says(2)], None), ("view", [says(1), says(2), says(2)], None))
     assert of(scored(even, options=both), "answer") == [1.0] * 3 + [0.0]  # 13/24 and 11/24
     apart = group(0, ("answer", [says(1)] * 2, None), ("view", [says(2)], None))
-    assert of(scored(apart, options=(*both, "--pool", "harmonic")), "answer") == [0.0, 0.0]
+    assert of(scored(apart, options=(*both, "--pool", "harmonic")), "answer") == [None, None]
     alone = group(0, ("answer", [says(1)] * 2, None))
     for groups in (1, 2):  # whether others are scored with it or not
         limit = ("--limit", str(groups))
         assert of(scored(alone, group(1, *seen), options=(*both, *limit)), "answer")[:2] == [1.0, 1.0]
         harmonic = (*both, *limit, "--pool", "harmonic")
-        assert of(scored(alone, group(1, *seen), options=harmonic), "answer")[:2] == [0.0, 0.0]
+        assert of(scored(alone, group(1, *seen), options=harmonic), "answer")[:2] == [None, None]
 
 
 @pytest.mark.parametrize(
@@ -180,6 +181,17 @@ def test_a_description_that_is_missing_or_gives_the_answer_away_earns_nothing(
 def test_what_is_contained() -> None:
     assert contains("a Red  bar", "red bar") and contains("it is 1,200", "1200") and contains("so 12.", "12")
     assert not contains("reddish", "red") and not contains("", "1") and not contains("1", None)
+    for text, answer in (
+        ("The bar is 3 cm tall.", "3 cm"), ("There are 12 apples", "12 apples"), ("It shows 50 % of", "50%"),
+        ("price is $ 5", "$5"), ("at (3, 4) on", "(3,4)"), ("on May 5, 2020", "May 5, 2020"), ("x = 5", "x=5"),
+        ("at 12:30 pm", "12:30pm"), ("it is option A", "A"), ("it is (a) there", "A"), ("So: A.", "A"),
+    ):  # fmt: skip
+        assert contains(text, answer_key(answer)), text
+    for text, answer in (
+        ("A red bar and a blue one", "A"), ("I see it, I'm sure", "I"), ("The bar is 3 m tall.", "3 cm"),
+        ("13 cm", "3 cm"), ("There are 112 apples", "12 apples"),
+    ):  # fmt: skip
+        assert not contains(text, answer_key(answer)), text
 
 
 def test_the_children_of_an_analysis(workdir: Path) -> None:

@@ -110,19 +110,46 @@ def test_a_run_goes_on_with_another_number(world: Path, monkeypatch: pytest.Monk
         parts = shards.parts_directory(it / "rollouts.parquet")
         assert call("rollout", it / "questions.parquet", "--shard", "1/2", "--out", parts).exit_code == 0
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr("stages.rollout._count", _interrupted)
+            patch.setattr("stages.rollout._count", interrupted_after(2))
             from stages.parameters import Call
             from stages.parameters.rollout import RolloutParams
             from stages.rollout import rollout
 
             rollout([it / "questions.parquet"], RolloutParams(samples=3, sampling=chain.fake(max_tokens=256)), Call())
+        assert list(shards.partial_directory(it / "rollouts.parquet").glob("*.parquet"))
         done = run("--workers", count, out=f"on-{count}", iterations=1)
         assert done.exit_code == 0, done.output
         assert chain.file_bytes(Path(f"on-{count}")) == chain.file_bytes(Path("one"))
 
 
-def _interrupted(*given: object) -> None:
-    raise KeyboardInterrupt
+@pytest.mark.usefixtures("one_rank")
+def test_other_settings_are_refused_before_anything_is_sampled(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And leave nothing that would be in the way of the old ones."""
+    with monkeypatch.context() as patch:
+        patch.setattr("stages.rollout._count", interrupted_after(2))
+        assert run(out="one", iterations=1).exit_code == 130
+    it = Path("one/it0001")
+    with monkeypatch.context() as patch:
+        patch.setenv("IREASONER_ROLLOUT_TEMPERATURE", "0.5")
+        refused = run("--workers", 2, out="one", iterations=1)
+    assert refused.exit_code == 2 and "was made differently" in " ".join(refused.stderr.split()), refused.output
+    assert not shards.parts_directory(it / "rollouts.parquet").exists()
+    assert run("--workers", 2, out="one", iterations=1).exit_code == 0
+    assert chain.metadata(it / "rollouts.parquet")["params"]["temperature"] == 1.0
+
+
+def interrupted_after(groups: int) -> Callable[..., None]:
+    """What `rollout` counts with, till so many groups are done."""
+    from stages.rollout import _count
+
+    left = iter(range(groups))
+
+    def count(*given: Any) -> None:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        _count(*given)
+
+    return count
 
 
 def test_what_is_wrong_is_said_as_one_process_says_it(world: Path) -> None:

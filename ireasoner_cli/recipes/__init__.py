@@ -60,7 +60,9 @@ def load(recipe: str) -> tuple[dict[str, Any], str]:
         if not 1 <= int(number) <= len(phases):
             raise typer.BadParameter(f"{where}: {name} has {len(phases) or 'no'} phases")
         for command, settings in phases[int(number) - 1].settings.items():
-            content[command] = {**content.get(command, {}), **settings}
+            if not isinstance(own := content.get(command, {}), dict):
+                raise typer.BadParameter(f"{where}: {command} is a table in the phase, and none before it")
+            content[command] = {**own, **settings}
     return content, where
 
 
@@ -74,8 +76,10 @@ def _read(name: str) -> tuple[dict[str, Any], list[Phase]]:
         content = tomllib.loads(text(name))
     except tomllib.TOMLDecodeError as error:
         raise typer.BadParameter(f"recipe {name}: {error}") from error
-    found = []
-    for number, phase in enumerate(content.pop("phase", []), 1):
+    found, tables = [], content.pop("phase", [])
+    if not isinstance(tables, list):
+        raise typer.BadParameter(f"recipe {name}: phases are tables, [[phase]]")
+    for number, phase in enumerate(tables, 1):
         iterations = phase.pop("iterations", None) if isinstance(phase, dict) else None
         if not isinstance(iterations, int) or iterations < 1 or not all(isinstance(v, dict) for v in phase.values()):
             raise typer.BadParameter(f"recipe {name}: phase {number} needs `iterations`, and tables of settings alone")

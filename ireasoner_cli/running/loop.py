@@ -33,6 +33,7 @@ from stages.policy import STATE_FILE, is_pruned, open_policy, prune
 from stages.progress import Progress
 from stages.result import Result
 from stages.sampling import resolve_sampler
+from stages.sampling.passes import check_name
 from stages.updating.columns import columns_among
 from stages.updating.proposals import check_compared
 
@@ -108,6 +109,8 @@ def run_loop(plan: Plan, prepare: Prepare, view: View, staff: Staff, track: Trac
 
     Raises what the stages raise; EngineError when the run has collapsed; KeyboardInterrupt leaves what is done.
     """
+    for name in plan.passes:
+        check_name(name)
     for recipe in plan.recipes:  # settings that are wrong: said now, rather than hours later
         for name in plan.passes:
             prepare("rollout", {"recipe": recipe, "pass": name}, plan.out)
@@ -286,7 +289,7 @@ class _Loop:
         plan = self._plan
         assert plan.benchmark is not None
         out = plan.folder(number) / "eval.parquet" if number else plan.out / "base.parquet"
-        settings = {"model": plan.model, "seed": plan.seed, "policy": plan.policy(number)}
+        settings = {"model": plan.model, "seed": plan.seed, "policy": plan.policy(number), "recipe": plan.recipe}
         result = self._made("eval", out, settings, plan.benchmark)
         if not number:
             self.base_accuracy = accuracy(result.summary)

@@ -96,6 +96,9 @@ class Together:
         folder, count = shards.parts_directory(output), self._crew.size
         if self._force or (folder.is_dir() and not all(f"-of-{count}." in part.name for part in folder.iterdir())):
             shutil.rmtree(folder, ignore_errors=True)
+        elif shards.partial_directory(output).is_dir():  # refused now, rather than when all is sampled
+            command, *options = words(out=output)
+            self._crew.run([[command, "--dry-run", *options]], lambda done: None)
         commands = [words(out=folder, shard=f"{index}/{count}") for index in range(1, count + 1)]
         with progress.track(commands[0][0], count, "parts") as advance:
             self._crew.run(commands, advance)

@@ -4,6 +4,7 @@ Model text is untrusted: every function is total, and takes time linear in the l
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from stages.parsing.keys import answer_key
@@ -45,7 +46,7 @@ def parse_tags(text: str) -> dict[str, str]:
     """What stands in each kind of tag, by its name in lower case: the first that is closed and filled; of `answer` the
     one that `parse_completion` finds."""
     found: dict[str, str] = {}
-    opened: dict[str, int] = {}
+    opened: dict[str, int] = {"think": 0} if _begins_inside(_first_think(_TAG.finditer(text))) else {}
     for tag in _ANY_TAG.finditer(text):
         name = tag[2].lower()
         if not tag[1]:
@@ -65,9 +66,8 @@ def parse_completion(text: str, max_steps: int = 8) -> Completion:
     precedes the answer.
     """
     tags = list(_TAG.finditer(text))
-    first_think = next((tag for tag in tags if tag[2].lower() == "think"), None)
-    # Where the first think tag is a closing one, the prompt had opened the block already.
-    depth = 1 if first_think is not None and first_think[1] else 0
+    first_think = _first_think(tags)
+    depth = 1 if _begins_inside(first_think) else 0
     opened_at: int | None = 0 if depth else None  # where the first reasoning block's text begins
     end: int | None = None  # and where it ends
     answer_tag: re.Match[str] | None = None
@@ -106,6 +106,15 @@ def parse_completion(text: str, max_steps: int = 8) -> Completion:
         words=len(before.split()),
         answer_start=answer_start if key else None,
     )
+
+
+def _first_think(tags: Iterable[re.Match[str]]) -> re.Match[str] | None:
+    return next((tag for tag in tags if tag[2].lower() == "think"), None)
+
+
+def _begins_inside(first_think: re.Match[str] | None) -> bool:
+    """Whether the prompt had opened the reasoning block: its first tag is a closing one."""
+    return first_think is not None and bool(first_think[1])
 
 
 # -------------------------------------------------------------------------------------------------- steps

@@ -14,7 +14,8 @@ _LEADING = re.compile(r"^(?:[,;:?\s]|!(?!=)|\.(?!\d))+")
 _FACTORIAL = re.compile(r"(?:\d|[\d+*/^-][^()]*\)|^[k-z])$")
 _PAIRS = {"(": ")", "[": "]", "{": "}", "<": ">", '"': '"', "'": "'", "`": "`", "$": "$", "*": "*", "_": "_"}
 _DIGIT, _WORD = re.compile(r"\d"), re.compile(r"[^\W\d_]{2}")
-_DECIMAL = re.compile(r"(?<![\d.])(\d*)\.(\d+)(?![\d.])")
+# Not the full stop of an abbreviation: Sept. 30 is not Sept. 3.
+_DECIMAL = re.compile(r"(?<![\d.])(?<![^\W\d_](?=\.))(\d*)\.(\d+)(?![\d.])")
 _TIMES = re.compile(r"(?<=\d) ?[*x] ?(?=\d)")
 _OPTION = re.compile(r"\(?([a-z])[).:]*")
 _OPTION_PREFIX = re.compile(

@@ -8,6 +8,9 @@ from stages.parsing import answer_key
 from stages.rewards.consensus import NO_ANSWER
 from stages.rewards.rollouts import Rollouts
 
+MOST_WORDS = 8  # of an answer that is looked for
+_PART = re.compile(r"\d+|[^\W\d]+")
+
 
 def mean_of_made(rollouts: Rollouts, term: str, value: np.ndarray) -> np.ndarray:
     """The mean of `value` over the rows that were made of each and that `term` looks at; NaN without any   [R]
@@ -29,10 +32,16 @@ def hits(rollouts: Rollouts, term: str) -> np.ndarray:
 
 
 def contains(text: str, key: str | None) -> bool:
-    """Whether an answer, by its key, stands in `text` as a word or several."""
+    """Whether an answer, by its key, stands in `text` as a word or several. The options A and I are words of a sentence
+    too: they do where they are called options, bracketed, or capitals before no small letter."""
     if not key:
         return False
-    words = " ".join(text.split()).lower()
-    return any(answer_key(word) == key for word in words.split()) or bool(
-        re.search(rf"(?<!\w){re.escape(key.lower())}(?!\w|[.,]\d)", words)
-    )
+    if key in ("a", "i"):
+        named = rf"\({key}\)|\b(?:option|answer|choice)(?: is|:)? {key}\b"
+        return bool(re.search(named, text, re.IGNORECASE) or re.search(rf"\b{key.upper()}\b(?!['’]|\s+[a-z])", text))
+    words = text.split()
+    if re.search(rf"(?<!\w){re.escape(key.lower())}(?!\w|[.,]\d)", " ".join(words).lower()):
+        return True
+    longest = min(len(_PART.findall(key)) + 1, MOST_WORDS)  # a key has lost the spaces around its numbers and signs
+    spans = (words[start : start + count] for count in range(1, longest + 1) for start in range(len(words) - count + 1))
+    return any(answer_key(" ".join(span)) == key for span in spans)

@@ -16,7 +16,9 @@ from stages.sampling.interface import Refused, Request
 from stages.sampling.rows import Row
 
 COMPLETION = "completion"  # the placeholder of all that the parent says
-KNOWN = "known"  # what `score --target` calls the answers that are known
+OF_A_PARENT = (COMPLETION, "think", "answer")  # placeholders of what an earlier row says
+# What `score --target` calls the answers that are known, and the other files of an iteration of `run`.
+TAKEN = ("known", "questions", "rollouts", "scored", "eval", "policy")
 NAME = re.compile(r"[a-z][a-z0-9_-]*")
 SHARED = ("group_id", "group_index", "images", "images_sha256", "question")  # by the rows of a group
 NO_IMAGES: Row = {"images": [], "images_sha256": []}
@@ -40,15 +42,16 @@ class SolverPass:
 
     def check(self, there: list[str]) -> None:
         """Raises UsageError for a pass that cannot go beside those that are `there`."""
-        if not NAME.fullmatch(self.name) or self.name == KNOWN:
-            raise UsageError(
-                f"--pass {self.name}: a name has lower-case letters, digits, - and _, and is not {KNOWN!r}"
-            )
+        check_name(self.name)
         if self.name in there:
             raise UsageError(f"there are rows of pass {self.name} already; name another --pass")
         if self.of is not None and self.of not in there:
             has = f"there are {', '.join(there)}" if there else "there are none yet"
             raise UsageError(f"--of {self.of}: no rows of that pass; {has}")
+        if self.of is None and (told := self._wanted().intersection(OF_A_PARENT)):
+            raise UsageError(
+                f"the prompt of pass {self.name} holds {{{min(told)}}}, which an earlier row says; add --of PASS"
+            )
         if self.view is not None:
             if self.no_image:
                 raise UsageError("--view changes the pictures, and --no-image leaves them out; give one of them")
@@ -83,12 +86,16 @@ class SolverPass:
         if self.of is None:
             yield from [(None, *self._texts({QUESTION: proposal["question"]}))] * self.samples
             return
-        wanted = placeholders(self.prompt) | placeholders(self.learn_prompt or "")
+        wanted = self._wanted()
         for parent in there:
             if (parent["pass"] or ANSWER) == self.of:
                 values = _values(proposal, parent)
                 if wanted <= values.keys():
                     yield from [(parent["sample_index"], *self._texts(values))] * self.samples
+
+    def _wanted(self) -> set[str]:
+        """The placeholders of its prompts."""
+        return {*placeholders(self.prompt), *placeholders(self.learn_prompt or "")}
 
     def _texts(self, values: Mapping[str, str]) -> tuple[str, str | None]:
         return filled(self.prompt, values), None if self.learn_prompt is None else filled(self.learn_prompt, values)
@@ -101,6 +108,14 @@ class SolverPass:
         proposal, *others = rows
         reason = proposal["reject_reason"] or refused.reason
         return [proposal | {"reject_reason": reason}, *(row for row in others if (row["pass"] or ANSWER) != self.name)]
+
+
+def check_name(name: str) -> None:
+    """Raises UsageError for what no pass can be called."""
+    if not NAME.fullmatch(name) or name in TAKEN:
+        raise UsageError(
+            f"--pass {name}: a name has lower-case letters, digits, - and _, and is none of {', '.join(TAKEN)}"
+        )
 
 
 def _values(proposal: Row, parent: Row) -> dict[str, str]:

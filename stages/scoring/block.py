@@ -153,7 +153,7 @@ def score_block(
         terms["question_share"] = spread(first, shares)
 
     of_solver = _solver_reward(chosen, {name: values[row] for name, values in terms.items()}, weight)
-    judged = ~cells.are(*passes.known) | (right != NO_ANSWER)  # a question whose answer is not known says nothing
+    judged = ~cells.are(*passes.held) | (right != NO_ANSWER)  # without a target nothing is right, and nothing wrong
     of_solver[~(rewarded & judged & _selected(chosen, of_solver, rollouts, agreement.vote[judged_by]))] = np.nan
     wanted = weighted_sum(chosen.proposer, {name: values[first] for name, values in terms.items()})
     of_proposer = proposer_reward(wanted, shares, params.question_share, asked.answered)

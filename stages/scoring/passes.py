@@ -38,9 +38,14 @@ class Passes:
         return any(len(together(target)) > 1 for target in self.target.values())
 
     @property
-    def known(self) -> list[str]:
-        """The passes that are held to a known answer."""
-        return [name for name, target in self.target.items() if target == KNOWN]
+    def held(self) -> list[str]:
+        """The passes that are held to something else than their own vote."""
+        return [name for name, target in self.target.items() if target != name]
+
+    @property
+    def to_known(self) -> bool:
+        """Whether some are held to the answer that is known."""
+        return KNOWN in self.target.values()
 
     @staticmethod
     def of(
