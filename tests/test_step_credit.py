@@ -339,7 +339,7 @@ def test_a_chain_with_credit_is_learned_from_resumed_and_verified(scored: Path) 
 @pytest.mark.parametrize(
     ("params", "told"),
     [
-        ({"loss": "sft"}, "which --loss sft cannot take"),
+        ({"loss": "sft", "roles": "solver"}, "which --loss sft cannot take"),
         ({"loss": "dpo", "roles": "solver"}, "which --loss dpo cannot take"),
         ({"advantage": "grpo"}, "--advantage grpo would be another"),
         ({"advantage": "none"}, "--advantage none would be another"),
