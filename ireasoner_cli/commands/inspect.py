@@ -65,9 +65,10 @@ def command(
     orders = [order for order, on in zip(groups.Order, (best, worst, disagree), strict=True) if on]
     if (group is not None) + len(orders) + wrong + right > 1:
         raise UsageError("--group, --best, --worst, --disagree, --wrong and --right are one choice; give one of them")
-    if not orders and not wrong and not right and not is_default(context, "top"):
+    is_ordered = bool(orders) or wrong or right
+    if not is_ordered and not is_default(context, "top"):
         raise UsageError("--top goes with --best, --worst, --disagree, --wrong or --right")
-    if group is None and not orders and not wrong and not right:
+    if group is None and not is_ordered:
         found = summary.summarise(path)
         if isinstance(found, list):
             if json:

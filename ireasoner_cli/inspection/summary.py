@@ -151,9 +151,9 @@ def _add(figures: Figures, name: str, values: pa.Array) -> None:
 def _trajectory_figures(batch: pa.RecordBatch, summary: Summary, figures: Figures) -> None:
     solver = pc.fill_null(pc.equal(batch["role"], SOLVER), False)
     rollouts, proposals = batch.filter(solver), batch.filter(pc.invert(solver))
-    others, is_scored = 0, summary.metadata is not None and summary.metadata.stage == "score"
-    if summary.metadata and is_scored:  # as `score` sums up: of what is not rewarded there is but a count
-        rewarded = pc.is_in(pc.fill_null(rollouts["pass"], ANSWER), pa.array(summary.metadata.rewarded))
+    others, scored = 0, summary.metadata if summary.metadata and summary.metadata.stage == "score" else None
+    if scored:  # as `score` sums up: of what is not rewarded there is but a count
+        rewarded = pc.is_in(pc.fill_null(rollouts["pass"], ANSWER), pa.array(scored.rewarded))
         others, rollouts = len(rollouts) - (pc.sum(rewarded).as_py() or 0), rollouts.filter(rewarded)
     _count(
         summary,
@@ -165,7 +165,7 @@ def _trajectory_figures(batch: pa.RecordBatch, summary: Summary, figures: Figure
     )
     for reason, number in Counter(proposals["reject_reason"].drop_null().to_pylist()).items():
         summary.rejected[reason] = summary.rejected.get(reason, 0) + number
-    if is_scored:
+    if scored:
         _count(summary, answered=len(rollouts) - rollouts["answer_key"].null_count)
         for name in ("reward", "r_answer", "r_step", "answer_prob", "density"):
             _add(figures, name, rollouts[name])

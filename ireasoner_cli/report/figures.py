@@ -15,7 +15,6 @@ from stages import shards
 from stages.contract import ANSWER, METRICS, PROPOSER, SCORED, SOLVER, Metadata
 from stages.errors import DataError, UsageError
 from stages.evaluation import scores
-from stages.evaluation.statistics import Estimate, estimate
 from stages.learning.drift import too_far
 from stages.policy import read_state
 from stages.rewards.leave_one_out import leave_one_out
@@ -265,22 +264,21 @@ def _drifted(iterations: list[Iteration]) -> Iterator[str]:
 
 def _evaluations(path: Path, iterations: list[Iteration]) -> list[Evaluations]:
     """What was evaluated alike is one line: the same task of the same files with the same parameters."""
-    alike: dict[tuple[Any, ...], dict[int, Estimate]] = {}
+    alike: dict[tuple[Any, ...], dict[int, dict[str, Any]]] = {}
     for file, metadata in find_evaluations(path, iterations):
         asked_so = (metadata.inputs, metadata.seed, json.dumps(metadata.params, sort_keys=True))
         for task, questions in scores.read_run(file).tasks.items():
-            if asked := [question for question in questions if question.scores]:
-                found = estimate([question.score for question in asked], [question.cluster for question in asked])
+            if (found := scores.summary(questions))["questions"]:
                 alike.setdefault((f"{task}, {_how(metadata)}", *asked_so), {})[metadata.policy.step] = found
     lines = []
     for (label, *_), by_step in alike.items():
         line = Evaluations(label)
         for step, found in sorted(by_step.items()):
             line.step.append(step)
-            line.accuracy.append(found.mean or 0.0)
-            line.low.append(0.0 if found.low is None else found.low)  # a single cluster says nothing of others
-            line.high.append(1.0 if found.high is None else found.high)
-            line.questions = max(line.questions, found.questions)
+            line.accuracy.append(found["accuracy"])
+            line.low.append(0.0 if found["low"] is None else found["low"])  # a single cluster says nothing of others
+            line.high.append(1.0 if found["high"] is None else found["high"])
+            line.questions = max(line.questions, found["questions"])
         lines.append(line)
     return sorted(lines, key=lambda line: -len(line.step))
 

@@ -55,10 +55,10 @@ def replay(lineage: Lineage, scratch: Path) -> str:
         _make(lineage, again, None, scratch)
     for part in parts:
         _make(lineage, again, part, scratch)
-    if _bytes(again) == _bytes(output):
+    made, left = _bytes(again), _bytes(output)
+    if made == left:
         return "same bytes"
     if lineage.metadata.stage == "update":
-        left, made = _bytes(output), _bytes(again)
         if different := next((name for name, data in left.items() if made.get(name) != data), None):
             raise DataError(f"{output}: made again, {different} comes out different")
         return "same bytes"  # of what pruning has left: the state has the hashes of the rest
