@@ -78,7 +78,7 @@ bench: $(STAMP)
 accept: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.accept --out build/accept $(if $(MODEL),--model $(MODEL))
 
-# Twenty-one families of models as tiny checkpoints, each through everything, and the table of docs/models.md.
+# Twenty-two families of models as tiny checkpoints, each through everything, and the table of docs/models.md.
 families: $(STAMP)
 	$(BIN)/pip install -q num2words
 	$(BIN)/python -m tests.families_matrix

@@ -35,6 +35,7 @@ class Command(TyperCommand):
                 _check_finite(parameter, ctx.params.get(parameter.name))
             return rest
         except typer.BadParameter as error:
+            error.message = _in_our_words(error)
             if source := _source(ctx, error.param):
                 error.message += f" (from {source})"
             raise
@@ -54,6 +55,11 @@ class Group(TyperGroup):
 def _kept_to_the_command_line(parameter: Any) -> Any:
     parameter.allow_from_autoenv = parameter.show_envvar = False
     return parameter
+
+
+def _in_our_words(error: typer.BadParameter) -> str:
+    """Without what the library that checks values says of its own exception."""
+    return str(error.message).removeprefix("Value error, ")
 
 
 def _check_finite(parameter: Any, value: object) -> None:
@@ -214,6 +220,12 @@ def is_own(context: typer.Context, name: str) -> bool:
     return source is not None and (source.name in ("COMMANDLINE", "ENVIRONMENT") or name in own)
 
 
+def is_typed(context: typer.Context, name: str) -> bool:
+    """Whether option `name` was set by a flag."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 def is_default(context: typer.Context, name: str) -> bool:
     """Whether option `name` was left to its default."""
     source = context.get_parameter_source(name)
@@ -270,7 +282,7 @@ def _check_value(context: typer.Context, parameter: Any, key: str, value: object
     try:
         _check_finite(parameter, parameter.process_value(context, value))
     except typer.BadParameter as error:
-        raise typer.BadParameter(f"{key}: {error.message}", param_hint=where) from error
+        raise typer.BadParameter(f"{key}: {_in_our_words(error)}", param_hint=where) from error
 
 
 def _check_variables(options: dict[str, dict[str, Any]]) -> None:

@@ -77,7 +77,8 @@ Pass = Annotated[
         callback=config.apply_pass,
         is_eager=True,
         metavar="NAME",
-        help="The name of these rows, which go beside those that are there; its [[pass]] table has its settings.",
+        help="The name of these rows, which go beside those that are there; the table `pass` of that name has their "
+        "settings.",
         rich_help_panel="Pass",
     ),
 ]

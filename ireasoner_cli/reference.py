@@ -1,9 +1,11 @@
-"""The pages of `docs/` that are made from the code: the Parquet reference from the schemas, a page a command from its
-help.
+"""The pages of `docs/` that are made from the code: the Parquet reference from the schemas, the terms of rewards from
+their docstrings, a page a command from its help.
 
 python -m ireasoner_cli.reference docs/
 """
 
+import inspect
+import re
 import sys
 import typing
 from collections.abc import Mapping, Sequence
@@ -16,6 +18,7 @@ import typer
 from ireasoner_cli.app import app
 from stages import contract
 from stages.contract import descriptions
+from stages.rewards import proposer, terms
 
 GENERATED = "<!-- Made from the code by `make docs`; edit there. -->"
 NOT_SHOWN = {"help"}
@@ -27,6 +30,7 @@ def pages() -> dict[str, str]:
     commands = {name: _command_page(name, command) for name, command in group.commands.items()}
     return {
         "parquet.md": _parquet_page(),
+        "terms.md": _terms_page(),
         "commands/README.md": _command_index(group),
         **{f"commands/{name}.md": page for name, page in commands.items()},
     }
@@ -56,7 +60,9 @@ _TABLES: tuple[tuple[str, str, pa.Schema, Mapping[str, str]], ...] = (
     ),
     (
         "What `score` adds",
-        "Columns that make sense for the Solver only are null on the Proposer's row.",
+        "Columns that make sense for the Solver only are null on the Proposer's row. Each other [term](terms.md) of "
+        "the reward has a column `r_TERM`, float64, and `--vote self-reward` the column `self_reward`, float64: what "
+        "the policy thinks of the row's answer.",
         contract.SCORE_COLUMNS,
         descriptions.SCORE_COLUMNS,
     ),
@@ -65,6 +71,12 @@ _TABLES: tuple[tuple[str, str, pa.Schema, Mapping[str, str]], ...] = (
         "Of a shard made with `score --credit`.",
         contract.CREDIT,
         descriptions.CREDIT,
+    ),
+    (
+        "Preferences",
+        "Of a shard made with `score --pairs`, for `update --loss dpo`.",
+        contract.PAIRS,
+        descriptions.PAIRS,
     ),
     (
         "Metrics",
@@ -104,7 +116,8 @@ those of earlier passes by name |
 | model | name as given, revision (the commit, for a model of the hub), sha256 (the fingerprint) |
 | policy | step, and sha256 of the policy directory; null at step 0, the base model |
 | device | what a model computed the rows on: name and dtype; of vLLM `tensor_parallel` and `batch_invariant`, of an \
-update `ranks`, the number of its processes. Empty where none did. It does not decide whether a file is reused |
+update `ranks`, the number of its processes; under `earlier` others, on which it was begun. Empty where none did. It \
+does not decide whether a file is reused |
 
 A shard written by another tool is welcome when it has the columns and, of the metadata, `format`, `stage`,
 `model.name` and `policy.step`.
@@ -125,6 +138,28 @@ def _parquet_page() -> str:
         parts += [f"## {title}", text, _table(("column", "type", "meaning"), rows)]
     metadata = _METADATA.format(format=contract.FORMAT)
     return "\n\n".join([*parts, metadata])
+
+
+_TERMS = """\
+# Reward terms
+
+What `score --solver-reward` and `--proposer-reward` add up. N rows answer a question, a is a row's answer, and G are
+the rows whose answer is the dominant one; p(a) is the share of the rows with that answer, H the entropy of the answers
+in nats, c the dominant answer's share. The target is the dominant answer, or what `--target` says. How to write a
+reward, and where its passes come from, is told in [Recipes](recipes.md#what-a-method-is-made-of); a term of your own
+takes [a function](recipes.md#a-term-of-your-own)."""
+
+
+def _terms_page() -> str:
+    parts = [GENERATED, _TERMS]
+    for title, package in (("The Solver's", terms), ("The Proposer's", proposer)):
+        rows = []
+        for name in package.names():
+            term = package.load(name)
+            formula = re.sub(r"\s*\[[RM]\]", "", inspect.getdoc(term) or "").replace("\n\n", ". ")
+            rows.append((f"`{name}`", _cell(inspect.getdoc(inspect.getmodule(term)) or ""), _cell(formula)))
+        parts += [f"## {title}", _table(("term", "", ""), rows)]
+    return "\n\n".join(parts) + "\n"
 
 
 def _type(kind: pa.DataType) -> str:
@@ -151,8 +186,9 @@ def _command_index(group: Any) -> str:
     settings = (
         "Options come from flags, then `IREASONER_<COMMAND>_<OPTION>` variables, then `ireasoner.toml`, then the "
         "defaults. stdout carries the result, stderr everything else. Exit codes: 0 done, 2 wrong usage, 3 bad input "
-        "data, 4 model, engine or device failure, 130 interrupted. `ireasoner --install-completion` teaches the "
-        "current shell (bash, zsh, fish, PowerShell) to complete commands and options."
+        "data, 4 model, engine or device failure, 130 interrupted, 1 where stdout was closed; of `doctor` the number "
+        "of failures. `ireasoner --install-completion` teaches the current shell (bash, zsh, fish, "
+        "PowerShell) to complete commands and options."
     )
     return "\n\n".join([GENERATED, "# Commands", _table(("command", ""), rows), settings]) + "\n"
 

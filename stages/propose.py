@@ -50,10 +50,10 @@ def propose(
     if params.task is not None and params.questions is not None:
         raise UsageError("--task draws the questions, and --questions takes them from a column; give one of them")
     puzzle = puzzles.load(params.task) if params.task else None
+    pool = open_pool(images_path, Columns(params.image_column, params.questions, params.target))
     start = Start.chosen(call, PROPOSER)
     asking = Asking.settled(PROPOSER, start, params.sampling) if params.questions is None and puzzle is None else None
     step = start.policy.ref.step if params.step is None else params.step
-    pool = open_pool(images_path, Columns(params.image_column, params.questions, params.target))
     job = Job(
         "propose",
         call,
@@ -64,14 +64,19 @@ def propose(
         inputs=pool.inputs,
         total=call.at_most(params.groups),
     )
-    if there := job.there(requests=len if asking else None):
-        if there.reused:
-            _check_unchanged(job.output)
-        return there
-
     groups = call.at_most(params.groups)
     order = Order(len(pool), call.seed, step, params.per_image)
+
+    def requests(left: range) -> int:
+        return sum(_problem(row, None) is None for row in pool.read([order[index] for index in left]))
+
+    there = job.there(requests if asking else None)
+    if there and there.reused:
+        _check_unchanged(job.output)
+        return there
     _check_usable(pool, [order[index] for index in range(groups)], images_path, params.questions)
+    if there:
+        return there
     counts = {"groups": len(job.todo), "questions": 0, "unreadable_images": 0, "refused": 0}
     counts |= {"targets": 0} if params.target or puzzle else {}
 

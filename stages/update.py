@@ -20,7 +20,7 @@ from typing import Any
 
 from stages import interrupts, shards
 from stages.ahead import ahead
-from stages.contract import PROPOSER, SOLVER
+from stages.contract import PROPOSER, SOLVER, gone_on
 from stages.job import Start
 from stages.learning import beforehand, checkpoints
 from stages.learning.batches import Batch, GroupReader
@@ -62,7 +62,6 @@ def update(
     """
     started = time.monotonic()
     ranks = Ranks()
-    asked.check_processes(params, ranks)
     scored = shards.Shards(inputs, "score", columns(params, inputs))
     start = Start.recorded(call, scored, lag=params.lag)
     asked.check_steps(scored, start.policy)
@@ -89,6 +88,8 @@ def update(
         inputs=scored.inputs,
         total=call.at_most(scored.group_count),
     )
+    if call.force or not job.output.exists():  # what is there was made by as many as it was
+        asked.check_processes(params, ranks)
     with ranks:
         if there := ranks.from_first(job.there() if ranks.first else None):
             return there
@@ -106,9 +107,10 @@ def update(
             measuring = partial(_reading, reader, scored, job, scored.metadata.step, "measuring", progress)
             beforehand.settle(learner, start.policy, measuring, unfinished, job.metadata, call.force)
             with progress.busy("loading the policy"):
-                step, metrics = checkpoints.resume(learner, start.policy, unfinished, job.metadata, call.force)
+                step, metrics, begun = checkpoints.resume(learner, start.policy, unfinished, job.metadata, call.force)
             sharded = {"shard_base": True} if params.shard_base else {}
-            lineage = replace(job.metadata, device=this_device().recorded(ranks=ranks.size, **sharded))
+            device = this_device().recorded(ranks=ranks.size, **sharded)
+            lineage = replace(job.metadata, device=gone_on(begun, device))
             if metrics:
                 progress.say(f"{job.output}: an interrupted update of the same inputs is taken up at step {step}")
 
@@ -136,10 +138,13 @@ def update(
                             saved_at = time.monotonic()
                         if stop:
                             raise KeyboardInterrupt
+            late = ranks.any(interrupted())  # while the last step was kept
             if ranks.first:
                 finished = checkpoints.save(learner, unfinished, state(step), metrics)
                 shards.publish_directory(finished, job.output)
                 shutil.rmtree(unfinished)
+            if late:
+                raise KeyboardInterrupt
         remarks.on_all_steps(metrics, learner, scored.metadata, progress)
     return Result(job.output, summary=_summary(step, metrics, first_step))
 

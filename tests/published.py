@@ -24,6 +24,11 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "num_key_value_heads": 4, "vocab_size": 152064, "tie_word_embeddings": False,
         "max_position_embeddings": 128000, "vision_config": VISION | {"out_hidden_size": 3584},
     },
+    "32B": {
+        "hidden_size": 5120, "intermediate_size": 27648, "num_hidden_layers": 64, "num_attention_heads": 40,
+        "num_key_value_heads": 8, "vocab_size": 152064, "tie_word_embeddings": False, "max_position_embeddings": 128000,
+        "vision_config": VISION | {"out_hidden_size": 5120, "intermediate_size": 3456},
+    },
     "72B": {
         "hidden_size": 8192, "intermediate_size": 29568, "num_hidden_layers": 80, "num_attention_heads": 64,
         "num_key_value_heads": 8, "vocab_size": 152064, "tie_word_embeddings": False, "max_position_embeddings": 128000,

@@ -270,6 +270,15 @@ def test_a_chain_that_is_whole(iteration: dict[str, Make]) -> None:
     assert {output.replayed for output in again} == {"same bytes"}
 
 
+def test_what_lies_beside_a_chain_may_be_torn(iteration: dict[str, Make], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A policy that nothing was made from is looked at, for it might be the one that something was made from."""
+    shutil.copytree(".", "beside", symlinks=True, ignore=shutil.ignore_patterns("beside", "run"))
+    monkeypatch.chdir("beside")
+    shutil.copytree("policy", "another")
+    Path("another/solver/adapter_model.safetensors").unlink()
+    assert [output.stage for output in verify([Path("eval.parquet")])][-1] == "eval"
+
+
 def test_the_first_broken_link_is_named(iteration: dict[str, Make], monkeypatch: pytest.MonkeyPatch) -> None:
     # Not beside what other tests made: an input that lies in a neighbouring folder is found there.
     shutil.copytree(".", "run/alone", symlinks=True)
@@ -322,6 +331,26 @@ def test_what_was_checked_already_and_what_is_in_the_working_directory_is_found(
 def test_rows_that_break_a_promise_are_named(iteration: dict[str, Make], change: dict, says: str) -> None:
     table = pq.read_table("questions.parquet")
     rows = [row | change if row["group_index"] == 1 else row for row in table.to_pylist()]
+    pq.write_table(pa.Table.from_pylist(rows, table.schema), "changed.parquet")
+    with pytest.raises(DataError, match=rf"changed\.parquet: group .*{says}"):
+        list(verify([Path("changed.parquet")]))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"step": 99}, "its step is 99, and should be"),
+        ({"selected": False}, "it has a reward, and is not selected"),
+        ({"answer_key": None}, "an answer without a key"),
+        ({"density": 2.0}, "its density is 2"),
+        ({"token_ids": []}, "not one log-probability for each token"),
+    ],
+)
+def test_scored_rows_that_break_a_promise_are_named(iteration: dict[str, Make], change: dict, says: str) -> None:
+    table = pq.read_table("scored.parquet")
+    rows = table.to_pylist()
+    place = next(i for i, row in enumerate(rows) if row["role"] == "solver" and row["answer"] and row["selected"])
+    rows[place] |= change
     pq.write_table(pa.Table.from_pylist(rows, table.schema), "changed.parquet")
     with pytest.raises(DataError, match=rf"changed\.parquet: group .*{says}"):
         list(verify([Path("changed.parquet")]))

@@ -33,7 +33,7 @@ def test_generated_pages_are_up_to_date() -> None:
 
 
 def test_every_column_is_described_and_nothing_else_is() -> None:
-    for name in ("TRAJECTORY", "SCORE_COLUMNS", "METRICS", "EVALUATED"):
+    for name in ("TRAJECTORY", "SCORE_COLUMNS", "CREDIT", "PAIRS", "METRICS", "EVALUATED"):
         assert list(getattr(descriptions, name)) == getattr(contract, name).names, name
     assert list(descriptions.BENCHMARK) == contract.BENCHMARK.names + contract.BENCHMARK_OPTIONAL.names
 
@@ -47,6 +47,15 @@ def test_every_command_has_two_examples_that_can_be_copied(name: str) -> None:
     for line in lines:
         assert any(line == row.strip() for row in shown.splitlines()), line
         check_command(line)
+
+
+@pytest.mark.parametrize("name", list(GROUP.commands))
+def test_a_help_has_the_words_that_were_written(name: str) -> None:
+    """What is in brackets is not taken for markup, and left out."""
+    shown = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "500", "TERMINAL_WIDTH": "500"}).stdout
+    texts = [GROUP.commands[name].help, *(getattr(each, "help", None) for each in GROUP.commands[name].params)]
+    bracketed = [words for text in texts for words in re.findall(r"\[[^\]]*\]", text or "")]
+    assert not [words for words in bracketed if words not in shown]
 
 
 def documents() -> list[Path]:

@@ -95,6 +95,16 @@ def test_what_would_be_read_is_looked_into(world: Path) -> None:
     assert "benchmark.parquet: lacks the column question" in refused(CHAIN["eval.parquet"])
 
 
+def test_pictures_that_nothing_can_be_asked_about_are_counted_before(world: Path) -> None:
+    for name in ("1", "4", "6"):
+        Path(f"pool/{name}.png").write_bytes(b"no picture")
+    assert plan(CHAIN["questions.parquet"])["requests"] == 5
+    for picture in Path("pool").iterdir():
+        picture.write_bytes(b"no picture")
+    refused = call(*CHAIN["questions.parquet"], "--dry-run")
+    assert refused.exit_code == 3 and "none of its 8 images can be read" in refused.stderr
+
+
 def test_what_an_interrupted_stage_left_is_counted_and_kept(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = 0
 

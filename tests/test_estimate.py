@@ -3,6 +3,7 @@
 import dataclasses
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,6 +56,23 @@ COUNTED = [
 def test_the_estimate_is_what_a_tracker_counted(name: str, prompt: int, checkpointing: bool, counted: float) -> None:
     found = estimate.learning(published.architecture(name), Group(prompt), checkpointing=checkpointing)
     assert found.total / GIB == pytest.approx(counted, rel=0.1)
+
+
+CHECKPOINTED = {"checkpointing": True}
+TOLD: list[tuple[str, int, dict[str, Any]]] = [
+    ("3B", 1024, {}), ("7B", 1024, {}), ("7B", 1024, CHECKPOINTED), ("7B", 16000, {}),
+    ("7B", 1024, {"held": Held(in_4bit=True)}), ("32B", 1024, CHECKPOINTED),
+    ("72B", 1024, {**CHECKPOINTED, "held": Held(8)}),
+]  # fmt: skip
+
+
+def test_the_page_on_models_has_the_estimates_of_today() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "models.md").read_text()
+    rows = [line.split("|")[2:-1] for line in page.partition("| adapters and moments |")[2].splitlines()[2:9]]
+    for cells, (name, picture, more) in zip(rows, TOLD, strict=True):
+        told = estimate.learning(published.architecture(name), Group(picture + 276), **more)
+        parts = (told.weights, told.adapters, told.total - told.weights - told.adapters, told.total)
+        assert [float(cell) for cell in cells] == [round(part / GIB, 1) for part in parts], (name, picture)
 
 
 def test_learning_stays_within_its_budget() -> None:

@@ -16,11 +16,13 @@ from stages import interrupts, shards
 from stages.contract import TRAJECTORY
 from stages.errors import UsageError
 from stages.job import Writing
+from stages.learning import checkpoints
 from stages.learning.learner import Learner, UpdateParams
 from stages.parameters import Call
 from stages.parameters.propose import ProposeParams
 from stages.parameters.rollout import RolloutParams
 from stages.parameters.score import ScoreParams
+from stages.policy import PolicyState
 from stages.propose import propose
 from stages.rollout import rollout
 from stages.score import score
@@ -103,6 +105,24 @@ def test_an_interrupted_update_keeps_the_step_it_is_in(
     assert any("taken up at step" in said for said in listener.said)
     assert taken == len(chain.rows(Path("whole/metrics.parquet")))  # no step was taken twice
     assert chain.file_bytes(Path("again")) == chain.file_bytes(Path("whole"))
+
+
+def test_an_interruption_after_the_last_step_is_one(
+    scored: Path, monkeypatch: pytest.MonkeyPatch, signals_interrupt: None
+) -> None:
+    """The policy is there, and who comes after, such as the next iteration of a run, does not begin."""
+    save = checkpoints.save
+
+    def interrupted(learner: Learner, partial: Path, state: PolicyState, metrics: list[dict[str, Any]]) -> Path:
+        if state.step == 8:
+            monkeypatch.setattr(checkpoints, "save", save)
+            signal.raise_signal(signal.SIGTERM)
+        return save(learner, partial, state, metrics)
+
+    monkeypatch.setattr(checkpoints, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        update([scored], PARAMS, checkpoint_seconds=0)
+    assert update([scored], PARAMS).reused
 
 
 def test_the_second_interruption_does_not_wait(signals_interrupt: None) -> None:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -72,9 +73,8 @@ def crew(world: Path) -> Iterator[Crew]:
     (world / "dies").mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", f"{site}:{ROOT}")
-        crew = Crew(Processes([None, None]))
-        yield crew
-        crew.close()
+        with closing(Processes([None, None])) as carrier:
+            yield Crew(carrier)
 
 
 def words(out: str, scored: str = "scored.parquet", *more: str) -> list[str]:
@@ -124,22 +124,22 @@ def test_two_processes_learn_what_one_does(by_torchrun: Path) -> None:
 
 def test_warm_ranks_write_the_policies_of_torchrun(crew: Crew, by_torchrun: Path) -> None:
     """From the base model, then one of them by itself from a policy, and from the base model again."""
-    crew.together(words("first"), 2)
-    crew.together(["update", "--lr", "1e-3", "--policy", "one", "--out", "alone", "--", "it2/scored.parquet"], 1)
-    crew.together(words("again"), 2)
+    crew.start(words("first"), 2)()
+    crew.start(["update", "--lr", "1e-3", "--policy", "one", "--out", "alone", "--", "it2/scored.parquet"], 1)()
+    crew.start(words("again"), 2)()
     assert loads() == 2
     for made in ("first", "again"):
         assert chain.file_bytes(Path(made)) == chain.file_bytes(by_torchrun)
     update([Path("it2/scored.parquet")], PARAMS, Call(policy=Path("one"), out=Path("here")))
     assert chain.file_bytes(Path("alone")) == chain.file_bytes(Path("here"))
     before = chain.file_bytes(by_torchrun)
-    crew.together(words(str(by_torchrun)), 2)  # it is there
+    crew.start(words(str(by_torchrun)), 2)()  # it is there
     assert chain.file_bytes(by_torchrun) == before
 
 
 def test_where_a_rank_is_lost_all_begin_again_at_the_checkpoint(crew: Crew, by_torchrun: Path) -> None:
     Path("dies/1").touch()
-    crew.together(words("disturbed"), 2)
+    crew.start(words("disturbed"), 2)()
     assert not Path("dies/1").exists()
     assert chain.file_bytes(Path("disturbed")) == chain.file_bytes(by_torchrun)
     assert not [*Path().glob(".disturbed*")]

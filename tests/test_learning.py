@@ -196,6 +196,24 @@ def test_metrics_are_those_of_the_plain_loop(learner: Learner, model: Model, tmp
     assert row["grad_norm"] == pytest.approx(norm, rel=1e-4)
 
 
+def test_the_learner_has_the_rules_that_were_asked_for(model: Model) -> None:
+    asked = UpdateParams(loss="clip", clip_low=0.1, clip_high=0.4, clip_dual=2.5)
+    learner = Learner(model, asked, 0, temperatures={SOLVER: 0.7, PROPOSER: 1.3})
+    rule = learner._rules[SOLVER]
+    assert (rule.clip_low, rule.clip_high, rule.clip_dual) == (0.1, 0.4, 2.5)
+    assert (learner.temperature(SOLVER), learner.temperature(PROPOSER)) == (0.7, 1.3)
+
+
+def test_the_teacher_stands_still_while_the_proposer_learns(model: Model) -> None:
+    learner = Learner(model, UpdateParams(lr=1e-2, teacher_decay=0.5), 0)
+    for parameter in learner.model.parameters(SOLVER).values():
+        parameter.data += 1
+    prompt = learner.model.process((), "Ask.", Pixels())
+    before = {name: tensor.clone() for name, tensor in learner.teacher.items()}
+    learner.step(PROPOSER, [TrainingGroup([prompt], [[5, 6]], [[-1.0, -1.0]], [1.0])])
+    assert before and all(torch.equal(before[name], tensor) for name, tensor in learner.teacher.items())
+
+
 def expected_attention(q: Tensor, k: Tensor, v: Tensor, visible: Tensor) -> Tensor:
     """softmax(q kᵀ / √d) v of each head, keys copied for the queries that share them; [B, L, heads, d]."""
     k, v = (tensor.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for tensor in (k, v))

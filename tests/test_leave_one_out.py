@@ -42,3 +42,6 @@ def test_the_terms_of_a_reward_make_it_up_again() -> None:
     steps_alone = reward_terms({**row, "reward": 0.63}, {"answer_exponent": 0.7, "reward": "step"})
     assert steps_alone is not None and (steps_alone.from_answer, steps_alone.from_steps) == (0.0, 0.63)
     assert reward_terms({**row, "reward": None}, {}) is None
+    scaled = {"factor": "verdict:0.8:1.2", "answer_exponent": 0.7, "reward": "mixed"}
+    factored = reward_terms({**row, "reward": 1.1 * 0.648, "r_verdict": 0.75}, scaled)
+    assert factored is not None and np.isclose(factored.from_answer + factored.from_steps, 1.1 * 0.648)

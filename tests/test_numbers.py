@@ -6,6 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stages.tasks.answers import concluded, phrase
+from stages.tasks.expressions import unit_of
 from stages.tasks.numbers import last_number, numbers
 
 
@@ -74,3 +76,12 @@ def test_the_number_that_a_completion_ends_on(completion: str, number: str | Non
 )
 def test_reading_takes_linear_time(bait: str) -> None:
     last_number(bait * (10**5 // len(bait)) + "x")
+
+
+def test_who_concludes_twice_means_the_second() -> None:
+    assert concluded("The answer is 3.\nNo, the answer is 4") == "4"
+    assert phrase("w " * 50) and phrase("w " * 51) is None
+
+
+def test_units_to_a_power() -> None:
+    assert unit_of("8 cubic meters")[1] == "m^3" and unit_of("8 square meters")[1] == "m^2"

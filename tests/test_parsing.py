@@ -447,3 +447,19 @@ def test_a_megabyte_of_bait_takes_no_more_than_linear_time(bait: str) -> None:
 def test_written_steps_are_read_back(steps: list[str]) -> None:
     lines = "\n".join(f"Step {place}: {step}" for place, step in enumerate(steps, 1))
     assert parse_completion(f"<think>\n{lines}\n</think>\n<answer>1</answer>").steps == steps
+
+
+def test_an_answer_that_holds_a_think_tag_is_none() -> None:
+    assert parse_completion("<think>r</think><answer>5 <think>no</think> 6</answer>").answer is None
+    assert parse_completion("<answer>5 <think>no</think> 6</answer><answer>7</answer>").answer == "7"
+
+
+@pytest.mark.parametrize("gap", ["", " ", "\n"])
+def test_sentences_end_without_white_space_where_their_script_has_none(gap: str) -> None:
+    text = f"红色是4。{gap}「蓝色是7。」{gap}4 + 7 = 11。"
+    assert [text[start:end] for start, end in step_spans(text)] == ["红色是4。", "「蓝色是7。」", "4 + 7 = 11。"]
+
+
+def test_a_long_answer_is_compared_up_to_a_bound() -> None:
+    assert answer_key("(" + "x" * 998 + ")") == "x" * 998
+    assert answer_key("(" + "x" * 999 + ")") == "(" + "x" * 999 + ")"

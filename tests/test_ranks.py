@@ -76,6 +76,7 @@ def test_one_two_and_four_processes_learn_the_same(scored: Path) -> None:
     assert apart("one-alone", "shards-alone") < 1e-6
     lineage = json.loads((Path("shards") / "state.json").read_text())["lineage"]
     assert (lineage["device"]["ranks"], lineage["device"]["shard_base"]) == (2, True)
+    assert update([scored], SHARDED, Call(out=Path("shards"))).reused  # in this process, which could not make it
 
 
 def test_each_process_holds_its_share_of_the_layers(model_dir: Path) -> None:

@@ -171,6 +171,12 @@ def test_figures_are_those_of_the_rows(page: Path) -> None:
         assert run.groups["answer_words"][place] == pytest.approx(np.mean([len(text.split()) for text in said]))
         steps = [sum(len(step.split()) for step in row["steps"]) for row in rollouts]
         assert run.groups["reasoning_words"][place] == pytest.approx(np.mean(steps))
+        assert run.groups["cut_short"][place] == np.mean([row["finish_reason"] == "length" for row in rollouts])
+        assert run.groups["steps"][place] == np.mean([len(row["steps"]) for row in rollouts])
+        for name in ("density", "r_answer", "r_step", "step_weight"):
+            assert run.groups[name][place] == pytest.approx(np.mean([row[name] for row in rollouts])), name
+        assert run.groups["entropy"][place] == pytest.approx(proposal["entropy"])
+        assert run.groups["unanswered"][place] == np.mean([row["answer"] is None for row in rollouts])
     (line,) = run.evaluations
     assert line.step == [0, 8, 16] and line.accuracy == [0.5, 8 / 12, 0.75]
     assert all(low < value < high for low, value, high in zip(line.low, line.accuracy, line.high, strict=True))

@@ -268,6 +268,10 @@ def test_steps_that_cancel_out_are_worth_half_and_never_nan() -> None:
         assert terms.load(name)(seen, DEFAULTS).tolist() == [0.5, 0.5], name
 
 
+def test_the_warm_up_is_over_at_its_last_step_where_it_is_all_there_is() -> None:
+    assert step_weight(np.array([9, 10, 11]), 10, 1.0, 0.7).tolist() == [0.0, 0.7, 0.7]
+
+
 def test_schedule() -> None:
     t = np.array([1, 750, 751, 1625, 2500, 9999])
     assert step_weight(t) == pytest.approx([0, 0, 0.7 / 1750, 0.35, 0.7, 0.7])

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import shutil
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -29,7 +30,7 @@ from stages.learning.learner import UpdateParams
 from stages.models.finding import find_model
 from stages.parameters import Call
 from stages.parameters.rollout import RolloutParams
-from stages.policy import is_pruned
+from stages.policy import is_pruned, prune, read_state
 from stages.sampling import Wanted, fake, open_sampler
 from stages.sampling.rows import Row
 from stages.sampling.warm import WarmEngine
@@ -107,6 +108,64 @@ def test_the_files_are_those_of_a_shell_loop(world: Path) -> None:
     assert (told["path"], told["iterations"], told["step"]) == ("run", 2, 8)
     assert told["policy"] == "run/it0002/policy" and told["best"].startswith("run/it000")
     assert [line.split(":")[0] for line in done.stderr.splitlines()] == ["it0001 of 2", "it0002 of 2"]
+
+
+def test_the_base_is_asked_of_the_model_that_asks_the_questions(world: Path) -> None:
+    """`[propose] model` is what --model defaults to."""
+    Path("ireasoner.toml").write_text(
+        SETTINGS.replace('model = "model"\n', "").replace("[propose]", '[propose]\nmodel = "model"')
+    )
+    done = run("--benchmark", "benchmark.parquet", "--eval-every", 1, "--json", iterations=1)
+    assert done.exit_code == 0, done.output
+    assert shards.read_metadata(Path("run/base.parquet")).model.name == "model"
+    without = run("--json", iterations=2)
+    assert "base_accuracy" not in json.loads(without.stdout) and "best_accuracy" in json.loads(without.stdout)
+
+
+def test_a_run_goes_on_from_a_policy_that_another_has_pruned_since(world: Path) -> None:
+    assert run(iterations=1).exit_code == 0
+    asked = ("--policy", "run/it0001/policy", "--benchmark", "benchmark.parquet", "--eval-every", 1)
+    assert run(*asked, out="on").exit_code == 0
+    prune(Path("run/it0001/policy"))
+    done = run(*asked, "--json", out="on", iterations=3)
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["base_accuracy"] == _accuracy(Path("on/base.parquet"))
+    shutil.copy("run/it0001/scored.parquet", "benchmark.parquet")
+    refused = run(*asked, out="on", iterations=4)
+    assert refused.exit_code == 2 and "inputs.benchmark.parquet" in refused.stderr
+
+
+def test_a_policy_is_no_place_for_a_run(world: Path) -> None:
+    assert run(iterations=1).exit_code == 0
+    refused = run(out="run/it0001/policy", iterations=1)
+    assert refused.exit_code == 2 and "run/it0001/policy is a policy" in refused.stderr
+    assert not Path("run/it0001/policy/it0001").exists()
+
+
+def test_a_pass_more_is_refused_before_it_is_sampled(world: Path) -> None:
+    assert run(iterations=1).exit_code == 0
+    Path("ireasoner.toml").write_text(SETTINGS + '[[pass]]\nname = "second"\n')
+    refused = run(iterations=2)
+    assert refused.exit_code == 2 and "(passes: answer → answer, second)" in refused.stderr
+    assert not Path("run/it0001/second.parquet").exists() and not Path("run/it0002").exists()
+
+
+def test_one_sample_is_no_agreement(world: Path) -> None:
+    """A group of one has no entropy, whatever is learned from it: no sign of a collapse."""
+    Path("ireasoner.toml").write_text(SETTINGS.replace("samples = 3", "samples = 1"))
+    done = run("--json", iterations=4)
+    assert done.exit_code == 0, done.output
+    assert "entropy" not in json.loads(done.stdout) and "reward" in json.loads(done.stdout)
+
+
+def test_a_flag_stands_above_the_file(world: Path) -> None:
+    """As --seed above [run] seeds, and --lag 0 above what the stage is set to."""
+    Path("ireasoner.toml").write_text(SETTINGS.replace("[update]", "[update]\nlag = 1") + '[run]\nseeds = "1,2"\n')
+    assert run("--seed", 5, "--lag", 0, iterations=1).exit_code == 0
+    lineage = read_state(Path("run/it0001/policy")).lineage
+    assert (lineage.seed, lineage.params["lag"]) == (5, 0)
+    both = run("--seed", 5, "--seeds", "1,2", out="other", iterations=1)
+    assert both.exit_code == 2 and "--seed is for one run" in both.stderr
 
 
 def test_a_run_can_start_from_a_policy(world: Path) -> None:
@@ -430,6 +489,17 @@ def test_the_display_shows_where_the_run_is(monkeypatch: pytest.MonkeyPatch) -> 
     assert "something [/bold] to say" in shown
 
 
+def test_a_kl_that_is_no_number_is_not_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All steps of an iteration were skipped, the run goes on, and so does its display."""
+    terminal = Console(force_terminal=True, width=110, color_system=None, record=True)
+    monkeypatch.setattr(console, "stderr", terminal)
+    with Display(40) as view:
+        for number, kl in enumerate((0.125, math.nan, 0.25), 1):
+            view.finished(number, replace(GOOD, kl=kl), 60.0)
+    shown = terminal.export_text()
+    assert "kl" in shown and sparkline([0.125, 0.25]) in shown and "nan" not in shown
+
+
 def test_without_a_terminal_progress_is_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr("ireasoner_cli.console.time.monotonic", lambda: now)
@@ -471,6 +541,32 @@ def test_a_tracker_is_told_the_figures_once(world: Path, monkeypatch: pytest.Mon
     names = {folder.name.rsplit("-", 1)[1] for folder in Path("run/wandb").glob("offline-run-*")}
     assert names == {Path("run/wandb/run-id").read_text()}
     assert call("verify", "run").exit_code == call("report", "run").exit_code == 0
+
+
+def test_a_tracker_is_told_later_what_it_has_not_been_told(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not logged in, interrupted between the policy and the telling, or made without --track."""
+    logged: list[int] = []
+
+    class Tracked(MagicMock):
+        def log(self, data: dict[str, int]) -> None:
+            if data["step"] == 8 and not Path("told").exists():
+                Path("told").touch()
+                raise KeyboardInterrupt
+            logged.append(data["step"])
+
+    def init(**_: Any) -> MagicMock:
+        if not Path("key").exists():
+            raise ValueError("no API key")
+        return Tracked()
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init, Settings=dict))
+    assert run("--track", "wandb", iterations=1).exit_code == 2
+    assert run(iterations=1).exit_code == 0
+    Path("key").touch()
+    assert run("--track", "wandb", iterations=3).exit_code == 130
+    assert run(iterations=3).exit_code == 0
+    assert run("--track", "wandb", iterations=4).exit_code == 0
+    assert logged == [4, 8, 12, 16]
 
 
 def test_runs_that_differ_in_their_seeds_are_one_group_to_a_tracker(

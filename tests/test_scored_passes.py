@@ -371,3 +371,76 @@ def test_what_inspect_says_of_passes(workdir: Path) -> None:
     assert not any(row["reward_changed"] for row in found["rollouts"])
     text = call("inspect", "scored.parquet", "--best").output
     assert "judge #0" in text
+
+
+# ------------------------------------------------------------------------------------------------ what score looks at
+
+
+def test_score_counts_an_answer_by_its_weakest_token(workdir: Path) -> None:
+    made = group(0, ("answer", [says(1), says(1), says(2)], None))
+    for row, first, rest in zip(made[1:], (-3.0, -3.0, -0.5), (-0.01, -0.01, -0.5), strict=True):
+        row["logprobs"] = [rest] * (len(row["token_ids"]) - 1) + [first]
+    own = {"temperature": 1.0, "top_p": 1.0, "prompt": "", "of": None}
+    rows = scored(made, options=("--vote", "weakest-token"), **{**own, "pass": "answer", "passes": {"answer": own}})
+    assert of(rows, "answer", "dominant") == [False, False, True]
+
+
+def test_the_best_are_among_what_is_right(workdir: Path) -> None:
+    made = group(0, ("answer", [says(1), says(1), says(2)], None), ("teacher", [says(2), says(2), says(1)], None))
+    rows = scored(made, options=("--target", "teacher", "--top", "1"))
+    assert of(rows, "answer", "selected") == [False, False, True]
+
+
+def test_no_answer_is_never_the_better(workdir: Path) -> None:
+    made = group(0, ("answer", [says(), says(), says(1)], None), ("base", [says(2)], None))
+    rows = scored(made, options=("--pairs", "anchored:answer:base"))
+    assert [(row["pass"], row["sample_index"]) for row in rows if row["preferred"]] == [("answer", 2)]
+
+
+def test_steps_of_rows_that_are_not_rewarded_are_not_compared(workdir: Path) -> None:
+    two = [chain.solution(1, "a", "b")] * 2
+    rows = scored(group(0, ("answer", two, None), ("second", two, None)))
+    assert of(rows, "second", "step_similarity") == [[None, None]] * 2
+    assert None not in of(rows, "answer", "step_similarity")[0]
+
+
+def test_silence_is_no_agreement(workdir: Path) -> None:
+    """Two of five are not all, though the others say nothing."""
+    silent = group(0, ("answer", [says(1), says(1), says(), says(), says()], None))
+    assert of(scored(silent, options=("--proposer-reward", "tent")), None, "r_tent") == [pytest.approx(0.8)]
+
+
+def test_novelty_goes_by_group_index_whatever_the_order_of_the_rows(workdir: Path) -> None:
+    assert novelties(["a b", "c d", "a b"]).tolist() == [1.0, 1.0, 0.0]  # against all before, not the last
+    asked = ("How many red bars?", "How many red bars are there?")
+    one, two = (group(index, ("answer", [says(1), says(2)], None), question=text) for index, text in enumerate(asked))
+
+    def novelty(*groups: list[dict[str, Any]]) -> dict[int, float]:
+        rows = scored(*groups, options=("--proposer-reward", "novelty"))
+        return {row["group_index"]: row["r_novelty"] for row in rows if row["role"] == "proposer"}
+
+    assert novelty(one, two) == novelty(two, one)
+
+
+def test_shares_are_among_questions_about_the_same_pictures_all_of_them(workdir: Path) -> None:
+    asked = ("How many red bars?", "How many red bars?", "What colour is the sky over there?")
+    groups = [group(index, ("answer", [says(1), says(2)], None), question=text) for index, text in enumerate(asked)]
+    for index, rows in enumerate(groups):
+        for row in rows:
+            row["images"] = row["images"] * 2
+            row["images_sha256"] = [row["images_sha256"][0], "a" if index < 2 else "b"]
+    got = scored(*groups, options=("--question-share", "1"))
+    assert [row["r_question_share"] for row in got if row["role"] == "proposer"] == [1.0, 1.0, 1.0]
+
+
+def test_confidence_needs_the_distribution_of_what_is_rewarded(workdir: Path) -> None:
+    made = group(0, ("answer", [says(1)], None), ("view", [says(1)], None))
+    asked = ("score", "rollouts.parquet", "--force", "--solver-reward", "confidence + majority", "--target", "view")
+    for sharp, code in (("answer", 2), ("view", 0)):
+        passes = {
+            name: {"temperature": 0.5 if name == sharp else 1.0, "top_p": 1.0, "prompt": "", "of": None}
+            for name in ("answer", "view")
+        }
+        params = {**passes["view"], "pass": "view", "passes": passes}
+        chain.write_shard(Path("rollouts.parquet"), [made], params=params)
+        assert call(*asked).exit_code == code

@@ -1,5 +1,8 @@
 import json
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,6 +17,7 @@ from stages.contract import (
     Metadata,
     ModelRef,
     PolicyRef,
+    gone_on,
     group_id,
     trajectory_seed,
 )
@@ -65,6 +69,63 @@ def test_an_interrupted_output_is_invisible_and_goes_on_where_it_stopped(tmp_pat
         for index in range(output.done, 5):
             output.write(a_group(index))
     assert path.read_bytes() == whole.read_bytes()
+
+
+def test_interrupted_while_the_last_groups_are_written_they_are_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, whole = tmp_path / "r.parquet", write(tmp_path / "whole.parquet", range(3))
+    write_file = shards.output.write_file
+
+    def dies(file: Path, *rest: Any) -> None:
+        if file.name.startswith("chunk-00000001"):
+            raise KeyboardInterrupt
+        write_file(file, *rest)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(shards.output, "write_file", dies)
+        write(path, range(3))
+    with shards.Output(path, TRAJECTORY, META) as taken_up:
+        assert taken_up.done == 3
+    assert path.read_bytes() == whole.read_bytes()
+
+
+def test_chunks_end_where_they_do_without_an_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By their size, too, which what is read again does not have to the byte."""
+    monkeypatch.setattr(shards.output, "GROUPS_PER_CHUNK", 99)
+    sizes = [pa.Table.from_pylist(a_group(index), TRAJECTORY).nbytes for index in range(6)]
+    for limit in range(sum(sizes[:4]) - 40, sum(sizes[:4]) + 40, 8):
+        monkeypatch.setattr(shards.output, "CHUNK_BYTES", limit)
+        path, whole = tmp_path / f"{limit}.parquet", write(tmp_path / f"whole-{limit}.parquet", range(6))
+        with pytest.raises(KeyboardInterrupt), shards.Output(path, TRAJECTORY, META) as cut_off:
+            for index in range(3):
+                cut_off.write(a_group(index))
+            raise KeyboardInterrupt
+        with shards.Output(path, TRAJECTORY, META) as taken_up:
+            for index in range(taken_up.done, 6):
+                taken_up.write(a_group(index))
+        assert path.read_bytes() == whole.read_bytes(), limit
+
+
+def test_a_file_says_of_all_that_it_was_made_on(tmp_path: Path) -> None:
+    def begun(path: Path, device: dict[str, object], first: int, last: int, ends: bool = False) -> None:
+        with suppress(KeyboardInterrupt), shards.Output(path, TRAJECTORY, META) as rows:
+            rows.made_on(device)
+            for index in range(first, last):
+                rows.write(a_group(index))
+            if not ends:
+                raise KeyboardInterrupt
+
+    one, other = {"name": "one"}, {"name": "other", "tensor_parallel": 2}
+    for places in ((1, 3), (2, 4)):  # what was put aside, and a chunk
+        path = tmp_path / f"{places[0]}.parquet"
+        begun(path, one, 0, places[0])
+        begun(path, other, *places)
+        begun(path, one, places[1], places[1])
+        begun(path, one, places[1], 5, ends=True)
+        assert shards.read_metadata(path).device == {**one, "earlier": [other]}
+    assert gone_on({}, one) == gone_on(one, one) == one
+    assert gone_on({**other, "earlier": [one]}, {"name": "third"})["earlier"] == [one, other]
 
 
 def test_what_another_run_left_is_neither_taken_up_nor_lost(tmp_path: Path) -> None:
@@ -136,6 +197,17 @@ def test_shards_that_break_the_contract_are_refused(tmp_path: Path, broken: list
     path = chain.write_shard(tmp_path / "r.parquet", broken)
     with pytest.raises(DataError, match=says):
         indices([path])
+
+
+def test_a_folder_of_an_iteration_is_no_set_of_parts(tmp_path: Path) -> None:
+    """The one that is meant is named; several of one stage are one table."""
+    write(tmp_path / "rollouts.parquet", range(2))
+    write(tmp_path / "more.parquet", range(2, 4))
+    assert indices([tmp_path]) == list(range(4))
+    with shards.Output(tmp_path / "scored.parquet", SCORED, replace(META, stage="score")) as scored:
+        scored.write([dict.fromkeys(SCORED.names) | row for row in a_group(0)])
+    with pytest.raises(DataError, match=r"files of several stages; name the one that is meant, such as .*/scored"):
+        shards.Shards([tmp_path], "score", SCORED)
 
 
 def test_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:

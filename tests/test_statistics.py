@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stages.evaluation.pooling import spread
+from stages.evaluation.scores import Answered, accuracy, summary
 from stages.evaluation.statistics import (
     ALPHA,
     difference_interval,
@@ -229,3 +231,40 @@ def test_holm_only_raises_and_keeps_the_order(p_values: list[float]) -> None:
     assert all(p <= a <= 1 for p, a in zip(p_values, adjusted, strict=True))
     ranked = sorted(zip(p_values, adjusted, strict=True))
     assert [a for _, a in ranked] == sorted(a for _, a in ranked)
+
+
+# ----------------------------------------------------------------------------------------------- over tasks and samples
+
+
+def asked(scores: list[float], predictions: list[str], truncated: int = 0, reason: str | None = None) -> Answered:
+    return Answered("1", "", "c", None, None, ("3",), reason, scores, predictions, truncated)
+
+
+def test_figures_of_graded_samples() -> None:
+    figures = summary(
+        [
+            asked([0.5, 0.75, 0.0], ["a", "b", "a"], truncated=2),
+            asked([0.0, 0.0, 0.0], ["a", "b", "c"]),
+            asked([], [], reason="left out: no image"),
+            asked([], [], reason="gone.png: no such file"),
+        ]
+    )
+    assert figures["pass@k"]["mean"] == 0.375 and figures["majority@k"]["mean"] == 0.25
+    assert (figures["unscored"], figures["left_out"], figures["truncated"]) == (1, 1, 2 / 6)
+
+
+def test_tasks_of_any_size_weigh_the_same() -> None:
+    assert spread([np.ones((2, 10)), np.zeros((2, 90))], [range(10), range(90)])[0] == 0.5
+    figures = {"tasks": {"a": {"accuracy": 0.2}, "b": {"accuracy": None}, "c": {"accuracy": 0.6}}}
+    assert accuracy(figures) == pytest.approx(0.4)
+
+
+def test_the_variance_of_a_mean_over_tasks_is_a_square_of_their_number_smaller() -> None:
+    """Of seeds that are all alike, so that it is the questions' alone."""
+    own = np.tile(np.random.default_rng(0).normal(size=(1, 40)), (3, 1))
+    one, two = (spread([each], [range(40)])[1] for each in (own, 2 * own))
+    assert spread([own, 2 * own], [range(40)] * 2)[1] == pytest.approx((one + two) / 4)
+
+
+def test_drawn_signs_count_the_one_observed() -> None:
+    assert sign_flip(np.ones(40), 0) == pytest.approx(1 / 10001)

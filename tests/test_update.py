@@ -11,22 +11,26 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
+from ireasoner_cli.app import app
 from stages.errors import DataError, UsageError
 from stages.learning.control import Baseline, next_kl_coef
 from stages.learning.learner import Learner, UpdateParams
+from stages.models.device import Device
 from stages.models.finding import find_model
 from stages.parameters import Call
 from stages.parameters.propose import ProposeParams
 from stages.parameters.rollout import RolloutParams
 from stages.parameters.score import ScoreParams
-from stages.policy import fingerprint, open_policy
+from stages.policy import fingerprint, open_policy, read_state
 from stages.propose import propose
 from stages.rollout import rollout
 from stages.score import score
 from stages.update import update
 from tests import chain
 from tests.chain import fake
+from tests.test_interruption import Listener
 
 PARAMS = UpdateParams(lr=1e-3)
 
@@ -356,11 +360,44 @@ def test_a_damaged_checkpoint_is_as_good_as_none(scored: Path, monkeypatch: pyte
     assert chain.file_bytes(Path("again")) == chain.file_bytes(Path("whole"))
 
 
+def test_a_policy_says_of_all_that_it_was_made_on(scored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Begun elsewhere, or by another number of processes, it has other last digits than either makes alone."""
+    step, taken = Learner.step, 0
+
+    def dies(self: Learner, *args: Any) -> dict[str, Any]:
+        nonlocal taken
+        taken += 1
+        if taken > 3:
+            raise KeyboardInterrupt
+        return step(self, *args)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Learner, "step", dies)
+        patch.setattr("stages.update.this_device", lambda: Device("another", gpu=False))
+        update([scored], PARAMS, checkpoint_seconds=0)
+    update([scored], PARAMS)
+    here = {"name": "cpu", "dtype": "float32", "ranks": 1}
+    assert read_state(Path("policy")).lineage.device == {**here, "earlier": [{**here, "name": "another"}]}
+    refused = CliRunner().invoke(app, ["verify", ".", "--replay"])
+    assert refused.exit_code == 2 and "was begun elsewhere (another, ranks 1)" in refused.stderr
+
+
 def test_a_crash_between_the_two_renames_is_put_right(scored: Path) -> None:
     update([scored], PARAMS)
     Path("policy").rename(".policy.old")
     assert update([scored], PARAMS).reused
     assert not Path(".policy.old").exists()
+
+
+def test_an_update_that_teaches_nothing_says_so(workdir: Path) -> None:
+    """As of one row a group, which no other is better than."""
+    propose(Path("pool"), ProposeParams(groups=4, sampling=fake(max_tokens=128)), Call(model="model"))
+    for samples, said in ((1, True), (3, False)):
+        rollout([Path("questions.parquet")], RolloutParams(samples=samples, sampling=fake()), Call(force=True))
+        scored = score([Path("rollouts.parquet")], ScoreParams(no_warmup=True), Call(force=True)).path
+        listener = Listener()
+        update([scored], replace(PARAMS, advantage="mean"), Call(out=Path(f"of-{samples}")), progress=listener)
+        assert any("the Solver had nothing to learn" in line for line in listener.said) == said
 
 
 # ------------------------------------------------------------------------------------- several processes

@@ -20,12 +20,13 @@ import pytest
 from ireasoner_cli.work import Work
 from ireasoner_cli.workers import crew as crews
 from ireasoner_cli.workers import staff
-from ireasoner_cli.workers.answer import SLEEP, Answer, Words
+from ireasoner_cli.workers.answer import JOINED, SLEEP, Answer, Words
 from ireasoner_cli.workers.crew import DEATHS, Crew
 from ireasoner_cli.workers.processes import Processes
 from ireasoner_cli.workers.worker import Worker
 from stages import errors, shards
 from stages.errors import DataError, EngineError, MadeDifferently, StageError, UsageError
+from stages.progress import SILENT
 from stages.result import Result
 from tests import chain, test_run
 from tests.benchmarks import workers as cost
@@ -246,13 +247,13 @@ class closing:
     """The crew of a carrier, which is closed."""
 
     def __init__(self, carrier: crews.Carrier) -> None:
-        self._crew = Crew(carrier)
+        self._carrier = carrier
 
     def __enter__(self) -> Crew:
-        return self._crew
+        return Crew(self._carrier)
 
     def __exit__(self, *error: object) -> None:
-        self._crew.close()
+        self._carrier.close()
 
 
 LOST = Answer("EngineError", "it was lost", died=True)
@@ -310,36 +311,37 @@ def ranks(carrier: Script, words: str = "learn") -> list[str]:
 
 def test_ranks_are_the_first_workers_and_are_told_where_they_meet() -> None:
     carrier = Script({"learn": [Answer(said=["of the first"]), Answer(said=["of the second"])]}, size=3)
-    assert Crew(carrier).together(["learn"], 2) == ["of the first"] and not carrier.ended
+    assert Crew(carrier).start(["learn"], 2)() == ["of the first"] and not carrier.ended
     assert ranks(carrier) == [f"RANK={rank} WORLD_SIZE=2 MASTER_ADDR=here MASTER_PORT=1" for rank in range(2)]
-    Crew(carrier).together(["alone"], 1)
+    Crew(carrier).start(["alone"], 1)()
     assert ranks(carrier, "alone") == [""]
 
 
 def test_where_a_rank_is_lost_all_are_ended_and_begin_again() -> None:
     carrier = Script({"learn": [Answer(), LOST]}, size=3)
-    Crew(carrier).together(["learn"], 3)
+    Crew(carrier).start(["learn"], 3)()
     assert carrier.ended == [0, 1, 2] and len(ranks(carrier)) == 6 and not carrier.busy
     with pytest.raises(EngineError, match="it was lost; 3 times, at `ireasoner learn`"):
-        Crew(Script({"learn": [Answer(), LOST] * DEATHS})).together(["learn"], 2)
+        Crew(Script({"learn": [Answer(), LOST] * DEATHS})).start(["learn"], 2)()
     wrong = Script({"learn": [Answer(), Answer("DataError", "torn")]}, size=3)
     with pytest.raises(DataError, match="torn"):
-        Crew(wrong).together(["learn"], 3)
+        Crew(wrong).start(["learn"], 3)()
     assert not wrong.busy  # nobody waits for who has failed
 
 
 def test_a_group_is_made_anew_where_one_of_it_was_lost_or_another_number_learns() -> None:
-    carrier = Script({"sample": [LOST]}, size=3)
+    carrier = Script({}, size=3)
     crew = Crew(carrier)
-    crew.together(["learn"], 2)
-    crew.together(["learn"], 2)
-    crew.together(["alone"], 1)
-    assert not carrier.ended
-    crew.run([["sample"]])
-    crew.together(["learn"], 2)
+    crew.start(["learn"], 2)()
+    crew.start(["learn"], 2)()
+    crew.start(["alone"], 1)()
+    assert [JOINED in given for given in ranks(carrier)] == [False, False, True, True] and not carrier.ended
+    carrier.answers["learn"] = [Answer(), LOST]  # as one does that was not there when they met
+    crew.start(["learn"], 2)()
     assert carrier.ended == [0, 1]
-    crew.together(["learn"], 3)
-    crew.together(["learn"], 3)
+    assert [JOINED in given for given in ranks(carrier)[4:]] == [True, True, False, False]
+    crew.start(["learn"], 3)()
+    crew.start(["learn"], 3)()
     assert carrier.ended == [0, 1, 0, 1]
 
 
@@ -369,6 +371,12 @@ def test_a_rank_stays_among_the_others_but_for_a_cpu(gpu: bool, monkeypatch: pyt
         assert worker.run(["RANK=1", "WORLD_SIZE=2", "update"]) == Answer(said=["a line"])
     assert worker.run(["update"]) == Answer(said=["a line"])
     assert done == (["joins", "1", "1", None] if gpu else [*["joins", "1", "leaves"] * 2, None])
+
+
+def test_who_stands_in_the_place_of_a_lost_rank_does_not_wait_for_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They have met and would not come again; wherever the one before it was lost, at words or between them."""
+    answer = Worker().run(["RANK=1", "WORLD_SIZE=2", "MASTER_ADDR=127.0.0.1", "MASTER_PORT=1", JOINED, "update", "x"])
+    assert answer.died and "a rank was lost since the others met" in answer.message
 
 
 def test_a_rank_that_fails_unexpectedly_counts_as_lost(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -434,6 +442,18 @@ def test_an_engine_that_fails_is_replaced_with_its_worker(
     stopped = call("eval", "benchmark.parquet", "--out", "other.parquet", "--workers", 2)
     assert stopped.exit_code == 4 and "CUDA error" in stopped.stderr and "3 times" in stopped.stderr
     assert not Path("other.parquet").exists() and not left_behind(world)
+
+
+def test_two_crews_do_not_make_parts_of_the_same_output(tmp_path: Path) -> None:
+    """Those of another number would be in each other's way."""
+    output, carrier = tmp_path / "eval.parquet", Script({})
+    part = shards.parts_directory(output) / "part-1-of-3.parquet"
+    part.parent.mkdir()
+    part.touch()
+    together = staff.Together(Crew(carrier))
+    with shards.writing(part.parent, force=True), pytest.raises(errors.BeingWritten):
+        together.make(Work(lambda **_: Result(output), print), lambda **_: ["eval"], output, SILENT)
+    assert part.exists() and not carrier.told
 
 
 def test_an_engine_that_does_not_start_is_not_tried_again(world: Path) -> None:

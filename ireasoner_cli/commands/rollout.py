@@ -26,7 +26,7 @@ def command(
     ireasoner rollout rollouts.parquet --pass reader --of answer --no-image
 
     A pass keeps the rows that are there and adds its own to each group; with `--of` it asks once more of each row of an
-    earlier one. Settings files have passes as `[[pass]]` tables, which `--pass NAME` takes its settings from.
+    earlier one. Settings files have passes as tables called `pass`, which `--pass NAME` takes its settings from.
     """
     from stages.rollout import rollout
     from stages.sampling import open_sampler

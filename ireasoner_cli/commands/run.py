@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from ireasoner_cli import console, options
-from ireasoner_cli.config import is_own, passes
+from ireasoner_cli.config import is_own, is_typed, passes
 from ireasoner_cli.recipes import phases
 from stages.errors import MadeDifferently, UsageError
 
@@ -88,8 +88,8 @@ def command(
     their folder as one side.
 
     It samples on all GPUs there are, a worker each; the files are those of one, and a run may go on with another
-    number. As many workers learn as [update] groups-per-step has groups, and write the policy that as many processes
-    of torchrun write. One that is lost is replaced.
+    number. As many workers learn as an optimizer step has groups (--groups-per-step of update), and write the policy
+    that as many processes of torchrun write. One that is lost is replaced.
 
     With --lag 1 a share of the workers learns while the others sample the next iteration, always one policy behind. The
     files are a chain as ever, the same for any number of samplers; of one worker, which does one after the other.
@@ -97,7 +97,9 @@ def command(
     if "TORCHELASTIC_RUN_ID" in os.environ:  # set by torchrun, and by nothing else
         raise UsageError("run is one process and cannot be started by torchrun; a shell loop can, its `update` alone")
     if seeds and is_own(context, "seed"):
-        raise typer.BadParameter("--seed is for one run and --seeds for several; leave one of them out")
+        if is_typed(context, "seed") == is_typed(context, "seeds"):
+            raise typer.BadParameter("--seed is for one run and --seeds for several; leave one of them out")
+        seeds = seeds if is_typed(context, "seeds") else None
     several = _numbers(seeds) if seeds else []
     if not debug:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read when torch is imported, here before vLLM
@@ -107,7 +109,10 @@ def command(
     from ireasoner_cli.running.tracking import tracking
     from ireasoner_cli.workers.staff import open_staff
     from stages import shards
+    from stages.policy import STATE_FILE
 
+    if (out / STATE_FILE).is_file():
+        raise UsageError(f"{out} is a policy; name a folder for the run's own files with --out")
     named = passes(context)  # the answers come first, unless they have a place among them
     # A key at the top of ireasoner.toml reaches the stages by itself, where a stage's table may override it.
     plan = Plan(

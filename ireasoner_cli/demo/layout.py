@@ -25,7 +25,7 @@ def lay_out(folder: Path) -> bool:
 
     Raises UsageError when something else is in the way, EngineError when the folder cannot be written.
     """
-    if (folder / LAST).is_file():
+    if all((folder / name).exists() for name in (LAST, "pool", "model", "benchmark.parquet")):
         return False
     unfinished = folder / UNFINISHED
     if folder.exists() and not unfinished.is_dir() and (not folder.is_dir() or any(folder.iterdir())):

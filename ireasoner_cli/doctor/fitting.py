@@ -9,8 +9,9 @@ from pathlib import Path
 
 from ireasoner_cli.doctor.finding import Finding, fail, ok, warn
 from ireasoner_cli.doctor.machine import Machine
+from stages import hub
 from stages.contract import ModelRef
-from stages.errors import EngineError, StageError
+from stages.errors import StageError
 from stages.models import estimate
 from stages.models.estimate import GIB, Architecture, Group, Held, told
 from stages.models.finding import INDEX_FILE, Model
@@ -56,17 +57,7 @@ def configured(name: str) -> Model:
     """
     if Path(name).is_dir():
         return Model(ModelRef(name), Path(name))
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.utils import disable_progress_bars
-
-    disable_progress_bars()
-    try:
-        path = Path(snapshot_download(name, allow_patterns=["*.json", "*.jinja", "*.txt"]))
-    except Exception as error:  # the hub's client raises many kinds
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise EngineError(
-            f"{name}: neither a folder here nor to be had from the Hugging Face hub ({reason})"
-        ) from error
+    path = hub.fetch(name, ["*.json", "*.jinja", "*.txt"])
     return Model(ModelRef(name, path.name), path)
 
 

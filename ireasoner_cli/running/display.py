@@ -1,5 +1,6 @@
 """What a person sees of a run: one live display on a terminal; elsewhere a line an iteration, and one now and then."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -72,7 +73,7 @@ class Display:
         self._number = number
         for name, curve in self._curves.items():
             value = getattr(figures, name)
-            if value is not None:
+            if value is not None and math.isfinite(value):  # a step that was skipped has a KL that is no number
                 curve.append(value)
         if seconds is not None:
             self._seconds.append(seconds)

@@ -1,6 +1,7 @@
 """An iteration in a few numbers, and whether the last ones say that the run has collapsed."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,16 +20,16 @@ KL_BOUND = 50  # times its target
 UNPARSED = 0.9  # share of the answers, or of the questions
 
 _ROWS = pa.schema(
-    [SCORED.field(name) for name in ("role", "pass", "question", "answer", "reward", "density", "entropy")]
+    [SCORED.field(name) for name in ("group_id", "role", "pass", "question", "answer", "reward", "density", "entropy")]
 )
 
 
 @dataclass(frozen=True)
 class Figures:
     """The means over an iteration, under the names of the columns they are means of; None where there is nothing to
-    take the mean of. `reward` is the Solver's, `kl` and `kl_coef` too, `density` that of its answers; `entropy` is the
-    groups'; `unparsed` and `unasked` are shares of the answers that have none and of the proposals without a question;
-    `accuracy` is that of the benchmark, where it was asked."""
+    take the mean of. `reward` is the Solver's, `kl` and `kl_coef` too, `density` that of its answers; `entropy` is that
+    of groups of several answers; `unparsed` and `unasked` are shares of the answers that have none and of the proposals
+    without a question; `accuracy` is that of the benchmark, where it was asked."""
 
     step: int
     reward: float | None
@@ -51,6 +52,7 @@ def read_figures(folder: Path) -> Figures:
     solver = [row for row in rows if row["role"] == SOLVER]
     answers = [row for row in solver if (row["pass"] or ANSWER) == ANSWER]
     proposer = [row for row in rows if row["role"] == PROPOSER]
+    sampled = Counter(row["group_id"] for row in answers)
     state = read_state(folder / "policy")
     metrics = shards.read_table(folder / "policy" / METRICS_FILE, METRICS).to_pylist()
     learned = [row for row in metrics if row["role"] == SOLVER]
@@ -59,7 +61,7 @@ def read_figures(folder: Path) -> Figures:
         step=state.step,
         reward=_mean([row["reward"] for row in solver]),
         density=_mean([row["density"] for row in answers]),
-        entropy=_mean([row["entropy"] for row in proposer]),
+        entropy=_mean([row["entropy"] for row in proposer if sampled[row["group_id"]] != 1]),  # one agrees with itself
         kl=_mean([row["kl"] for row in learned]),
         kl_coef=learned[-1]["kl_coef"] if learned else None,
         unparsed=_mean([row["answer"] is None for row in answers]),

@@ -22,14 +22,14 @@ from ireasoner_cli.running.tracking import Track, no_tracker
 from ireasoner_cli.workers.answer import Words
 from ireasoner_cli.workers.staff import Learning, Staff
 from stages import shards
-from stages.contract import ANSWER, CREDIT, PAIRS, TRAJECTORY
-from stages.errors import EngineError, UsageError
-from stages.evaluation.scores import accuracy
+from stages.contract import ANSWER, CREDIT, PAIRS, TRAJECTORY, PolicyRef
+from stages.errors import EngineError, MadeDifferently, UsageError
+from stages.evaluation.scores import accuracy, summarize
 from stages.job import Start
 from stages.models.support import adapters, check_learning
 from stages.parameters import Call
 from stages.parameters.update import UpdateParams
-from stages.policy import STATE_FILE, is_pruned, open_policy, prune
+from stages.policy import STATE_FILE, fingerprint, is_pruned, prune, read_state
 from stages.progress import Progress
 from stages.result import Result
 from stages.sampling import resolve_sampler
@@ -119,7 +119,7 @@ def run_loop(plan: Plan, prepare: Prepare, view: View, staff: Staff, track: Trac
         _check_together(prepare, recipe, plan)
     loop = _Loop(plan, prepare, view, staff, track)
     first = loop.resume()
-    loop.check_model()
+    loop.check_model(first)
     if idle := loop.idle():
         view.say(idle)
     if plan.benchmark is not None:
@@ -165,12 +165,13 @@ class _Loop:
     def resume(self) -> int:
         """The iteration to begin with: the newest that is done, so that its settings are compared, else the first.
 
-        Raises MadeDifferently where the run has begun from another policy than the plan's.
+        Raises MadeDifferently where the run has begun from another policy than the plan's, or with other passes.
         """
         self._check_start()
         done = 0
         while (self._plan.folder(done + 1) / "policy" / STATE_FILE).is_file():
             done += 1
+        self._check_passes(done)
         for number in range(1, done):
             self._finished(number, None)
         if done:
@@ -183,15 +184,33 @@ class _Loop:
         begun = self._plan.folder(1) / "questions.parquet"
         if begun.is_file():
             made = shards.read_metadata(begun)
-            shards.refuse_differences(str(begun), made, replace(made, policy=open_policy(self._plan.start).ref))
+            shards.refuse_differences(str(begun), made, replace(made, policy=self._start()))
 
-    def check_model(self) -> None:
-        """Raises EngineError where the loop would come to nothing: the model cannot be learned from, or vLLM not sample
-        from the policy that the first iteration makes, or engines and learners have no room for each other."""
+    def _start(self) -> PolicyRef:
+        """The policy that the run starts from; of one that another run has pruned its state says which it is."""
+        start = self._plan.start
+        return PolicyRef(read_state(start).step, fingerprint(start)) if start else PolicyRef()
+
+    def _check_passes(self, done: int) -> None:
+        """Before a pass is sampled for the iteration that is only to be compared."""
+        scored = self._plan.folder(done) / "scored.parquet"
+        if scored.is_file():
+            made, asked = list(shards.read_metadata(scored).passes), list(self._plan.passes)
+            if made != asked:
+                raise MadeDifferently(f"{scored} was made differently (passes: {', '.join(made)} → {', '.join(asked)})")
+
+    def _proposing(self) -> Mapping[str, Any]:
+        """What the first iteration's questions are asked with."""
         plan = self._plan
         settings = {"images": plan.images, "model": plan.model, "recipe": plan.recipe_of(1)}
-        asked = self._prepare.options("propose", settings)
-        start = Start.chosen(Call(model=asked["model"], policy=plan.start))
+        return self._prepare.options("propose", settings)
+
+    def check_model(self, first: int) -> None:
+        """Raises EngineError where the loop, of which iteration `first` is next, would come to nothing: the model
+        cannot be learned from, or vLLM not sample from the policy that an iteration makes, or engines and learners have
+        no room for each other."""
+        plan, asked = self._plan, self._proposing()
+        start = Start.chosen(Call(model=asked["model"], policy=plan.policy(first - 1)))
         model = start.model
         check_learning(model)
         if resolve_sampler(asked["sampler"], model, None) != "vllm":
@@ -221,7 +240,7 @@ class _Loop:
         figures = read_figures(self._plan.folder(number))
         self.history[number] = figures
         self._view.finished(number, figures, seconds)
-        self._track(figures, seconds is not None)
+        self._track(figures)
 
     def _sampled(self, number: int) -> list[Result]:
         return [self._propose(number), *(self._rollout(number, name) for name in self._plan.passes)]
@@ -262,7 +281,7 @@ class _Loop:
 
     def _update(self, number: int) -> Learning:
         folder = self._plan.folder(number)
-        settings = {"out": folder / "policy", "lag": self._plan.lag or None}
+        settings = {"out": folder / "policy", "lag": self._plan.lag}
         asked = ("update", self._own(number, self._plan.policy(number - 1)) | settings, folder / "scored.parquet")
         work, words = self._prepare(*asked), self._prepare.words(*asked)
         return self._staff.learn(work, words, folder / "policy", self._ranks(number), self._view)
@@ -289,8 +308,15 @@ class _Loop:
         plan = self._plan
         assert plan.benchmark is not None
         out = plan.folder(number) / "eval.parquet" if number else plan.out / "base.parquet"
-        settings = {"model": plan.model, "seed": plan.seed, "policy": plan.policy(number), "recipe": plan.recipe}
-        result = self._made("eval", out, settings, plan.benchmark)
+        model = plan.model if number else self._proposing()["model"]
+        settings = {"model": model, "seed": plan.seed, "policy": plan.policy(number), "recipe": plan.recipe}
+        if not number and plan.start and is_pruned(plan.start) and out.is_file():  # by the run that it is of
+            made = shards.read_metadata(out)
+            asked = replace(made, policy=self._start(), inputs=shards.input_refs(shards.input_files([plan.benchmark])))
+            shards.refuse_differences(str(out), made, asked)
+            result = Result(out, summary=summarize(out), reused=True)
+        else:
+            result = self._made("eval", out, settings, plan.benchmark)
         if not number:
             self.base_accuracy = accuracy(result.summary)
         return result
@@ -330,5 +356,5 @@ class _Loop:
         if self.best is not None:
             found["best"] = str(self._plan.policy(self.best))
             found["best_accuracy"] = self.history[self.best].accuracy
-            found["base_accuracy"] = self.base_accuracy
+            found |= {"base_accuracy": self.base_accuracy} if self.base_accuracy is not None else {}
         return found

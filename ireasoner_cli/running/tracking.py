@@ -12,16 +12,16 @@ from ireasoner_cli.running.figures import Figures
 from stages.errors import UsageError
 from stages.policy import read_state
 
-Track = Callable[[Figures, bool], None]
+Track = Callable[[Figures], None]
 
 
-def no_tracker(figures: Figures, new: bool) -> None:
+def no_tracker(figures: Figures) -> None:
     """Sends nothing."""
 
 
 @contextmanager
 def tracking(tracker: str | None, out: Path, say: Callable[[str], None], group: str | None = None) -> Iterator[Track]:
-    """With `tracker` "wandb": what to call with the figures of each iteration, and whether it was made just now.
+    """With `tracker` "wandb": what to call with the figures of each iteration; what it has had is not sent again.
 
     A run that is gone on with is the same run to the tracker; `WANDB_MODE=offline` keeps all in OUT/wandb. Runs of one
     `group`, which differ in their seeds alone, are shown together.
@@ -39,10 +39,9 @@ def tracking(tracker: str | None, out: Path, say: Callable[[str], None], group: 
         raise UsageError("--track wandb needs wandb: pip install 'ireasoner[track]'") from error
     folder = out / "wandb"
     folder.mkdir(parents=True, exist_ok=True)
-    identity = folder / "run-id"
-    known = identity.is_file()
-    if not known:
-        identity.write_text(uuid.uuid4().hex[:12])
+    identity, sent = folder / "run-id", folder / "sent"
+    if not identity.is_file():
+        _write(identity, uuid.uuid4().hex[:12])
     try:
         run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "ireasoner"),
@@ -56,16 +55,18 @@ def tracking(tracker: str | None, out: Path, say: Callable[[str], None], group: 
     except Exception as error:
         raise UsageError(f"wandb cannot begin ({error}); `wandb login`, or WANDB_MODE=offline") from error
     run.define_metric("*", step_metric="step")
-    configured = False
+    configured, last = False, int(sent.read_text()) if sent.is_file() else 0
 
-    def track(figures: Figures, new: bool) -> None:
-        nonlocal configured
+    def track(figures: Figures) -> None:
+        nonlocal configured, last
         try:
             if not configured:
                 run.config.update(configuration(out), allow_val_change=True)
                 configured = True
-            if new or not known:
+            if figures.step > last:
                 run.log({name: value for name, value in figures.to_json().items() if value is not None})
+                last = figures.step
+                _write(sent, str(last))
         except Exception as error:
             say(f"wandb: {type(error).__name__}: {error}")
 
@@ -75,6 +76,13 @@ def tracking(tracker: str | None, out: Path, say: Callable[[str], None], group: 
         run.finish(exit_code=1)
         raise
     run.finish()
+
+
+def _write(file: Path, text: str) -> None:
+    """The whole file or none of it."""
+    unfinished = file.with_name(f".{file.name}")
+    unfinished.write_text(text)
+    os.replace(unfinished, file)
 
 
 def configuration(out: Path) -> dict[str, Any]:

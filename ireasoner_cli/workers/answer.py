@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from stages import errors
 
 Words = Sequence[str]
+PATIENCE = 120  # seconds: NFS lets a machine that is lost hold its locks for 90
 CLOSING = 30.0  # seconds that a worker has for putting aside what it has done
 SLEEP = ("sleep",)  # the one command that is no stage's: leave the device's memory to others
+JOINED = "JOINED=1"  # before the words of a rank: of a group whose ranks have met already
 
 
 @dataclass(frozen=True)

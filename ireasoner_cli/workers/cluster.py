@@ -13,7 +13,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
-from ireasoner_cli.workers.answer import CLOSING, Answer, Words
+from ireasoner_cli.workers.answer import CLOSING, PATIENCE, Answer, Words
 from stages import __version__
 from stages.errors import EngineError, UsageError
 
@@ -82,11 +82,13 @@ class Actors:
             self._asked[self._actors[worker].answer.remote(list(words))] = worker, None
 
     def address(self, worker: int) -> tuple[str, int]:
-        while True:
+        for _ in range(PATIENCE):
             try:
                 return ray.get(self._actors[worker].address.remote())
-            except RayActorError:  # it is being started again, or waits for room
+            except RayActorError as error:  # it is being started again, or waits for room
+                reason = _reason(error)
                 time.sleep(1)
+        raise EngineError(f"worker {worker} was lost and has not come back ({reason})")
 
     def end(self, worker: int) -> None:
         self._asked = {asked: about for asked, about in self._asked.items() if about[0] != worker}

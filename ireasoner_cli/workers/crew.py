@@ -8,11 +8,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
-from ireasoner_cli.workers.answer import SLEEP, Answer, Words
+from ireasoner_cli.workers.answer import JOINED, PATIENCE, SLEEP, Answer, Words
 from stages.errors import EngineError
 
 DEATHS = 3  # over the same words: then it is not the worker's fault
-PATIENCE = 120  # seconds: NFS lets a machine that is lost hold its locks for 90
 
 
 class Carrier(Protocol):
@@ -49,7 +48,6 @@ class Crew:
         self._carrier = carrier
         self._awake: set[int] = set()
         self._ranks = 0  # how many of the workers, from the first, are one group
-        self._torn = False  # whether one of these may have been lost since
 
     @property
     def size(self) -> int:
@@ -72,7 +70,6 @@ class Crew:
             worker, answer = self._carrier.next()
             words = busy.pop(worker)
             idle.append(worker)
-            self._torn |= answer.died or answer.later
             if answer.died:
                 deaths[words] += 1
                 if deaths[words] == DEATHS:
@@ -87,16 +84,11 @@ class Crew:
             else:
                 advance(1)
 
-    def together(self, words: Words, count: int) -> Sequence[str]:
-        """Has the first `count` workers do the same words at once, as the ranks of one group; one alone is by itself.
-        Returns what the first has said. Where one is lost all of them are ended, and begin again.
-
-        Raises as `run` does.
-        """
-        return self.start(words, count)()
-
     def start(self, words: Words, count: int) -> Callable[[], Sequence[str]]:
-        """`together`, but only begun: what is returned waits for its end, and meanwhile these workers are at work."""
+        """Has the first `count` workers do the same words at once, as the ranks of one group; one alone is by itself.
+        What is returned waits for their end, raises as `run` does, and returns what the first has said. Where one is
+        lost all of them are ended, and begin again.
+        """
         self._begin(words, count)
         return partial(self._finish, words, count)
 
@@ -117,7 +109,7 @@ class Crew:
 
     def _begin(self, words: Words, count: int) -> None:
         """Gives the words to the first `count` workers."""
-        if count > 1 and (self._ranks not in (0, count) or self._torn):
+        if count > 1 and self._ranks not in (0, count):
             self._end(self._ranks)  # who is of a group that is no more cannot be of another
         for rank, variables in enumerate(self._group(count)):
             self._awake.add(rank)
@@ -139,16 +131,18 @@ class Crew:
         """The variables of each rank."""
         if count == 1:
             return [[]]
+        joined = [JOINED] if self._ranks else []
         self._ranks = count
         host, port = self._carrier.address(0)
-        shared = [f"WORLD_SIZE={count}", f"MASTER_ADDR={host}", f"MASTER_PORT={port}"]
+        shared = [f"WORLD_SIZE={count}", f"MASTER_ADDR={host}", f"MASTER_PORT={port}", *joined]
         return [[f"RANK={rank}", *shared] for rank in range(count)]
 
     def _end(self, ranks: int) -> None:
         for worker in range(ranks):
             self._carrier.end(worker)
             self._awake.discard(worker)
-        self._ranks, self._torn = (0, False) if ranks >= self._ranks else (self._ranks, True)
+        if ranks >= self._ranks:
+            self._ranks = 0
 
     def sleep(self) -> None:
         """Has all engines leave their device's memory to others until they have words again."""
@@ -157,9 +151,6 @@ class Crew:
         for _ in range(len(self._awake)):
             self._carrier.next()  # who dies of it leaves the memory, too
         self._awake.clear()
-
-    def close(self) -> None:
-        self._carrier.close()
 
 
 def _given_up(answer: Answer, words: Words) -> EngineError:

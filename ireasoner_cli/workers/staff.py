@@ -93,7 +93,14 @@ class Together:
     def make(self, work: Work, words: Callable[..., Words], output: Path, progress: Progress) -> Result:
         if output.exists() and not self._force:
             return work.stage(progress=progress)  # which compares, and refuses what was made differently
-        folder, count = shards.parts_directory(output), self._crew.size
+        folder = shards.parts_directory(output)
+        with shards.writing(folder, force=True):  # the parts are of one crew's number
+            self._make_parts(folder, words, output, progress)
+        shards.join(folder, output, self._force)
+        return replace(work.stage(progress=progress), reused=False)
+
+    def _make_parts(self, folder: Path, words: Callable[..., Words], output: Path, progress: Progress) -> None:
+        count = self._crew.size
         if self._force or (folder.is_dir() and not all(f"-of-{count}." in part.name for part in folder.iterdir())):
             shutil.rmtree(folder, ignore_errors=True)
         elif shards.partial_directory(output).is_dir():  # refused now, rather than when all is sampled
@@ -102,8 +109,6 @@ class Together:
         commands = [words(out=folder, shard=f"{index}/{count}") for index in range(1, count + 1)]
         with progress.track(commands[0][0], count, "parts") as advance:
             self._crew.run(commands, advance)
-        shards.join(folder, output, self._force)
-        return replace(work.stage(progress=progress), reused=False)
 
     def learn(self, work: Work, words: Words, output: Path, ranks: int, progress: Progress) -> Learning:
         result = self.begin(work, words, output, ranks, progress)()

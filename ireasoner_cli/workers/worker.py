@@ -22,7 +22,7 @@ import typer
 
 from ireasoner_cli.app import app
 from ireasoner_cli.running.prepare import read_words
-from ireasoner_cli.workers.answer import SLEEP, Answer, Words
+from ireasoner_cli.workers.answer import JOINED, SLEEP, Answer, Words
 from ireasoner_cli.workers.resident import Residents
 from stages.errors import BeingWritten, EngineError, StageError, UsageError
 from stages.progress import SILENT, Progress
@@ -31,6 +31,7 @@ from stages.sampling import Sampler, Wanted
 DEBUG = "--debug"
 LEARNS = "update"  # the stage that learns; the others sample
 PR_SET_PDEATHSIG = 1
+_JOINED = JOINED.partition("=")[0]
 
 
 class Worker:
@@ -43,6 +44,7 @@ class Worker:
         self._debug = debug
         self._sampling = False
         self._group: Any = None  # the ranks that this process is one of, once it is
+        self._has_joined = False  # whether it has been one of a group
 
     def run(self, words: Words, progress: Progress = SILENT) -> Answer:
         """Does what the words say; KeyboardInterrupt passes."""
@@ -85,10 +87,16 @@ class Worker:
     @contextmanager
     def _as_rank(self, variables: Mapping[str, str]) -> Iterator[None]:
         """Within, this process is the rank that `variables` say, if they do. It stays among the others after, since
-        joining takes a while; but for a CPU, where an engine in this process is to have torch's one group again."""
+        joining takes a while; but for a CPU, where an engine in this process is to have torch's one group again.
+
+        Raises RuntimeError where the others have met and this process, which is in the place of one that was lost, has
+        not: they would not wait for it, and it would wait for them."""
         if not variables:
             yield
             return
+        if _JOINED in variables and not self._has_joined:
+            raise RuntimeError("a rank was lost since the others met")
+        self._has_joined = True
         from stages.learning.ranks import Ranks
         from stages.models.device import gpu_is_used
 

@@ -44,6 +44,10 @@ SCORE_COLUMNS = {
     "reward": "what `update` learns from; null where it must not",
 }
 
+PAIRS = {
+    "pair": "rows of a group that share it are a pair; null of those that are in none",
+    "preferred": "whether the row is the better one of its pair",
+}
 CREDIT = {
     "step_credit": "the advantage of the tokens of each of `steps` and, last, of the answer; null where the row is not "
     "learned from",

@@ -127,6 +127,18 @@ class Metadata:
         return {name: made for name, made in known if isinstance(made, dict)} | {last.get("pass") or ANSWER: own}
 
 
+def gone_on(begun: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """The `device` of an output of which a part was made where `begun` says, if anywhere, and the rest where `now`
+    does: that, and under `earlier` all others, each once."""
+    others = [*begun.get("earlier", ()), _alone(begun), *now.get("earlier", ())]
+    earlier = [each for place, each in enumerate(others) if each and each != _alone(now) and each not in others[:place]]
+    return _alone(now) | ({"earlier": earlier} if earlier else {})
+
+
+def _alone(device: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in device.items() if name != "earlier"}
+
+
 STAGES = ("propose", "rollout", "score", "update", "eval")
 
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-from stages.errors import DataError, EngineError
+from stages import hub
+from stages.errors import DataError
 from stages.images.reading import SUFFIXES
 from stages.images.sources import ENDINGS
 
@@ -35,21 +36,11 @@ def fetch(name: str) -> Snapshot:
 
     Raises EngineError when it cannot be had, DataError when it holds no Parquet.
     """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.utils import disable_progress_bars
-
-    disable_progress_bars()
     for patterns in (TRAIN, ALL):
-        try:
-            folder = Path(snapshot_download(name, repo_type="dataset", allow_patterns=list(patterns)))
-        except Exception as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise EngineError(
-                f"{name}: neither a folder or file here nor a dataset to be had from the Hugging Face hub ({reason})"
-            ) from error
+        folder = hub.fetch(name, patterns, dataset=True, here="a folder or file")
         files = sorted(folder.rglob("*.parquet"))
         if found := [file for file in files if _matches(file.relative_to(folder), patterns)]:
-            return Snapshot(found, folder.name)  # named by the resolved commit
+            return Snapshot(found, folder.name)
     raise DataError(f"{name}: this dataset has no Parquet files; download it, and name its folder")
 
 

@@ -27,21 +27,22 @@ def left_over(partial: Path, lineage: Metadata, force: bool, start: int) -> int:
 
 def resume(
     learner: Learner, start: Policy, partial: Path, lineage: Metadata, force: bool
-) -> tuple[int, list[dict[str, Any]]]:
+) -> tuple[int, list[dict[str, Any]], dict[str, Any]]:
     """Takes the learner to the newest checkpoint of this very update, else to the policy it starts from; the step
-    reached and the metrics so far. Raises UsageError for the checkpoints of another update, which `force` gives up."""
-    found: tuple[Path, list[dict[str, Any]]] | None = None
+    reached, the metrics so far, and the device that these were made on. Raises UsageError for the checkpoints of
+    another update, which `force` gives up."""
+    found: tuple[Path, list[dict[str, Any]], dict[str, Any]] | None = None
     for folder in reversed(_checkpoints(partial)) if learner.ranks.first else ():
         with contextlib.suppress(DataError):  # a damaged checkpoint is as good as none
             if state := _own_state(folder, lineage, force):
                 check_whole(folder, state)
                 metrics = shards.read_table(folder / METRICS_FILE, METRICS).to_pylist()
                 learner.load(folder)
-                found = folder, metrics
+                found = folder, metrics, state.lineage.device
                 break
         shutil.rmtree(folder)
-    folder, metrics = learner.ranks.from_first(found or (start.folder, []))
-    return learner.load(folder).step if folder else 0, metrics
+    folder, metrics, device = learner.ranks.from_first(found or (start.folder, [], {}))
+    return learner.load(folder).step if folder else 0, metrics, device
 
 
 def save(learner: Learner, partial: Path, state: PolicyState, metrics: list[dict[str, Any]]) -> Path:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from stages import hub
 from stages.contract import ModelRef
 from stages.errors import EngineError, OtherModel, UsageError
 from stages.models.embeddings import EmbeddingTable
@@ -198,19 +199,9 @@ def _check_sizes(config: dict[str, object], file: Path, tensors: int, longest: i
 def _from_hub(name: str, revision: str | None) -> tuple[Path, str | None]:
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or name.endswith("/"):
         raise UsageError(f"{name}: no such model folder")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.utils import disable_progress_bars
-
-    disable_progress_bars()
     patterns = ["*.json", "*.safetensors", "*.jinja", "*.txt", "prompts/*"]
-    try:
-        path = Path(snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns=[*OTHER_FORM]))
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise EngineError(
-            f"{name}: neither a folder here nor to be had from the Hugging Face hub ({reason})"
-        ) from error
-    return path, path.name  # the snapshot folder is named by the resolved commit
+    path = hub.fetch(name, patterns, revision=revision, without=OTHER_FORM)
+    return path, path.name
 
 
 def fingerprint(path: Path) -> str:

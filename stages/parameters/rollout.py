@@ -29,7 +29,8 @@ class RolloutParams:
     view: str | None = option(
         None,
         "Change the pictures on the way to the model, each row's by its own seed: resize:PIXELS, "
-        "jitter:BRIGHTNESS,HUE, mask:SHARE, pad, rotate:DEGREES; of several, with | between, one.",
+        "jitter:BRIGHTNESS,HUE, mask:SHARE, pad, rotate:DEGREES, crop:SHARE, turn:DEGREES, tiles:ORDER; with + "
+        "between, one after the other, with | one of them.",
         shown=False,
         panel=PASS,
     )

@@ -134,7 +134,8 @@ _STEP_MARKER = re.compile(
     re.IGNORECASE | re.MULTILINE | re.VERBOSE,
 )
 _STEP_END = re.compile(r"<[ \t]*/[ \t]*step[^<>\n]{0,64}>", re.IGNORECASE)
-_SENTENCE_END = re.compile(r"(?<=[.!?。！？])\s+|\n+")
+# Scripts that have 。 have no space behind it, but now and then a closing bracket.
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])(?![」』）”’])\s*|(?<=[。！？][」』）”’])\s*|\n+")
 
 
 def step_spans(reasoning: str) -> list[tuple[int, int]]:

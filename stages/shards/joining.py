@@ -1,11 +1,12 @@
 """Parts put together into the file that a stage would have written by itself."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from stages.contract import SCHEMAS, SOLVER
+from stages.contract import SCHEMAS, SOLVER, gone_on
 from stages.errors import DataError
 from stages.shards.locating import input_files, input_refs
 from stages.shards.output import Output
@@ -27,8 +28,11 @@ def join(folder: Path, output: Path, force: bool = False) -> None:
     first = next(filter(row_count, files), files[0])
     metadata = read_metadata(first)
     for file in files:
-        if different := differences(read_metadata(file), metadata):
+        part = read_metadata(file)
+        if different := differences(part, metadata):
             raise DataError(f"{file} does not belong with {first}: {different[0]}")
+        if row_count(file):
+            metadata = replace(metadata, device=gone_on(part.device, metadata.device))
     schema = SCHEMAS[metadata.stage]
     rows = chain.from_iterable(batch.to_pylist() for file in files for batch in read_batches(file, schema))
     with Output(output, schema, metadata, force) as whole:

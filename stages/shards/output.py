@@ -13,19 +13,19 @@ from typing import Any, Self
 
 import pyarrow as pa
 
-from stages.contract import METADATA_KEY, Metadata
+from stages.contract import METADATA_KEY, Metadata, gone_on
 from stages.progress import SILENT, Progress
 from stages.shards.durable import partial_directory, parts_directory, sync_directory, writing
 from stages.shards.locating import parts_of_other_counts
-from stages.shards.parquet import image_feature, read_own, schema_of, write_file
+from stages.shards.parquet import image_feature, read_metadata, read_own, schema_of, write_file
 from stages.shards.reuse import is_usable
 
 # Finished groups that become one chunk file, and one row group of the output; fewer where they are large.
 GROUPS_PER_CHUNK = 64
 CHUNK_BYTES = 64 << 20
 # In the metadata of unfinished files alone: how many groups a chunk holds; how many chunks come before what was put
-# aside, and where each of its groups ends.
-GROUPS_KEY, CHUNKS_BEFORE_KEY, ENDS_KEY = b"groups", b"chunks_before", b"group_ends"
+# aside, where each of its groups ends, and how large they were in memory, which differs by a little once read again.
+GROUPS_KEY, CHUNKS_BEFORE_KEY, ENDS_KEY, BYTES_KEY = b"groups", b"chunks_before", b"group_ends", b"group_bytes"
 ASIDE = "aside.parquet"
 
 
@@ -59,7 +59,6 @@ class Output:
         try:
             self._chunks = self._usable_chunks()
             self._pending = self._put_aside()
-            self._pending_bytes = sum(table.nbytes for table in self._pending)
         except BaseException:
             self._stack.__exit__(*sys.exc_info())
             raise
@@ -71,8 +70,11 @@ class Output:
         return self
 
     def made_on(self, device: dict[str, Any]) -> None:
-        """Records what the rows are computed on, which is known once the model is loaded. Before the first `write`."""
-        metadata = replace(self._metadata, device=device)
+        """Records what the rows are computed on, which is known once the model is loaded, and what those were that are
+        taken up. Before the first `write`."""
+        left = [*self._chunks, *([self._partial / ASIDE] if self._pending else [])]
+        begun = read_metadata(left[-1]).device if left else {}
+        metadata = replace(self._metadata, device=gone_on(begun, device))
         self.schema = self.schema.with_metadata({**self.schema.metadata, METADATA_KEY: metadata.to_json().encode()})
 
     def _usable_chunks(self) -> list[Path]:
@@ -98,6 +100,7 @@ class Output:
         notes = schema_of(file).metadata
         if int(notes[CHUNKS_BEFORE_KEY]) != len(self._chunks):
             return []  # from before the last chunk was finished
+        self._pending_bytes = int(notes[BYTES_KEY])
         rows = read_own(file).cast(self.schema)
         return [rows.slice(start, end - start) for start, end in pairwise([0, *json.loads(notes[ENDS_KEY])])]
 
@@ -122,8 +125,8 @@ class Output:
     def _flush(self, groups: int) -> None:
         target = self._partial / self.chunk_name(len(self._chunks))
         self._write_file(target, [pa.concat_tables(self._pending)], {GROUPS_KEY: str(groups)})
+        self._pending, self._pending_bytes = [], 0  # first: interrupted here, a chunk that is there is found again
         self._chunks.append(target)
-        self._pending, self._pending_bytes = [], 0
 
     def _write_file(self, target: Path, tables: Iterable[pa.Table], more: Mapping[bytes, str] | None = None) -> None:
         unfinished = self._partial / f"{target.name}.unfinished"
@@ -133,23 +136,35 @@ class Output:
 
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
         if kind is not None:
-            with contextlib.suppress(OSError):  # a full disk takes this no more than the rest
-                self._set_aside()
+            self._set_aside()
             self._stack.__exit__(kind, error, traceback)
             return
         with self._stack:
-            if self._pending:
-                self._flush(len(self._pending))
-            self._write_file(self.path, map(read_own, self._chunks))
-            for left in (self._partial, parts_directory(self.path)):
-                shutil.rmtree(left, ignore_errors=True)
-            for other, _ in parts_of_other_counts(self.path):
-                other.unlink()  # is_done() has asked for --force
+            try:
+                self._finish()
+            except BaseException:
+                self._set_aside()
+                raise
+
+    def _finish(self) -> None:
+        if self._pending:
+            self._flush(len(self._pending))
+        self._write_file(self.path, map(read_own, self._chunks))
+        for left in (self._partial, parts_directory(self.path)):
+            shutil.rmtree(left, ignore_errors=True)
+        for other, _ in parts_of_other_counts(self.path):
+            other.unlink()  # is_done() has asked for --force
 
     def _set_aside(self) -> None:
-        if self._pending:
-            ends = list(accumulate(group.num_rows for group in self._pending))
-            notes = {CHUNKS_BEFORE_KEY: str(len(self._chunks)), ENDS_KEY: json.dumps(ends)}
+        if not self._pending:
+            return
+        ends = list(accumulate(group.num_rows for group in self._pending))
+        notes = {
+            CHUNKS_BEFORE_KEY: str(len(self._chunks)),
+            ENDS_KEY: json.dumps(ends),
+            BYTES_KEY: str(self._pending_bytes),
+        }
+        with contextlib.suppress(OSError):  # a full disk takes this no more than the rest
             self._write_file(self._partial / ASIDE, [pa.concat_tables(self._pending)], notes)
 
 

@@ -2,6 +2,7 @@
 
 import heapq
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,22 @@ IMAGES = pa.field("images", pa.list_(IMAGE))
 ORDER = ("group_id", "group_index", "role", "pass", "sample_index")
 
 
+def _check_folders(paths: Sequence[Path], stages: Sequence[str]) -> None:
+    """Raises DataError for a folder with the shards of several stages, such as an iteration's: one of them is meant."""
+    for path in paths:
+        files = input_files([path])
+        there = {file: _stage_of(file) for file in files} if path.is_dir() else {}
+        if len({*there.values()}) > 1:
+            fitting = next((file for file, stage in there.items() if stage in stages), files[0])
+            raise DataError(f"{path}: holds files of several stages; name the one that is meant, such as {fitting}")
+
+
+def _stage_of(file: Path) -> str | None:
+    with suppress(DataError):
+        return read_metadata(file).stage
+    return None
+
+
 class Shards:
     """The trajectory shards that are a stage's input: one table, whichever files hold it.
 
@@ -35,10 +52,11 @@ class Shards:
         differently, a group in two places or a group_index twice.
         """
         self.schema = schema
+        stages = [stage] if isinstance(stage, str) else stage
+        _check_folders(paths, stages)
         self.files = input_files(paths)
         self.inputs = input_refs(self.files)
         self.metadata = read_metadata(self.files[0])
-        stages = [stage] if isinstance(stage, str) else stage
         if self.metadata.stage not in stages:
             wanted = " or ".join(f"`{each}`" for each in stages)
             raise DataError(f"{self.files[0]}: written by `{self.metadata.stage}`; this reads what {wanted} writes")

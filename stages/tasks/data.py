@@ -4,7 +4,8 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from stages.errors import EngineError, UsageError
+from stages import hub
+from stages.errors import UsageError
 from stages.images.folders import files_below
 from stages.progress import SILENT
 from stages.tasks import NAMES, load
@@ -108,19 +109,9 @@ def _lies_in(folder: Path, name: str) -> bool:
 
 
 def _from_hub(task: Task, name: str) -> list[Path]:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.utils import disable_progress_bars
-
-    disable_progress_bars()
     patterns = [task.hub_files] if name == task.hub else [f"{task.split}.parquet", f"*/{task.split}-*.parquet"]
-    try:
-        folder = Path(snapshot_download(name, repo_type="dataset", allow_patterns=patterns))
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise EngineError(
-            f"{name}: neither a file here nor to be had from the Hugging Face hub ({reason}); "
-            "name the benchmark's Parquet files, or their folder with --data"
-        ) from error
+    advice = "; name the benchmark's Parquet files, or their folder with --data"
+    folder = hub.fetch(name, patterns, dataset=True, here="a file", advice=advice)
     files = sorted({file for pattern in patterns for file in folder.glob(pattern)})
     if not files:
         raise UsageError(f"{name}: this data set has no {task.split} split in Parquet")

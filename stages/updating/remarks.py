@@ -24,6 +24,10 @@ COST_OF_4_BITS = (
     "importance weight ŵ is {weight:.4f} on average; 1 is what the sampled model has"
 )
 NEARER = "Take a lower --lr, fewer groups an iteration"
+NOTHING_TO_LEARN = (
+    "the Solver had nothing to learn: every advantage is 0, for the rows of each group have the same reward. One row "
+    "alone (rollout --samples 1) always has; --advantage ema and none do not compare"
+)
 HARDLY_MOVED = (
     f"the policy has hardly moved: after {ENOUGH_STEPS} optimizer steps its KL from the base model is below {STILL:g}. "
     "Raise --lr, now {lr:g}: the papers' 1e-6 is for full fine-tuning or many thousand steps, and LoRA on such models "
@@ -39,6 +43,8 @@ def on_first_steps(rows: Sequence[dict[str, Any]], learner: Learner, scored: Met
 
 def on_all_steps(metrics: Sequence[dict[str, Any]], learner: Learner, scored: Metadata, progress: Progress) -> None:
     """Of an update that is over."""
+    if _nothing_to_learn(learner, metrics):
+        progress.say(NOTHING_TO_LEARN)
     if _hardly_moved(learner, metrics):
         progress.say(HARDLY_MOVED.format(lr=learner.params.lr))
     for said in drifted(metrics, learner, scored):
@@ -101,6 +107,12 @@ def _is_of_policy(params: dict[str, Any], temperature: float) -> bool:
         and params.get("adapter", SOLVER) == SOLVER
         and not params.get("learn_prompt")
     )
+
+
+def _nothing_to_learn(learner: Learner, metrics: Sequence[dict[str, Any]]) -> bool:
+    """Whether there were steps, and no row that any of them was to make likelier or less likely."""
+    rows = [row["advantages"] for row in metrics if row["role"] == SOLVER]
+    return bool(rows) and learner.params.loss_aux is None and not any(map(any, rows))
 
 
 def _hardly_moved(learner: Learner, metrics: Sequence[dict[str, Any]]) -> bool:

@@ -78,6 +78,12 @@ def _check_device(lineage: Lineage) -> None:
     if any(made.get(name, value) != value for name, value in here.items()):
         was, now = (" in ".join(str(each.get(name)) for name in here) for each in (made, here))
         raise UsageError(f"{output}: was made on {was}, and here is {now}; what computes otherwise makes other rows")
+    if earlier := made.get("earlier"):
+        others = "; ".join(_in_words(each) for each in earlier)
+        raise UsageError(
+            f"{output}: was begun elsewhere ({others}) than where it was gone on with ({_in_words(made)}); neither "
+            "alone makes it again"
+        )
     if (ranks := made.get("ranks", 1)) != 1:
         sharded = " --shard-base" if made.get("shard_base") else ""
         raise UsageError(
@@ -89,6 +95,11 @@ def _check_device(lineage: Lineage) -> None:
             f"{output}: on a GPU only what was sampled with --batch-invariant can be made again: else a completion "
             "depends on what else was in the batch and, with an adapter, on chance"
         )
+
+
+def _in_words(device: dict[str, Any]) -> str:
+    shown = {name: value for name, value in device.items() if name not in ("dtype", "earlier")}
+    return ", ".join(str(value) if name == "name" else f"{name} {value}" for name, value in shown.items())
 
 
 def _make(lineage: Lineage, out: Path, part: shards.Part | None, scratch: Path) -> None:

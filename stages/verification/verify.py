@@ -9,6 +9,7 @@ again from its lineage and compared.
 
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -160,8 +161,9 @@ class _Chain:
         places = self._places(output)  # a policy lies among an iteration's files, which is a folder further down
         inner = (folder for place in places for folder in _folders(place))
         for folder in dict.fromkeys([*self.named, *self._checked.values(), *places, *inner]):
-            if folder != output and _is_policy(folder) and policy.fingerprint(folder) == recorded.sha256:
-                return folder
+            with suppress(DataError):  # one that nothing was made from may be torn
+                if folder != output and _is_policy(folder) and policy.fingerprint(folder) == recorded.sha256:
+                    return folder
         raise DataError(
             f"{output}: was made with the policy at step {recorded.step} (SHA-256 {recorded.sha256[:12]}…), which is "
             "not beside it; name its folder, too"

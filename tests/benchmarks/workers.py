@@ -44,23 +44,18 @@ def by_shell() -> None:
 
 
 def by_workers(rounds: int) -> None:
-    crew = Crew(Processes([None, None]))
-    try:
+    with contextlib.closing(Processes([None, None])) as carrier:
+        crew = Crew(carrier)
         for number in range(rounds):
             crew.run(words(f"workers-{number}"))
-    finally:
-        crew.close()
 
 
 def a_call(calls: int) -> float:
     """Seconds of words for which there is nothing to do."""
-    crew = Crew(Processes([None]))
-    try:
-        nothing = [["sleep"]] * calls
+    with contextlib.closing(Processes([None])) as carrier:
+        crew, nothing = Crew(carrier), [["sleep"]] * calls
         crew.run(nothing[:1])
         return measured(lambda: crew.run(nothing))[0] / calls
-    finally:
-        crew.close()
 
 
 def main(groups: int = 1000, calls: int = 100) -> None:

@@ -66,6 +66,9 @@ def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is in the way"):
         lay_out(tmp_path)
     assert [str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*.tex")] == [".partial/thesis.tex"]
+    (tmp_path / "ireasoner.toml").touch()  # of a project of the user's own
+    with pytest.raises(UsageError, match="is in the way"):
+        lay_out(tmp_path)
 
 
 def test_the_commands_work_as_written_and_the_summary_reads_what_they_wrote(

@@ -1,6 +1,6 @@
 """How the credit for an answer is shared out among the steps that led to it, an estimator a file: a function `credit`
 from the paths of a block of whole groups to one number a part [E], float64, each token of the part's advantage. To add
-one, add its file.
+one, add its file, and its name to `ScoreParams.credit`.
 """
 
 from collections.abc import Callable

@@ -1,5 +1,6 @@
 """What a rollout's answer counts when the dominant one is chosen, a file each: a function `weights` to one number a
-rollout [R], float64, none negative, from what is known of the rollouts. To add one, add its file.
+rollout [R], float64, none negative, from what is known of the rollouts. To add one, add its file, and its name to
+`ScoreParams.vote`.
 """
 
 from collections.abc import Callable
