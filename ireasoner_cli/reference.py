@@ -228,12 +228,12 @@ def _code(lines: list[str]) -> str:
 
 def _argument(parameter: Any) -> str:
     name = (parameter.metavar or parameter.name).upper()
-    return f"{name}…" if parameter.nargs == -1 else name
+    return f"{name.rstrip('…')}…" if parameter.nargs == -1 else name
 
 
 def _spelling(parameter: Any) -> str:
     value = "" if parameter.is_flag else f" {parameter.metavar or parameter.name.upper()}"
-    return ", ".join(parameter.opts) + value
+    return ", ".join([*parameter.opts, *parameter.secondary_opts]) + value
 
 
 def _default(parameter: Any) -> str:
@@ -241,7 +241,7 @@ def _default(parameter: Any) -> str:
         return "required"
     if isinstance(parameter.show_default, str):
         return parameter.show_default
-    value = parameter.default
+    value = parameter.opts[0] if parameter.default is True and parameter.secondary_opts else parameter.default
     return "" if value is None or value is False or not parameter.show_default else f"`{value}`"
 
 
