@@ -6,6 +6,11 @@ def why(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
+def first_line(error: BaseException) -> str:
+    """Of what a library says of `error`, which may be pages; its kind where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 class StageError(Exception):
     """A failure with a message for the person at the terminal: what is wrong, where, and what to do."""
 

@@ -9,12 +9,10 @@ The weight files keep their layout and types, so each is copied and the changed 
 memory holds one tensor at a time, whatever the size of the model.
 """
 
-import json
 import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,7 @@ from stages.errors import DataError, EngineError, UsageError
 from stages.models.card import model_card
 from stages.models.finding import Model, is_other_form, locate_model
 from stages.models.untrusted import Refused, StoredTensor, tensor_headers
-from stages.policy import check_model, open_policy
+from stages.policy import ADAPTER_FILE, check_model, open_policy
 from stages.progress import SILENT, Progress
 from stages.result import Result
 
@@ -32,8 +30,6 @@ LINEAGE_FILE = "ireasoner.json"  # in the checkpoint: what it is made of, and so
 COPIED = ("*.json", "*.jinja", "*.txt", "*.model", "LICENSE*", "NOTICE*")
 # A projection's path in the adapter, which is that of the module, and its possible names in a checkpoint.
 SPELLINGS = (("", ""), ("model.language_model.", "model."), ("model.language_model.", "language_model.model."))
-PLAIN_LORA = {"use_dora": False, "bias": "none", "modules_to_save": None, "fan_in_fan_out": False}
-PLAIN_LORA |= {"rank_pattern": {}, "alpha_pattern": {}}
 
 
 def export(
@@ -61,17 +57,17 @@ def export(
     if _is_done(out, lineage, force):
         return Result(out, reused=True, summary={"step": start.state.step})
 
-    adapter = Adapter(policy / SOLVER)
+    adapter, lora = Adapter(policy / SOLVER), start.state.lora
     with shards.writing(out, force) as partial:
         folder = partial / "checkpoint"
         shutil.rmtree(folder, ignore_errors=True)  # of an export that was killed
         folder.mkdir()
         try:
             _copy_files(checkpoint.path, folder)
-            merged = _merge(checkpoint, adapter, folder, progress)
+            merged = _merge(checkpoint, adapter, lora.alpha / lora.rank, folder, progress)
             _write(folder / LINEAGE_FILE, lineage.to_json() + "\n")
             _write(folder / "README.md", model_card(lineage, start.state, out.resolve().name))
-            _sync(folder)
+            shards.sync_tree(folder)
             shards.publish_directory(folder, out)
         finally:
             shutil.rmtree(folder, ignore_errors=True)  # gone already where all went well
@@ -84,26 +80,11 @@ class Adapter:
 
     folder: Path
 
-    @cached_property
-    def scale(self) -> float:
-        """α/r. Raises DataError for an adapter of another kind."""
-        file = self.folder / "adapter_config.json"
-        try:
-            config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-            rank, alpha = int(config["r"]), float(config["lora_alpha"])
-            if config["peft_type"] != "LORA" or rank < 1:
-                raise ValueError(f"peft_type {config['peft_type']!r}, r {rank}")
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{file}: not the configuration of a LoRA adapter ({error})") from error
-        if other := [key for key, plain in PLAIN_LORA.items() if (config.get(key) or plain) != plain]:
-            raise DataError(f"{file}: {other[0]} is {config[other[0]]!r}; only plain LoRA can be merged")
-        return alpha / rank**0.5 if config.get("use_rslora") else alpha / rank
-
     def pairs(self) -> dict[str, tuple[Any, Any]]:
         """Each module's path with its matrices A [r, in] and B [out, r]. Raises DataError for a damaged file."""
         from safetensors.torch import load_file
 
-        file = self.folder / "adapter_model.safetensors"
+        file = self.folder / ADAPTER_FILE
         try:
             tensors = load_file(file)
             modules = sorted({name.rsplit(".lora_", 1)[0] for name in tensors})
@@ -120,9 +101,9 @@ class Adapter:
         return pairs
 
 
-def _merge(model: Model, adapter: Adapter, folder: Path, progress: Progress) -> int:
+def _merge(model: Model, adapter: Adapter, scale: float, folder: Path, progress: Progress) -> int:
     """Copies the weight files into `folder` and adds the adapter there; how many tensors changed."""
-    scale, pairs = adapter.scale, adapter.pairs()
+    pairs = adapter.pairs()
     files = model.weight_files
     try:
         headers = {file: tensor_headers(file) for file in files}
@@ -207,9 +188,3 @@ def _copy_files(source: Path, folder: Path) -> None:
 
 def _write(file: Path, text: str) -> None:
     file.write_text(text, encoding="utf-8")
-
-
-def _sync(folder: Path) -> None:
-    for path in sorted(folder.rglob("*")):
-        shards.sync_file(path) if path.is_file() else shards.sync_directory(path)
-    shards.sync_directory(folder)

@@ -1,14 +1,21 @@
 """The Hugging Face hub: what lies there, fetched into its cache on this machine."""
 
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from stages.errors import EngineError
+from stages.errors import EngineError, first_line
 
 TOLD_FROM = 100 << 20  # bytes: less is there before it is read
+
+
+def is_name(path: Path, endings: Sequence[str]) -> bool:
+    """Whether `path` is nothing here, could be OWNER/NAME on the hub, and has none of the `endings` of files."""
+    could_be = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(path)) and not path.name.lower().endswith(tuple(endings))
+    return bool(could_be) and not path.exists()
 
 
 def fetch(
@@ -42,7 +49,7 @@ def fetch(
     try:
         return Path(snapshot_download(name, **asked))
     except Exception as error:  # the hub's client raises many kinds
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         raise EngineError(
             f"{name}: neither {here} here nor to be had from the Hugging Face hub ({reason}){advice}"
         ) from error

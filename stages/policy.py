@@ -65,7 +65,8 @@ ATTENTION = ("q", "k", "v", "o", "mixer")
 # Settings of PEFT's that would load or build something else.
 FOREIGN_SETTINGS = (
     *("auto_mapping", "modules_to_save", "layer_replication", "rank_pattern", "alpha_pattern"),
-    *("trainable_token_indices", "target_parameters", "megatron_config", "use_dora", "lora_bias"),
+    *("trainable_token_indices", "target_parameters", "megatron_config", "use_dora", "lora_bias", "use_rslora"),
+    "fan_in_fan_out",
 )
 
 # state.json ends with its own checksum, taken with these digits as zeros.
@@ -95,6 +96,7 @@ class Lora:
             "r": self.rank,
             "lora_alpha": self.alpha,
             "target_modules": self.target_modules,
+            "bias": "none",
         }
 
 
@@ -316,9 +318,6 @@ class Policy:
     folder: Path | None
     state: PolicyState | None
     ref: PolicyRef
-
-    def adapter(self, role: Role) -> Path | None:
-        return self.folder / role if self.folder else None
 
 
 def adapter_rank(adapter: Path) -> int:

@@ -93,7 +93,7 @@ def test_hidden_states_are_those_of_transformers(model: Model, policy: Path, tra
     unit vectors less the mean of the group's."""
     start = open_policy(policy if trained else None)
     steps, rows, embeddings = embedded(HiddenEmbedder(model, start, recorded()), TEXTS)
-    stock = stock_model(model, start.adapter("solver"))
+    stock = stock_model(model, start.folder / "solver" if start.folder else None)
     example = Example(images.load_all(rows[1])[0], rows[1]["prompt"], [], [], [])
     loop = PlainLoop(model, stock)
     means = []

@@ -193,7 +193,11 @@ def test_what_cannot_be_merged_is_an_error(policy: Path, workdir: Path) -> None:
 
     config = policy / SOLVER / "adapter_config.json"
     plain = config.read_text()
-    for key, value in (("use_dora", True), ("modules_to_save", ["lm_head"]), ("peft_type", "IA3"), ("r", 0)):
+    unlike: dict[str, object] = {
+        "use_dora": True, "use_rslora": True, "fan_in_fan_out": True, "bias": "all", "r": 0, "peft_type": "IA3",
+        "modules_to_save": ["lm_head"], "rank_pattern": {"q": 4}, "alpha_pattern": {"q": 4},
+    }  # fmt: skip
+    for key, value in unlike.items():
         config.write_text(json.dumps({**json.loads(plain), key: value}))
         refused("adapter_config")
     config.write_text(plain)

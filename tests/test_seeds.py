@@ -137,6 +137,11 @@ def test_of_a_run_the_newest_evaluation_is_taken() -> None:
     for path in (Path("full/seed-1"), Path("full")):  # one seed is a single run
         found = read_side(path)
         assert found.path == Path("full/seed-1/it0010/eval.parquet") and not found.seeds
+    Path("full/seed-1/it11").mkdir()  # of a loop by hand, by several processes
+    Path("full/seed-1/it0005/eval.parquet").rename("part-1-of-1.parquet")
+    Path("full/seed-1/it11/eval").mkdir()
+    Path("part-1-of-1.parquet").rename("full/seed-1/it11/eval/part-1-of-1.parquet")
+    assert read_side(Path("full")).path == Path("full/seed-1/it11/eval")
 
 
 def test_what_is_not_to_be_pooled_is_refused() -> None:

@@ -28,7 +28,7 @@ WROTE = (
     ("update", "policy", "two LoRA adapters and all that resuming needs"),
     ("eval", "eval.parquet", "answers to held-out questions"),
 )
-NO_IMAGE = pa.schema([column for column in SCORED if column.name != "image"])
+NO_IMAGES = pa.schema([column for column in SCORED if column.name not in ("images", "images_sha256")])
 ID_AND_SCORE = pa.schema([EVALUATED.field("id"), EVALUATED.field("score")])
 
 
@@ -37,7 +37,7 @@ def main(folder: Path, picture: Path | None = None) -> None:
     runs = sorted(run for run in folder.glob("it[0-9]*") if (run / "policy" / "state.json").is_file())
     if not runs:
         sys.exit(f"{folder}: no finished iteration here; run make in it first")
-    scored = {run: shards.read_table(run / "scored.parquet", NO_IMAGE).to_pylist() for run in runs}
+    scored = {run: shards.read_table(run / "scored.parquet", NO_IMAGES).to_pylist() for run in runs}
     console.print(_files(Path(folder.resolve().name, runs[-1].name)))
     console.print(_trajectory(scored[runs[-1]]))
     console.print(_rewards(runs, scored))

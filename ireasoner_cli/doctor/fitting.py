@@ -186,14 +186,14 @@ def _held_otherwise(sizes: Architecture, group: Group, lora: Lora, checkpointing
 
 
 def beside(sizes: Architecture, machine: Machine) -> Finding:
-    """`run`: the weights of the sleeping engine wait in the computer's own memory."""
+    """`run`: engine and learner take turns on the GPU, and the weights of both wait in the computer's own memory."""
     free = told(machine.free_memory)
     if not machine.gpus:
         need = 2 * 2 * sizes.weights  # the sampler's copy and the learner's, in float32
         text = f"sampler and learner, in float32: {told(need)} of {free} free"
     else:
-        need = sizes.weights + ASLEEP
-        text = f"the sleeping engine takes {told(need)} of the computer's {free} free"
+        need = 2 * sizes.weights + ASLEEP
+        text = f"engine and learner, while they sleep, take {told(need)} of the computer's {free} free"
     if need <= machine.free_memory:
         return ok("run", text, bytes=need)
     return fail("run", text, "a loop over the stages keeps one model at a time; or a smaller --model", bytes=need)

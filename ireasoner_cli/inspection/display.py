@@ -105,8 +105,7 @@ def _policy(summary: Summary) -> Table:
     table = _fields()
     table.add_row("step", Text.assemble(str(state.step), (f"  {(summary.fingerprint or '')[:12]}", "dim")))
     for role, own in state.roles.items():
-        average = own.baseline.average
-        baseline = "none yet" if average is None else f"{average:.3f}"
+        baseline = f"{own.baseline.value(0.0):.3f}" if own.baseline.count else "none yet"
         table.add_row(role, Text(f"{own.updates} updates, baseline {baseline}, KL coefficient {own.kl_coef:.3g}"))
     if state.has_teacher:
         table.add_row("teacher", Text("the moving average of the solver's adapter"))

@@ -194,18 +194,13 @@ class _Reader:
 
 def _groups(files: list[Path]) -> Iterator[list[Row]]:
     """The rows of each group, the proposal first."""
-    rows: list[Row] = []
     for file in files:
-        for batch in shards.read_batches(file, COLUMNS):
-            for row in batch.to_pylist():
-                if rows and row["group_id"] != rows[0]["group_id"]:
-                    yield rows
-                    rows = []
-                if row["step"] is None or bool(rows) == (row["role"] == PROPOSER):
-                    raise DataError(f"{file}: group {row['group_id']} lacks its step or its proposer row")
-                rows.append(row)
-    if rows:
-        yield rows
+        for group in shards.whole_groups([file], COLUMNS):
+            rows: list[Row] = group.to_pylist()
+            roles = [row["role"] == PROPOSER for row in rows]
+            if any(row["step"] is None for row in rows) or roles != [True, *[False] * (len(rows) - 1)]:
+                raise DataError(f"{file}: group {rows[0]['group_id']} lacks its step or its proposer row")
+            yield rows
 
 
 def _leave_one_out(rollouts: list[Row]) -> tuple[np.ndarray, list[int]]:

@@ -29,10 +29,10 @@ def read_side(path: Path) -> Run:
 
 def _newest(path: Path) -> Path:
     """The newest evaluation where `path` is a run's folder; else itself. Raises DataError for a run without one."""
-    turns = [each for each in _below(path) if re.fullmatch(r"it\d{4,}", each.name)]
+    turns = [each for each in _below(path) if re.fullmatch(r"it\d+", each.name)]
     if not turns:
         return path
-    files = [each / "eval.parquet" for each in turns if (each / "eval.parquet").is_file()]
+    files = [file for each in turns for file in (each / "eval.parquet", each / "eval") if file.exists()]
     if not files:
         raise DataError(f"{path}: no evaluation in this run; `run --benchmark` makes them")
     return max(files, key=lambda file: int(file.parent.name[2:]))

@@ -15,7 +15,7 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from ireasoner_cli.workers.answer import CLOSING, PATIENCE, Answer, Words
 from stages import __version__
-from stages.errors import EngineError, UsageError
+from stages.errors import EngineError, UsageError, first_line
 
 WORKER = "ireasoner_cli.workers.acting:ActingWorker"  # by its name, for it runs the commands that come here
 CARRIED = ("IREASONER_", "HF_HOME", "HF_HUB_OFFLINE", "OMP_NUM_THREADS")  # how variables begin that workers get, too
@@ -31,7 +31,7 @@ class Actors:
         try:
             ray.init(address=address, log_to_driver=debug, logging_level="error")
         except (ConnectionError, OSError, RuntimeError, ValueError) as error:
-            raise EngineError(f"--ray {address}: no cluster answers ({str(error).splitlines()[0]})") from error
+            raise EngineError(f"--ray {address}: no cluster answers ({first_line(error)})") from error
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own would end this process where it stands
         machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]

@@ -6,7 +6,6 @@
 Words come in on stdin, a JSON list a line, and an answer a line goes out on stdout.
 """
 
-import ctypes
 import json
 import os
 import signal
@@ -24,13 +23,13 @@ from ireasoner_cli.app import app
 from ireasoner_cli.running.prepare import read_words
 from ireasoner_cli.workers.answer import JOINED, SLEEP, Answer, Words
 from ireasoner_cli.workers.resident import Residents
-from stages.errors import BeingWritten, EngineError, StageError, UsageError
+from stages.errors import BeingWritten, EngineError, StageError, UsageError, first_line
 from stages.progress import SILENT, Progress
 from stages.sampling import Sampler, Wanted
+from stages.sampling.dying_with_parent import die_with_parent
 
 DEBUG = "--debug"
 LEARNS = "update"  # the stage that learns; the others sample
-PR_SET_PDEATHSIG = 1
 _JOINED = JOINED.partition("=")[0]
 
 
@@ -72,7 +71,7 @@ class Worker:
             if self._debug:
                 traceback.print_exc()
             # Of a rank it may be that another is gone: who was to add up with it cannot go on.
-            told = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}; --debug shows where"
+            told = f"{type(error).__name__}: {first_line(error)}; --debug shows where"
             return Answer(EngineError.__name__, told, died=bool(variables))
 
     def close(self) -> None:
@@ -122,12 +121,6 @@ class Overheard:
 
     def say(self, message: str) -> None:
         self.lines.append(message)
-
-
-def die_with_parent() -> None:
-    """Has the system, where it is Linux, kill this process when the thread that started it ends, however it does."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def main(arguments: Sequence[str]) -> None:

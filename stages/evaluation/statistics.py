@@ -13,7 +13,6 @@ from statistics import NormalDist
 import numpy as np
 
 ALPHA = 0.05
-CONFIDENCE = 1 - ALPHA
 NORMAL = NormalDist()
 Z = NORMAL.inv_cdf(1 - ALPHA / 2)
 POWER = 0.8

@@ -1,6 +1,5 @@
 """A dataset with pictures on the Hugging Face hub."""
 
-import re
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -27,8 +26,7 @@ class Snapshot:
 
 def is_hub_name(path: Path) -> bool:
     """Whether `path` is nothing here, and could be OWNER/NAME on the hub."""
-    could_be = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(path)) and not path.name.lower().endswith(FILE_ENDINGS)
-    return bool(could_be) and not path.exists()
+    return hub.is_name(path, FILE_ENDINGS)
 
 
 def fetch(name: str) -> Snapshot:

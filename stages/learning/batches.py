@@ -13,6 +13,7 @@ from stages.learning.contexts import Context, Contexts, processed
 from stages.learning.learner import Learner, check_sampled
 from stages.learning.rows import TrainingGroup
 from stages.models.finding import Model
+from stages.models.spans import named
 from stages.rewards.parts import broken_parts, per_token
 
 Group = list[dict[str, Any]]
@@ -100,7 +101,7 @@ class GroupReader:
         """Raises DataError for a reward that is no number: it would stay in the baseline for ever."""
         for row in group:
             if row["reward"] is not None and not math.isfinite(row["reward"]):
-                raise DataError(f"{_where(row)}: its reward is not a finite number")
+                raise DataError(f"{named(row)}: its reward is not a finite number")
 
     def _training_group(self, rows: Group, role: Role, place: int) -> TrainingGroup:
         """`rows` of one group, which is the step's at `place`; its prompts only where this process computes it."""
@@ -134,7 +135,7 @@ class GroupReader:
         return [bool(row["dominant"]) if row["token_ids"][-1] in ends else None for row in rows]
 
     def _check(self, row: dict[str, Any]) -> None:
-        where = _where(row)
+        where = named(row)
         logprobs = row["logprobs"] or []
         if len(logprobs) != len(row["token_ids"]):
             raise DataError(f"{where}: {len(row['token_ids'])} token_ids but {len(logprobs)} logprobs")
@@ -181,9 +182,5 @@ def _credit(row: dict[str, Any]) -> list[float]:
     """Of each of the row's tokens, that of its step. Raises DataError for what is none."""
     parts = row["step_credit"] or (), row["step_tokens"] or (), len(row["token_ids"])
     if problem := broken_parts(*parts):
-        raise DataError(f"{_where(row)}: {problem}")
+        raise DataError(f"{named(row)}: {problem}")
     return per_token(*parts)
-
-
-def _where(row: dict[str, Any]) -> str:
-    return f"group {row['group_id']}, {' '.join(filter(None, (row['role'], row['pass'])))} {row['sample_index']}"

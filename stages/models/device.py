@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from stages.errors import EngineError
+from stages.errors import EngineError, first_line
 
 DRIVER = Path("/proc/driver/nvidia/version")  # there where NVIDIA's driver is loaded
 VISIBLE = "CUDA_VISIBLE_DEVICES"  # by its being empty a user says that a CPU is meant
@@ -57,7 +57,7 @@ def gpu_is_used() -> bool:
     try:
         torch.cuda.init()
     except Exception as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
     named = f" that {VISIBLE}={asked} names" if asked else ""
     raise EngineError(
         f"the GPU{named} cannot be used ({reason}). torch {torch.__version__} is built for CUDA {torch.version.cuda}; "

@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from stages.errors import EngineError
+from stages.errors import EngineError, first_line
 from stages.models.language_model import has_experts, language_model, target_modules
 from stages.policy import ATTENTION, DEFAULT_LORA, PROJECTIONS, Lora
 
@@ -77,7 +77,7 @@ def architecture(folder: Path) -> Architecture:
     try:
         return architecture_of(AutoConfig.from_pretrained(folder, trust_remote_code=False))
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         raise EngineError(f"{folder}: its architecture cannot be laid out ({reason})") from error
 
 

@@ -6,7 +6,7 @@ import re
 import sys
 from typing import Any
 
-from stages.errors import EngineError, StageError
+from stages.errors import EngineError, StageError, first_line
 from stages.models import torchvision_operators
 from stages.models.estimate import WHOLE, Held
 from stages.models.finding import Model
@@ -113,5 +113,5 @@ def _in_4bit(model: Model, dtype: Any) -> Any:
 
 
 def _unloadable(model: Model, error: Exception) -> EngineError:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    reason = first_line(error)
     return EngineError(f"{model.ref.name}: the model cannot be loaded ({reason})")

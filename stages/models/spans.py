@@ -7,6 +7,7 @@ import numpy as np
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
+from stages.contract import ANSWER
 from stages.errors import DataError
 
 
@@ -52,4 +53,5 @@ def token_spans(tokenizer: Tokenizer, row: Mapping[str, Any]) -> tuple[np.ndarra
 
 def named(row: Mapping[str, Any]) -> str:
     """Which row it is, for who is told of it."""
-    return f"group {row['group_id']}, {row['role']} {row['sample_index']}"
+    of_pass = row.get("pass") or ANSWER
+    return f"group {row['group_id']}, {row['role']}{f' {of_pass}' * (of_pass != ANSWER)} {row['sample_index']}"

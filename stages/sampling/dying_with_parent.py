@@ -17,8 +17,14 @@ PR_SET_PDEATHSIG = 1
 def register() -> None:
     """Has this process killed when its parent ends, if that is what `PARENT` names: more exactly the thread that
     started it, for which engines are opened in the main one."""
-    if sys.platform != "linux" or os.environ.get(PARENT) != str(parent := os.getppid()):
+    if os.environ.get(PARENT) != str(parent := os.getppid()):
         return
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()
     if os.getppid() != parent:  # it has ended meanwhile
         os._exit(1)
+
+
+def die_with_parent() -> None:
+    """Has the system, where it is Linux, kill this process when the thread that started it ends, however it does."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

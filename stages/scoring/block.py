@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from stages.contract import ANSWER, SCORE_COLUMNS
 from stages.embedding import Step, StepEmbedder
 from stages.parameters.score import ScoreParams
-from stages.parsing import answer_key, parse_completion
+from stages.parsing import Completion, answer_key, parse_completion
 from stages.rewards.cast import Cast
 from stages.rewards.combination import factor, proposer_reward, weighted_sum
 from stages.rewards.consensus import NO_ANSWER, Consensus, consensus
@@ -69,21 +69,8 @@ def score_block(
     agreement = consensus(cells.cell, key, len(cells), counts)
     right, judged_by = _targets(block, cells, chosen, agreement, counts, key, keys)
 
-    step_counts = np.array([len(completion.steps) for completion in parsed], dtype=np.int64)
-    rollout = np.repeat(np.arange(len(parsed)), step_counts)
-    position = np.arange(len(rollout)) - np.repeat(np.cumsum(step_counts) - step_counts, step_counts)
-    found = [
-        Step(place, start, text)
-        for place, completion in zip(row, parsed, strict=True)
-        for start, text in zip(completion.starts, completion.steps, strict=True)
-    ]
-    similarity = np.full(len(rollout), np.nan)
     rewarded = cells.are(*passes.rewarded)
-    compared, prototype = compared_steps(rollout, position, cells.cell, agreement.dominant & rewarded)
-    for span in _spans(cells.cell[rollout[compared]], STEPS_AT_ONCE):
-        embedding = embedder.embed([found[step] for step in compared[span]], block)
-        similarity[compared[span]] = step_similarity(embedding, prototype[span] - prototype[span.start])
-
+    step_counts, rollout, position, similarity = _steps(parsed, cells, agreement.dominant & rewarded, embedder, block)
     about = {term: parents(block, cells, looked_at, passes.parent) for term, looked_at in passes.about.items()}
     tags = [passes.told.get(name, ()) for name in cells.of_pass]
     rollouts = Rollouts(
@@ -155,11 +142,8 @@ def score_block(
     of_solver = _solver_reward(chosen, {name: values[row] for name, values in terms.items()}, weight)
     judged = ~cells.are(*passes.held) | (right != NO_ANSWER)  # without a target nothing is right, and nothing wrong
     of_solver[~(rewarded & judged & _selected(chosen, of_solver, rollouts, agreement.vote[judged_by]))] = np.nan
-    wanted = weighted_sum(chosen.proposer, {name: values[first] for name, values in terms.items()})
-    of_proposer = proposer_reward(wanted, shares, params.question_share, asked.answered)
-    of_proposer[~_proposed(block.take(first), asked)] = np.nan
     reward = spread(row, of_solver)
-    reward[first] = of_proposer
+    reward[first] = _proposer_rewards(block.take(first), chosen, terms, first, shares, asked)
     columns |= {"selected": pa.array(~np.isnan(reward)), "reward": pa.array(reward, from_pandas=True)}
     columns["self_reward"] = pa.array(trust, from_pandas=True)
     columns |= _pairs(block, cells, chosen, key, tokens)
@@ -173,6 +157,42 @@ def score_block(
             columns[name] = pa.array(terms[name.removeprefix("r_")], from_pandas=True)
     schema = pa.schema([*SCORE_COLUMNS, *chosen.columns])
     return pa.table([columns[name] for name in schema.names], schema=schema)
+
+
+def _proposer_rewards(
+    proposals: pa.Table,
+    chosen: Chosen,
+    terms: Mapping[str, np.ndarray],
+    first: np.ndarray,
+    shares: np.ndarray,
+    asked: Groups,
+) -> np.ndarray:
+    """The Proposer's reward of each group [M], NaN where nothing was proposed; its terms are at the rows `first`."""
+    wanted = weighted_sum(chosen.proposer, {name: values[first] for name, values in terms.items()})
+    reward = proposer_reward(wanted, shares, chosen.params.question_share, asked.answered)
+    reward[~_proposed(proposals, asked)] = np.nan
+    return reward
+
+
+def _steps(
+    parsed: Sequence[Completion], cells: Cells, member: np.ndarray, embedder: StepEmbedder, block: pa.Table
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """How many steps each rollout has [R]; of each step the rollout, the position and the similarity to its prototype
+    [S], NaN where it has none: only those of a `member` [R] are compared."""
+    counts = np.array([len(completion.steps) for completion in parsed], dtype=np.int64)
+    rollout = np.repeat(np.arange(len(parsed)), counts)
+    position = np.arange(len(rollout)) - np.repeat(np.cumsum(counts) - counts, counts)
+    found = [
+        Step(place, start, text)
+        for place, completion in zip(cells.row, parsed, strict=True)
+        for start, text in zip(completion.starts, completion.steps, strict=True)
+    ]
+    similarity = np.full(len(rollout), np.nan)
+    compared, prototype = compared_steps(rollout, position, cells.cell, member)
+    for span in _spans(cells.cell[rollout[compared]], STEPS_AT_ONCE):
+        embedding = embedder.embed([found[step] for step in compared[span]], block)
+        similarity[compared[span]] = step_similarity(embedding, prototype[span] - prototype[span.start])
+    return counts, rollout, position, similarity
 
 
 def _targets(

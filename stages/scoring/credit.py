@@ -16,7 +16,7 @@ from stages.rewards.paths import ANSWER, Paths
 if TYPE_CHECKING:
     from stages.scoring.beliefs import Beliefs
 
-COLUMNS = ("group_id", "role", "sample_index", "completion", "token_ids")
+COLUMNS = ("group_id", "role", "pass", "sample_index", "completion", "token_ids")
 Row = dict[str, Any]
 
 

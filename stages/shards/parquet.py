@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from stages.contract import IMAGE, MAY_LACK, METADATA_KEY, Metadata
-from stages.errors import DataError
+from stages.errors import DataError, first_line
 from stages.shards.durable import sync_file
 from stages.shards.pages import rows_at_a_time
 from stages.shards.sealing import seal
@@ -26,7 +26,7 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         raise DataError(f"{path}: not a Parquet file, or damaged ({reason})") from error
 
 

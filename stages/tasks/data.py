@@ -33,7 +33,7 @@ def files_of(
             if not found:
                 raise UsageError(f"{path}: the directory holds no Parquet file")
             files += _in_own_folder(task, found, path) or found
-        elif not path.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)) and path.suffix != ".parquet":
+        elif hub.is_name(path, (".parquet",)):
             files += _from_hub(task, str(path))
         else:
             files.append(path)

@@ -251,11 +251,12 @@ def _check_eval(output: Path) -> int:
 
 def _check_policy(folder: Path) -> int:
     """Everything in a policy directory; returns how many optimizer steps its metrics hold."""
-    pruned = policy.is_pruned(folder)
-    state = policy.read_state(folder) if pruned else policy.open_policy(folder).state
+    state = policy.read_state(folder)
+    if not policy.is_pruned(folder):
+        policy.check_whole(folder, state)
     metrics = folder / policy.METRICS_FILE
     checked_sha256(metrics)
     steps = shards.read_table(metrics, METRICS)["step"].to_pylist()
-    if any(not 0 < step <= (state.step if state else 0) for step in steps):
+    if any(not 0 < step <= state.step for step in steps):
         raise DataError(f"{metrics}: has a step that is not in the update")
     return len(steps)

@@ -9,7 +9,7 @@ import pandas as pd
 from scipy import stats
 
 from stages.errors import DataError
-from stages.evaluation.statistics import CONFIDENCE, holm
+from stages.evaluation.statistics import holm, student
 from tests.evidence.contenders import AT
 
 ACCURACY = ("settings", "row", "seed", "world", "part", "decoding", "questions", "accuracy")
@@ -128,7 +128,7 @@ def over_seeds(values: Iterable[float]) -> Mean:
     if n < 2:
         return Mean(n, *map(float, known))
     mean, spread = float(known.mean()), float(known.std(ddof=1))
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * spread / n**0.5
+    half = student(n - 1) * spread / n**0.5
     return Mean(n, mean, half, float(stats.ttest_1samp(known, 0).pvalue) if spread > NO_SPREAD else None)
 
 

@@ -14,13 +14,12 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from scipy import stats
 
 from ireasoner_cli.demo import world
 from stages import shards
 from stages.contract import SOLVER, TRAJECTORY
 from stages.errors import StageError
-from stages.evaluation.statistics import CONFIDENCE
+from stages.evaluation.statistics import student
 from stages.parsing import parse_completion
 from stages.rewards.cast import Cast
 from stages.rewards.consensus import NO_ANSWER, consensus
@@ -75,7 +74,7 @@ def figures(folder: Path, charts: Mapping[str, world.Chart]) -> Iterator[Row]:
         found[GREEDY] = sure
         for vote, own in found.items():
             less = own - found["count"]
-            half = stats.t.ppf((1 + CONFIDENCE) / 2, len(own) - 1) * less.std(ddof=1) / len(own) ** 0.5
+            half = student(len(own) - 1) * less.std(ddof=1) / len(own) ** 0.5
             yield {
                 **{"rollouts": folder.name, "samples": samples, "vote": vote, "questions": len(own)},
                 **{"right": f"{own.mean():.4f}", "more": f"{less.mean():.4f}", "half": f"{half:.4f}"},

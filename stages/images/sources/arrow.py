@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from stages.errors import DataError, why
+from stages.errors import DataError, first_line, why
 from stages.images.sources.source import Problem, Record, holds_pictures
 from stages.shards.pages import LIMIT_BYTES
 
@@ -57,7 +57,7 @@ class ArrowSource:
         except OSError as error:
             raise DataError(f"{self._file}: not an Arrow file, or damaged ({why(error)})") from error
         except (pa.ArrowException, UnicodeDecodeError, struct.error, IndexError, TypeError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            reason = first_line(error)
             raise DataError(f"{self._file}: not an Arrow file, or damaged ({reason})") from error
 
     def __len__(self) -> int:
