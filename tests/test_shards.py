@@ -23,6 +23,7 @@ from stages.contract import (
 )
 from stages.contract.metadata import FORMAT
 from stages.errors import DataError, UsageError
+from stages.shards.durable import partial_directory
 from tests import chain
 
 META = Metadata("rollout", {"samples": 2}, 0, (InputRef("q.parquet", "00"),), ModelRef("model"), PolicyRef())
@@ -88,6 +89,16 @@ def test_interrupted_while_the_last_groups_are_written_they_are_not_lost(
     with shards.Output(path, TRAJECTORY, META) as taken_up:
         assert taken_up.done == 3
     assert path.read_bytes() == whole.read_bytes()
+
+
+def test_what_was_left_beside_a_finished_file_is_cleared_away(tmp_path: Path) -> None:
+    path = write(tmp_path / "r.parquet", range(1))
+    parts = shards.parts_directory(path)
+    for left in (parts, partial_directory(parts), partial_directory(path)):
+        left.mkdir()
+        (left / "lock").touch()
+    assert shards.is_done(path, META, force=False)
+    assert [file.name for file in tmp_path.iterdir()] == ["r.parquet"]
 
 
 def test_chunks_end_where_they_do_without_an_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

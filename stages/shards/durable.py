@@ -64,7 +64,9 @@ def _is_at(file: IO[str], path: Path) -> bool:
 
 def clear_leftovers(output: Path) -> None:
     """Removes what a run that died after its last rename left beside `output`, unless somebody is at work there."""
-    shutil.rmtree(parts_directory(output), ignore_errors=True)
+    parts = parts_directory(output)
+    for left in (parts, partial_directory(parts)):
+        shutil.rmtree(left, ignore_errors=True)
     if partial_directory(output).exists():
         with contextlib.suppress(UsageError), writing(output, force=True) as partial:
             shutil.rmtree(partial)
