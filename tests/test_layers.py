@@ -72,5 +72,5 @@ def test_a_cluster_is_one_carrier_of_workers() -> None:
 
 def test_what_stands_at_the_top_is_stages_and_what_they_share() -> None:
     """Whoever adds a helper finds it a room."""
-    shared = {"ahead", "errors", "export", "interrupts", "job", "policy", "progress", "result"}
+    shared = {"ahead", "errors", "export", "hub", "interrupts", "job", "policy", "progress", "result"}
     assert {file.stem for file in (ROOT / "stages").glob("*.py")} == {"__init__", *STAGES, *shared}

@@ -195,7 +195,7 @@ class _Loop:
         """Before a pass is sampled for the iteration that is only to be compared."""
         scored = self._plan.folder(done) / "scored.parquet"
         if scored.is_file():
-            made, asked = list(shards.read_metadata(scored).passes), list(self._plan.passes)
+            made, asked = sorted(shards.read_metadata(scored).passes), sorted(self._plan.passes)
             if made != asked:
                 raise MadeDifferently(f"{scored} was made differently (passes: {', '.join(made)} → {', '.join(asked)})")
 
