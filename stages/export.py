@@ -12,7 +12,6 @@ memory holds one tensor at a time, whatever the size of the model.
 import math
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -57,14 +56,14 @@ def export(
     if _is_done(out, lineage, force):
         return Result(out, reused=True, summary={"step": start.state.step})
 
-    adapter, lora = Adapter(policy / SOLVER), start.state.lora
+    lora = start.state.lora
     with shards.writing(out, force) as partial:
         folder = partial / "checkpoint"
         shutil.rmtree(folder, ignore_errors=True)  # of an export that was killed
         folder.mkdir()
         try:
             _copy_files(checkpoint.path, folder)
-            merged = _merge(checkpoint, adapter, lora.alpha / lora.rank, folder, progress)
+            merged = _merge(checkpoint, policy / SOLVER, lora.alpha / lora.rank, folder, progress)
             _write(folder / LINEAGE_FILE, lineage.to_json() + "\n")
             _write(folder / "README.md", model_card(lineage, start.state, out.resolve().name))
             shards.sync_tree(folder)
@@ -74,36 +73,31 @@ def export(
     return Result(out, summary={"step": start.state.step, "merged": merged})
 
 
-@dataclass(frozen=True)
-class Adapter:
-    """A LoRA adapter of PEFT's plain kind, which is what `update` writes."""
+def _matrices(adapter: Path) -> dict[str, tuple[Any, Any]]:
+    """Each module's path with its matrices A [r, in] and B [out, r], of a LoRA adapter of PEFT's plain kind, which is
+    what `update` writes. Raises DataError for a damaged file."""
+    from safetensors.torch import load_file
 
-    folder: Path
-
-    def pairs(self) -> dict[str, tuple[Any, Any]]:
-        """Each module's path with its matrices A [r, in] and B [out, r]. Raises DataError for a damaged file."""
-        from safetensors.torch import load_file
-
-        file = self.folder / ADAPTER_FILE
-        try:
-            tensors = load_file(file)
-            modules = sorted({name.rsplit(".lora_", 1)[0] for name in tensors})
-            pairs = {
-                module.removeprefix("base_model.model."): tuple(
-                    tensors.pop(f"{module}.lora_{half}.weight") for half in "AB"
-                )
-                for module in modules
-            }
-        except Exception as error:  # safetensors raises its own class for damage
-            raise DataError(f"{file}: missing, damaged or no LoRA adapter ({error})") from error
-        if tensors:
-            raise DataError(f"{file}: {next(iter(tensors))} is no LoRA matrix; only plain LoRA can be merged")
-        return pairs
+    file = adapter / ADAPTER_FILE
+    try:
+        tensors = load_file(file)
+        modules = sorted({name.rsplit(".lora_", 1)[0] for name in tensors})
+        pairs = {
+            module.removeprefix("base_model.model."): tuple(
+                tensors.pop(f"{module}.lora_{half}.weight") for half in "AB"
+            )
+            for module in modules
+        }
+    except Exception as error:  # safetensors raises its own class for damage
+        raise DataError(f"{file}: missing, damaged or no LoRA adapter ({error})") from error
+    if tensors:
+        raise DataError(f"{file}: {next(iter(tensors))} is no LoRA matrix; only plain LoRA can be merged")
+    return pairs
 
 
-def _merge(model: Model, adapter: Adapter, scale: float, folder: Path, progress: Progress) -> int:
+def _merge(model: Model, adapter: Path, scale: float, folder: Path, progress: Progress) -> int:
     """Copies the weight files into `folder` and adds the adapter there; how many tensors changed."""
-    pairs = adapter.pairs()
+    pairs = _matrices(adapter)
     files = model.weight_files
     try:
         headers = {file: tensor_headers(file) for file in files}
@@ -112,7 +106,7 @@ def _merge(model: Model, adapter: Adapter, scale: float, folder: Path, progress:
     names = {name: module for module in pairs for name in _names(module)}
     found = [(file, name) for file, header in headers.items() for name in header if name in names]
     if missing := set(pairs) - {names[name] for _, name in found}:
-        raise DataError(f"{adapter.folder}: {min(missing)} is not in {model.ref.name}; this adapter does not fit it")
+        raise DataError(f"{adapter}: {min(missing)} is not in {model.ref.name}; this adapter does not fit it")
     with progress.track("export", len(files), "weight files") as advance:
         for file, header in headers.items():
             copy = folder / file.name

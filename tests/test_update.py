@@ -3,7 +3,8 @@
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -122,26 +123,33 @@ def test_two_runs_give_the_same_bytes(scored: Path) -> None:
     assert chain.file_bytes(Path("one")) == chain.file_bytes(Path("two"))
 
 
+@contextmanager
+def dying_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> Iterator[pytest.MonkeyPatch]:
+    """Within, an update dies when it would take another optimizer step than so many."""
+    step, taken = Learner.step, 0
+
+    def dies(self: Learner, *args: Any) -> dict[str, Any]:
+        nonlocal taken
+        if taken == steps:
+            raise KeyboardInterrupt
+        taken += 1
+        return step(self, *args)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Learner, "step", dies)
+        yield patch
+
+
 @pytest.mark.parametrize(("steps_before", "groups_per_step"), [(1, 1), (5, 1), (2, 3)])
 def test_interrupted_and_run_again_equals_uninterrupted(
     scored: Path, monkeypatch: pytest.MonkeyPatch, steps_before: int, groups_per_step: int
 ) -> None:
     params = UpdateParams(lr=1e-3, groups_per_step=groups_per_step)
     update([scored], params, Call(out=Path("whole")))
-    step, taken = Learner.step, 0
-
-    def dies(self: Learner, *args: Any) -> dict[str, Any]:
-        nonlocal taken
-        if taken == steps_before:
-            raise KeyboardInterrupt
-        taken += 1
-        return step(self, *args)
-
-    monkeypatch.setattr(Learner, "step", dies)
-    with pytest.raises(KeyboardInterrupt):
+    with dying_after(monkeypatch, steps_before):
         update([scored], params, Call(out=Path("again")), checkpoint_seconds=0)
     assert not Path("again").exists()
-    repeated = 0
+    step, repeated = Learner.step, 0
 
     def counts(self: Learner, *args: Any) -> dict[str, Any]:
         nonlocal repeated
@@ -341,38 +349,17 @@ def test_only_a_policy_is_ever_replaced(scored: Path, workdir: Path) -> None:
 
 def test_a_damaged_checkpoint_is_as_good_as_none(scored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     update([scored], PARAMS, Call(out=Path("whole")))
-    step, taken = Learner.step, 0
-
-    def dies(self: Learner, *args: Any) -> dict[str, Any]:
-        nonlocal taken
-        taken += 1
-        if taken > 3:
-            raise KeyboardInterrupt
-        return step(self, *args)
-
-    monkeypatch.setattr(Learner, "step", dies)
-    with pytest.raises(KeyboardInterrupt):
+    with dying_after(monkeypatch, 3):
         update([scored], PARAMS, Call(out=Path("again")), checkpoint_seconds=0)
     [adapter] = Path(".again.partial").glob("step-*/proposer/adapter_model.safetensors")
     adapter.write_bytes(adapter.read_bytes()[:-9])
-    monkeypatch.setattr(Learner, "step", step)
     update([scored], PARAMS, Call(out=Path("again")))
     assert chain.file_bytes(Path("again")) == chain.file_bytes(Path("whole"))
 
 
 def test_a_policy_says_of_all_that_it_was_made_on(scored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Begun elsewhere, or by another number of processes, it has other last digits than either makes alone."""
-    step, taken = Learner.step, 0
-
-    def dies(self: Learner, *args: Any) -> dict[str, Any]:
-        nonlocal taken
-        taken += 1
-        if taken > 3:
-            raise KeyboardInterrupt
-        return step(self, *args)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Learner, "step", dies)
+    with dying_after(monkeypatch, 3) as patch:
         patch.setattr("stages.update.this_device", lambda: Device("another", gpu=False))
         update([scored], PARAMS, checkpoint_seconds=0)
     update([scored], PARAMS)

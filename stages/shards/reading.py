@@ -23,13 +23,13 @@ IMAGES = pa.field("images", pa.list_(IMAGE))
 ORDER = ("group_id", "group_index", "role", "pass", "sample_index")
 
 
-def _check_folders(paths: Sequence[Path], stages: Sequence[str]) -> None:
-    """Raises DataError for a folder with the shards of several stages, such as an iteration's: one of them is meant."""
-    for path in paths:
-        files = input_files([path])
-        there = {file: _stage_of(file) for file in files} if path.is_dir() else {}
+def _check_folders(paths: Sequence[Path], files: Sequence[Path], stages: Sequence[str]) -> None:
+    """Raises DataError where one of `paths` is a folder whose `files` are of several stages, such as an iteration's:
+    one of them is meant."""
+    for path in filter(Path.is_dir, paths):
+        there = {file: _stage_of(file) for file in files if file.parent == path}
         if len({*there.values()}) > 1:
-            fitting = next((file for file, stage in there.items() if stage in stages), files[0])
+            fitting = next((file for file, stage in there.items() if stage in stages), next(iter(there)))
             raise DataError(f"{path}: holds files of several stages; name the one that is meant, such as {fitting}")
 
 
@@ -53,8 +53,8 @@ class Shards:
         """
         self.schema = schema
         stages = [stage] if isinstance(stage, str) else stage
-        _check_folders(paths, stages)
         self.files = input_files(paths)
+        _check_folders(paths, self.files, stages)
         self.inputs = input_refs(self.files)
         self.metadata = read_metadata(self.files[0])
         if self.metadata.stage not in stages:
