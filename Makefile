@@ -16,6 +16,10 @@ SOUND := ireasoner_cli/environment.py stages/models/torchvision_operators.py
 # Without compiling what is installed, of which most is never imported: that takes a minute, and Python does it as it needs.
 PIP := $(BIN)/pip install -q --no-compile
 
+# Where Python is told to keep no bytecode, as images for containers are fond of, every process compiles torch, transformers
+# and vLLM anew: ten seconds that the tests would pay a hundred times. Empty is as if it were not set.
+export PYTHONDONTWRITEBYTECODE :=
+
 # Processes that the tests are spread over. On a GPU they run in one: two engines would want the same memory.
 WORKERS ?= $(if $(filter gpu,$(HARDWARE)),0,2)
 

@@ -1,7 +1,9 @@
 """What a run came to is read off its files as the world knows it, and a table takes more seeds."""
 
 import csv
+import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -75,6 +77,26 @@ def test_accuracies_by_world_part_and_decoding(tmp_path: Path, monkeypatch: pyte
     home = [row["score"] for row in rows if not row["id"].startswith("level4")]
     [sampled] = [e for e in found if (e["world"], e["part"], e["decoding"]) == ("home", "all", "sampled")]
     assert sampled["accuracy"] == pytest.approx(sum(home) / len(home))
+
+
+def test_longer_runs_go_on_with_the_shorter_ones_or_do_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their pictures are where the shorter ones have theirs, whether those were run before or not."""
+    small = {name: replace(EXPERIMENTS[name], pool=2, questions=4) for name in ("signal", "signal-60")}
+    monkeypatch.setattr(experiment, "EXPERIMENTS", small)
+    folders = []
+
+    def run(job: experiment.Job, threads: int) -> float:
+        assert job.images.exists() and (job.world / "benchmark.parquet").is_file()
+        folders.append(job.folder)
+        return 0.0
+
+    monkeypatch.setattr(experiment, "run", run)
+    monkeypatch.setattr(experiment, "record", lambda *_: None)
+    for name in ("signal-60", "signal"):
+        given = [name, "--rows", "supervised @ 0.0006", "--build", str(tmp_path), "--tables", str(tmp_path / "tables")]
+        monkeypatch.setattr(sys, "argv", ["experiment", *given])
+        experiment.main()
+    assert folders == [tmp_path / "signal" / "seed-1" / "supervised @ 0.0006"] * 2
 
 
 def test_a_table_takes_more_seeds_and_forgets_what_was_run_again(tmp_path: Path) -> None:

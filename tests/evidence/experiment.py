@@ -225,11 +225,10 @@ def main() -> None:
     if unknown := [row for row in arguments.rows or () if not chosen(settings.rows, [row])]:
         parser.error(f"no such row: {', '.join(unknown)}; there are {', '.join(settings.rows)}")
     arguments.tables.mkdir(parents=True, exist_ok=True)
-    truths = {}
-    for seed in seeds:
-        lay_out(arguments.build / name / f"seed-{seed}", settings, seed)
-        truths[seed] = records.charts(settings.pool, seed, settings.home)
     jobs = [Job(name, settings, row, seed, arguments.build) for seed in seeds for row in rows]
+    for job in jobs:
+        lay_out(job.world, settings, job.seed)
+    truths = {seed: records.charts(settings.pool, seed, settings.home) for seed in seeds}
     at_once = arguments.at_once
     threads = max(1, (os.cpu_count() or 1) // at_once)
     console.print(f"{len(jobs)} runs, {at_once} at a time; to follow one: tail -f {jobs[0].folder / LOG}")
