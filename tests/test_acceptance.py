@@ -54,7 +54,7 @@ def trial(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> engi
     """On a bare machine, where transformers samples."""
     monkeypatch.setattr(engine, "adapters", lambda model: "vLLM is not installed")
     monkeypatch.setattr(engine, "EACH", 2)
-    monkeypatch.setattr(engine, "ANSWER", Decoding(max_tokens=12))
+    monkeypatch.setattr(engine, "DECODING", Decoding(max_tokens=12))
     return engine.Trial(model, tmp_path)
 
 

@@ -20,7 +20,7 @@ from stages.learning.control import Baseline
 from stages.learning.learner import Learner, UpdateParams
 from stages.learning.loss import Head
 from stages.learning.model import PolicyModel
-from stages.learning.passes import TOKENS_PER_PASS
+from stages.learning.packing import TOKENS_PER_PASS
 from stages.learning.prefix import Prefixes
 from stages.models.finding import Model, find_model
 from stages.parameters.sampling import Pixels

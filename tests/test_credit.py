@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.rewards import credit
-from stages.rewards.paths import ANSWER, Paths
+from stages.rewards.paths import ANSWER_PLACE, Paths
 
 Said = list[tuple[str, float]]  # of each rollout: a letter a part, the answer last, and its reward
 
@@ -16,7 +16,7 @@ def paths(*groups: Said, tokens: list[int] | None = None, p: list[float] | None 
     group = np.array([number for number, members in enumerate(groups) for _ in members], np.int64)
     flat = [member for members in groups for member in members]
     rollout = np.repeat(np.arange(len(flat)), [len(said) for said, _ in flat]).astype(np.int64)
-    place = [ANSWER if i == len(said) - 1 else i for said, _ in flat for i in range(len(said))]
+    place = [ANSWER_PLACE if i == len(said) - 1 else i for said, _ in flat for i in range(len(said))]
     like = [ord(letter) - ord("a") for said, _ in flat for letter in said]
     size = len(place)
     return Paths(

@@ -1,5 +1,6 @@
 """`ireasoner doctor`: machines that one does not have are described; what is said of them is read."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -41,6 +42,20 @@ def wrong(findings: Any) -> Finding:
     [found] = [finding for finding in findings if finding.verdict != "ok"]
     assert found.advice
     return found
+
+
+def test_libraries_that_every_start_compiles_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "pycache_prefix", str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    assert not list(packages.bytecode())  # the first start compiles them
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    assert "PYTHONDONTWRITEBYTECODE" in wrong(packages.bytecode()).advice
+    spec = importlib.util.find_spec("transformers")
+    assert spec and spec.origin
+    compiled = Path(importlib.util.cache_from_source(spec.origin))
+    compiled.parent.mkdir(parents=True)
+    compiled.touch()
+    assert not list(packages.bytecode())
 
 
 def test_a_good_machine_is_well() -> None:

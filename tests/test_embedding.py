@@ -20,7 +20,7 @@ from stages.embedding.hidden import HiddenEmbedder, centred, tokens_of
 from stages.embedding.static import StaticEmbedder
 from stages.errors import DataError, EngineError, UsageError
 from stages.learning.learner import UpdateParams
-from stages.learning.passes import TOKENS_PER_PASS
+from stages.learning.packing import TOKENS_PER_PASS
 from stages.models.finding import Model, find_model
 from stages.models.spans import token_spans
 from stages.parameters import Call

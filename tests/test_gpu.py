@@ -22,7 +22,7 @@ from stages.learning import loss as losses
 from stages.learning import model as models
 from stages.learning.learner import Learner, TrainingGroup, UpdateParams
 from stages.learning.model import PolicyModel
-from stages.learning.passes import TOKENS_PER_PASS
+from stages.learning.packing import TOKENS_PER_PASS
 from stages.learning.ranks import Ranks
 from stages.models import device as devices
 from stages.models.device import memory_bounded, repeatable

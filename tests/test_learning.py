@@ -18,7 +18,7 @@ from stages.learning.control import Baseline, next_kl_coef
 from stages.learning.learner import Learner, TrainingGroup, UpdateParams
 from stages.learning.loss import Head, Terms, Tokens, loss_terms
 from stages.learning.model import PolicyModel
-from stages.learning.passes import TOKENS_PER_PASS
+from stages.learning.packing import TOKENS_PER_PASS
 from stages.models.finding import Model, find_model
 from stages.models.prompting import PromptBuilder
 from stages.parameters.sampling import Pixels

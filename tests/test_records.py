@@ -99,6 +99,18 @@ def test_longer_runs_go_on_with_the_shorter_ones_or_do_without(tmp_path: Path, m
     assert folders == [tmp_path / "signal" / "seed-1" / "supervised @ 0.0006"] * 2
 
 
+def test_rows_of_two_second_checkpoints_stay_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same lesson on another machine makes another one."""
+    found = {"world": "home", "part": "all", "decoding": "greedy", "questions": 1, "accuracy": 1.0}
+    monkeypatch.setattr(records, "accuracies", lambda **_: [found])
+    (tmp_path / "model").mkdir()
+    for name, weights in (("prose", b"one"), ("prose", b"other"), ("prose", b"one"), ("signal", b"one")):
+        (tmp_path / "model" / "model.safetensors").write_bytes(weights)
+        experiment.record(experiment.Job(name, EXPERIMENTS[name], "base", 1, tmp_path), {}, tmp_path)
+    read = list(csv.DictReader((tmp_path / "accuracy.csv").read_text().splitlines()))
+    assert [row["settings"] for row in read] == ["prose:d9298a10", "prose:7692c3ad", "signal"]
+
+
 def test_a_table_takes_more_seeds_and_forgets_what_was_run_again(tmp_path: Path) -> None:
     table, columns = tmp_path / "table.csv", ("row", "seed", "value")
     for seed, value in ((1, 0.5), (2, 0.25), (1, 0.125)):

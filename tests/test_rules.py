@@ -14,7 +14,7 @@ from stages.learning.control import Baseline
 from stages.learning.last_token import LastToken
 from stages.learning.learner import Learner, UpdateParams
 from stages.learning.model import PolicyModel
-from stages.learning.passes import TOKENS_PER_PASS
+from stages.learning.packing import TOKENS_PER_PASS
 from stages.learning.rows import TrainingGroup
 from stages.models.finding import Model, find_model
 from stages.models.prompting import PromptBuilder

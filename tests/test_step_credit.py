@@ -18,7 +18,7 @@ from ireasoner_cli.app import app
 from stages.contract import CREDIT, SOLVER
 from stages.errors import DataError, UsageError
 from stages.learning.learner import UpdateParams
-from stages.learning.passes import TOKENS_PER_PASS
+from stages.learning.packing import TOKENS_PER_PASS
 from stages.models.finding import Model, find_model
 from stages.models.spans import token_spans
 from stages.parameters import Call

@@ -1,9 +1,11 @@
 """The libraries: whether they are the versions that go together, and fit this machine."""
 
 import re
+import sys
 from collections.abc import Callable, Iterator
 from importlib import metadata
-from importlib.util import find_spec
+from importlib.util import cache_from_source, find_spec
+from pathlib import Path
 
 from ireasoner_cli.doctor.finding import Finding, fail, ok, warn
 from ireasoner_cli.doctor.machine import Machine
@@ -41,6 +43,7 @@ def findings(
     yield from _versions(version, asked)
     yield _sampler(machine, version, asked)
     yield _torchvision(machine)
+    yield from bytecode()
 
 
 def _versions(version: Callable[[str], str | None], asked: Callable[[str], list[str]]) -> Iterator[Finding]:
@@ -112,3 +115,11 @@ def _torchvision(machine: Machine) -> Finding:
     if machine.usable:
         return fail("pictures", "torchvision is built for another torch", "install both from one index")
     return ok("pictures", "torchvision is built for another torch, and is used without its operators")
+
+
+def bytecode() -> Iterator[Finding]:
+    """Where every start compiles the libraries once more, which takes longer than all else about starting."""
+    spec = find_spec("transformers")
+    if sys.dont_write_bytecode and spec and spec.origin and not Path(cache_from_source(spec.origin)).is_file():
+        text = "Python is to keep no bytecode, and the packages have none: every start takes about twice as long"
+        yield warn("bytecode", text, "start any command once without PYTHONDONTWRITEBYTECODE")

@@ -21,7 +21,7 @@ from stages.learning.last_token import LastToken, last_token_loss
 from stages.learning.loss import LossRule, Terms, loss_terms, token_logprobs
 from stages.learning.losses.dpo import pair_loss
 from stages.learning.model import PolicyModel, write_tensors
-from stages.learning.passes import TOKENS_PER_PASS, packed
+from stages.learning.packing import TOKENS_PER_PASS, packed
 from stages.learning.ranks import Ranks
 from stages.learning.rows import Bundle, Row, TrainingGroup, bundles, completions_of, in_passes, tokens_of
 from stages.models.device import memory_bounded, repeatable

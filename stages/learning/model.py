@@ -28,7 +28,7 @@ from stages.learning.checking import Examination, compare, tried
 from stages.learning.checkpointing import checkpointed
 from stages.learning.lean import Running, make_lean
 from stages.learning.loss import Head
-from stages.learning.passes import TOKENS_PER_PASS, packed
+from stages.learning.packing import TOKENS_PER_PASS, packed
 from stages.learning.prefix import Prefix, Prefixes
 from stages.learning.ranks import Ranks
 from stages.learning.sharding import Sweeps

@@ -10,7 +10,7 @@ from stages.contract import ANSWER
 from stages.learning.last_token import balanced
 from stages.learning.loss import Tokens
 from stages.learning.model import PromptInputs
-from stages.learning.passes import TOKENS_PER_PASS, packed
+from stages.learning.packing import TOKENS_PER_PASS, packed
 
 
 @dataclass(frozen=True)

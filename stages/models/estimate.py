@@ -201,7 +201,7 @@ def learning(
 ) -> Learning:
     """The peak of one step, in a process of its own, on a GPU or (in float32) on a CPU."""
     from stages.learning.loss import POSITIONS_PER_CHUNK
-    from stages.learning.passes import TOKENS_PER_PASS
+    from stages.learning.packing import TOKENS_PER_PASS
 
     width = WIDTH[device]
     rows = max(1, min(group.samples, TOKENS_PER_PASS[device] // group.completion))

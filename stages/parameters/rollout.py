@@ -8,7 +8,7 @@ from stages.parameters.sampling import Sampling
 
 PASS = "Pass"
 
-AdapterName = Literal["solver", "base", "teacher"]
+AdapterChoice = Literal["solver", "base", "teacher"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class RolloutParams:
         shown=False,
         panel=PASS,
     )
-    adapter: AdapterName = option(
+    adapter: AdapterChoice = option(
         "solver", "Who answers: the policy, the base model, or the policy's slow teacher.", panel=PASS
     )
     learn_prompt: str | None = option(

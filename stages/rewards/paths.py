@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-ANSWER = -1  # the place of the part that holds the answer
+ANSWER_PLACE = -1  # the place of the part that holds the answer
 
 
 @dataclass(frozen=True)
@@ -14,8 +14,8 @@ class Paths:
     Of each rollout: group [R] int. reward [R] float, finite.
 
     Of each part, a rollout's together and in order, the answer last: rollout [E] int, in [0, R). place [E] int: the
-    step's number from 0, ANSWER of the answer. like [E] int from 0: equal, within a group and a place, exactly where
-    the steps (or the answers) are alike. tokens [E] int: how many there are. belief [E]: log-probability of the
+    step's number from 0, ANSWER_PLACE of the answer. like [E] int from 0: equal, within a group and a place, exactly
+    where the steps (or the answers) are alike. tokens [E] int: how many there are. belief [E]: log-probability of the
     weakest content token, nats, NaN where there is none.
     """
 

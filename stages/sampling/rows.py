@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from stages.contract import Role
 from stages.errors import UsageError
 from stages.job import Start
-from stages.parameters.rollout import AdapterName
+from stages.parameters.rollout import AdapterChoice
 from stages.parameters.sampling import Decoding, SamplerName, Sampling
 from stages.prompts import load_prompt
 from stages.sampling.interface import Engines, Refused, Request, Sample, Sampler, Wanted
@@ -36,7 +36,7 @@ class Asking:
 
     @staticmethod
     def settled(
-        role: Role, start: Start, settings: Sampling, whose: AdapterName | None = None, asks: bool = True
+        role: Role, start: Start, settings: Sampling, whose: AdapterChoice | None = None, asks: bool = True
     ) -> "Asking":
         """`whose` adapter answers, the role's own by default; `asks`: the prompt needs a place for the question.
 
@@ -58,7 +58,7 @@ class Asking:
         return closing(engines(wanted))
 
 
-def _adapter(start: Start, whose: Role | AdapterName) -> Path | None:
+def _adapter(start: Start, whose: Role | AdapterChoice) -> Path | None:
     """The folder of an adapter; None for the base model, which any policy is at its start."""
     folder = start.policy.folder
     if folder is None or whose == "base":

@@ -13,7 +13,7 @@ from stages.learning.contexts import Context, Contexts, processed
 from stages.learning.learner import check_sampled
 from stages.learning.loss import token_logprobs
 from stages.learning.model import PolicyModel
-from stages.learning.passes import TOKENS_PER_PASS, packed
+from stages.learning.packing import TOKENS_PER_PASS, packed
 from stages.learning.prefix import Prefixes
 from stages.models.device import memory_bounded
 from stages.models.finding import Model

@@ -11,7 +11,7 @@ from stages.models.finding import Model
 from stages.models.spans import token_spans
 from stages.parsing import Completion, answer_key
 from stages.rewards import credit
-from stages.rewards.paths import ANSWER, Paths
+from stages.rewards.paths import ANSWER_PLACE, Paths
 
 if TYPE_CHECKING:
     from stages.scoring.beliefs import Beliefs
@@ -54,7 +54,7 @@ class StepCredit:
             group=group,
             reward=reward,
             rollout=np.repeat(np.arange(len(rows)), parts),
-            place=_joined([np.append(np.arange(count - 1), ANSWER) for count in parts], np.int64),
+            place=_joined([np.append(np.arange(count - 1), ANSWER_PLACE) for count in parts], np.int64),
             like=likeness(completions),
             tokens=_joined(tokens, np.int64),
             belief=_joined(beliefs, np.float64),

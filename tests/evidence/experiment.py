@@ -9,11 +9,13 @@
 
 Interrupted, the same command goes on where it stopped. Rows are named in full, or by what is before the @. What each
 row came to replaces what was known of it in accuracy.csv and dynamics.csv (docs/evidence/, or --tables); rows of other
-seeds stay. The tables do not say which checkpoint they are of: the demonstration's, or the second one as
-tests/evidence/checkpoint.py makes it, and a new one needs new tables.
+seeds stay. With the second checkpoint, as tests/evidence/checkpoint.py makes it, the settings in the tables say which
+one it is, as in prose:1f2e3d4c: rounded otherwise, on another machine, the same lesson makes another, and rows of two
+are no seeds of one.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import random
@@ -42,7 +44,7 @@ from tests.evidence.settings import EXPERIMENTS, Settings
 BUILD = Path("build/evidence")
 TABLES = Path("docs/evidence")
 BENCHMARK_SEED = 1  # the questions are the same for all seeds
-SECOND = "model"  # the second checkpoint, in the folder of the runs
+SECOND, WEIGHTS = "model", "model.safetensors"  # the second checkpoint, in the folder of the runs
 GIVEN = pa.schema([BENCHMARK.field("image"), ("question", pa.string()), ("target", pa.string())])
 CONFIG = "ireasoner.toml"
 LOG = "log.txt"
@@ -75,6 +77,14 @@ class Job:
     @property
     def images(self) -> Path:
         return self.world / ("pool" if self.settings.asks(self.row) else "questions.parquet")
+
+    @property
+    def recorded_settings(self) -> str:
+        """What its settings are called in the tables."""
+        if not self.settings.second:
+            return self.name
+        with (self.model / WEIGHTS).open("rb") as weights:
+            return f"{self.name}:{hashlib.file_digest(weights, 'sha256').hexdigest()[:8]}"
 
     @property
     def learns(self) -> bool:
@@ -164,7 +174,7 @@ def _iterations(job: Job) -> int:
 
 def record(job: Job, truth: Mapping[str, world.Chart], tables: Path = TABLES) -> None:
     """Puts what a finished job came to into the tables."""
-    key = {"settings": job.name, "row": job.row, "seed": job.seed}
+    key = {"settings": job.recorded_settings, "row": job.row, "seed": job.seed}
     found = records.accuracies(**job.answers)
     records.replace_records(tables / "accuracy.csv", results.ACCURACY, key, found)
     if job.learns:

@@ -24,7 +24,7 @@ from stages.sampling import Request, Sample, Sampler, Wanted
 from stages.sampling.warm import WarmEngine
 
 PICTURES, EACH = 4, 8  # requests: so many pictures, each asked so often
-ANSWER = Decoding(max_tokens=96)
+DECODING = Decoding(max_tokens=96)
 SPREAD = {"cuda": 0.06, "cpu": 1e-3}  # of log π/μ, in bfloat16 and in float32
 ASLEEP = 8 * GIB  # of a GPU in use while the engine sleeps, at most, the learner's context included
 
@@ -83,7 +83,7 @@ class Trial:
 
     def samples(self) -> Finding:
         started = time.perf_counter()
-        own = [sample for sample in self._open(None).sample(self._requests, ANSWER) if isinstance(sample, Sample)]
+        own = [sample for sample in self._open(None).sample(self._requests, DECODING) if isinstance(sample, Sample)]
         seconds = time.perf_counter() - started
         self._drawn[None] = own
         tokens, distinct = sum(len(sample.token_ids) for sample in own), len({tuple(each.token_ids) for each in own})
@@ -101,7 +101,7 @@ class Trial:
     def swaps(self) -> Finding:
         self._greedy[None] = self._answers(None)
         self._greedy[self._adapter] = self._answers(self._adapter)
-        own = self._open(self._adapter).sample(self._requests, ANSWER)
+        own = self._open(self._adapter).sample(self._requests, DECODING)
         self._drawn[self._adapter] = [sample for sample in own if isinstance(sample, Sample)]
         pairs = zip(self._greedy[None], self._greedy[self._adapter], strict=True)
         changed = sum(base != other for base, other in pairs)
