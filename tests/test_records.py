@@ -100,7 +100,7 @@ def test_longer_runs_go_on_with_the_shorter_ones_or_do_without(tmp_path: Path, m
 
 
 def test_rows_of_two_second_checkpoints_stay_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same lesson on another machine makes another one."""
+    """The lesson taught anew may come out another."""
     found = {"world": "home", "part": "all", "decoding": "greedy", "questions": 1, "accuracy": 1.0}
     monkeypatch.setattr(records, "accuracies", lambda **_: [found])
     (tmp_path / "model").mkdir()

@@ -10,8 +10,7 @@
 Interrupted, the same command goes on where it stopped. Rows are named in full, or by what is before the @. What each
 row came to replaces what was known of it in accuracy.csv and dynamics.csv (docs/evidence/, or --tables); rows of other
 seeds stay. With the second checkpoint, as tests/evidence/checkpoint.py makes it, the settings in the tables say which
-one it is, as in prose:1f2e3d4c: rounded otherwise, on another machine, the same lesson makes another, and rows of two
-are no seeds of one.
+one it is, as in prose:1f2e3d4c: the lesson taught anew has come out another, and rows of two are no seeds of one.
 """
 
 import argparse
