@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from stages.contract import SOLVER
-from stages.learning import attention, lean, loss, model, passes
+from stages.learning import attention, lean, loss, model, packing
 from stages.learning.learner import Learner, UpdateParams
 from stages.learning.loss import Head
 from stages.learning.model import PolicyModel, PromptInputs
@@ -115,7 +115,7 @@ def seven(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(model, "compare", lambda *_: None)
     monkeypatch.setattr(lean, "_same", lambda *_: True)
     monkeypatch.setattr(attention, "scaled_dot_product_attention", lambda q, k, v, **_: Attention.apply(q, k, v))
-    monkeypatch.setitem(passes.TOKENS_PER_PASS, "meta", passes.TOKENS_PER_PASS["cuda"])
+    monkeypatch.setitem(packing.TOKENS_PER_PASS, "meta", packing.TOKENS_PER_PASS["cuda"])
     monkeypatch.setitem(loss.POSITIONS_PER_CHUNK, "meta", loss.POSITIONS_PER_CHUNK["cuda"])
     checkpoint = SimpleNamespace(ref=SimpleNamespace(name="7B"), forbidden_tokens=(1, 2, 3))
     return lambda checkpointing: Learner(checkpoint, UpdateParams(gradient_checkpointing=checkpointing), 0)  # type: ignore[arg-type]
