@@ -77,12 +77,13 @@ def test_the_log_does_not_grow_without_bound() -> None:
 
 
 def test_a_validation_error_says_the_problem_rather_than_how_many_there_are() -> None:
-    pydantic = pytest.importorskip("pydantic")
+    pytest.importorskip("pydantic")
+    from pydantic import BaseModel, ValidationError
 
-    class Settings(pydantic.BaseModel):
+    class Settings(BaseModel):
         length: int
 
-    with pytest.raises(pydantic.ValidationError) as raised:
+    with pytest.raises(ValidationError) as raised:
         Settings(length="long")
     assert message(raised.value).startswith("Input should be a valid integer")
     assert message(ValueError()) == "ValueError"

@@ -62,8 +62,8 @@ def test_learner_and_samplers_agree_on_a_policy(tuned: Tuned) -> None:
     drawn = {"transformers": matrix.sampled("transformers", model, adapter, tuned.folder, tuned.pixels)}
     merged = matrix.merged(tuned.policy, tuned.folder)
     if vllm_is_for_cpus() and tuned.name in SAMPLED:
-        served = (model, adapter) if support.adapters(model) is None else (merged, None)
-        drawn["vllm"] = matrix.sampled("vllm", *served, tuned.folder, tuned.pixels)
+        served, own = (model, adapter) if support.adapters(model) is None else (merged, None)
+        drawn["vllm"] = matrix.sampled("vllm", served, own, tuned.folder, tuned.pixels)
     whole, base = (matrix.by_transformers(each, None, tuned.pixels) for each in (merged, model))
     for samples in drawn.values():
         assert len(samples) == len(asked) and len({tuple(sample.token_ids) for sample in samples}) > 1

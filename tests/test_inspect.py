@@ -162,7 +162,8 @@ def test_a_runs_folder_is_a_line_an_iteration(scored: Path) -> None:
 @pytest.mark.parametrize("columns", [30, 60, 80])
 def test_narrow_terminals(scored: Path, columns: int) -> None:
     """Rows keep their names and a run's figures their ends; histograms make room for them."""
-    console = Console(width=columns, file=io.StringIO())
+    screen = io.StringIO()
+    console = Console(width=columns, file=screen)
     summary = summarise(scored)
     assert isinstance(summary, Summary)
     console.print(summary_view(summary))
@@ -171,7 +172,7 @@ def test_narrow_terminals(scored: Path, columns: int) -> None:
     assert max(map(len, run.get().splitlines())) <= columns
     if columns >= 60:
         assert "…" not in run.get()
-        assert "\nproposer reward  " in console.file.getvalue() and "\nstep similarity  " in console.file.getvalue()
+        assert "\nproposer reward  " in screen.getvalue() and "\nstep similarity  " in screen.getvalue()
 
 
 @pytest.fixture

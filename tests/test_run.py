@@ -503,8 +503,8 @@ def test_a_kl_that_is_no_number_is_not_drawn(monkeypatch: pytest.MonkeyPatch) ->
 def test_without_a_terminal_progress_is_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr("ireasoner_cli.console.time.monotonic", lambda: now)
-    log = Console(file=io.StringIO(), soft_wrap=True)
-    monkeypatch.setattr(console, "stderr", log)
+    log = io.StringIO()
+    monkeypatch.setattr(console, "stderr", Console(file=log, soft_wrap=True))
     with Display(40) as view:
         for task in ("eval", "rollout"):
             with view.iteration(7) if task == "rollout" else nullcontext(), view.track(task, 640, "groups") as advance:
@@ -518,7 +518,7 @@ def test_without_a_terminal_progress_is_a_line_now_and_then(monkeypatch: pytest.
     with console.TerminalProgress().track("score", 100, "groups") as advance:
         now += 10
         advance(10)
-    assert log.file.getvalue().splitlines() == [
+    assert log.getvalue().splitlines() == [
         "eval: 340 of 640 groups, 53 %, about 26 s left",
         "it0007 of 40, rollout: 340 of 640 groups, 53 %, about 26 s left",
         "it0008 of 40: nothing was scored; 100 s, about 53 min left".replace("100 s", duration(100.0)),

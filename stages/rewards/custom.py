@@ -19,7 +19,7 @@ from stages.contract import PROPOSER
 from stages.errors import UsageError, why
 
 if TYPE_CHECKING:
-    import pandas as pd  # type: ignore[import-untyped]
+    import pandas as pd
 
 
 @dataclass(frozen=True)
