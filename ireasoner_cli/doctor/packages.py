@@ -118,7 +118,7 @@ def _torchvision(machine: Machine) -> Finding:
 
 
 def bytecode() -> Iterator[Finding]:
-    """Where every start compiles the libraries once more, which takes longer than all else about starting."""
+    """Where every start compiles the libraries once more, which takes about as long as all else about starting."""
     spec = find_spec("transformers")
     if sys.dont_write_bytecode and spec and spec.origin and not Path(cache_from_source(spec.origin)).is_file():
         text = "Python is to keep no bytecode, and the packages have none: every start takes about twice as long"

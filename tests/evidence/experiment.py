@@ -14,7 +14,6 @@ one it is, as in prose:1f2e3d4c: the lesson taught anew has come out another, an
 """
 
 import argparse
-import hashlib
 import json
 import os
 import random
@@ -36,6 +35,7 @@ from ireasoner_cli.demo.layout import MODEL
 from stages import shards
 from stages.contract import BENCHMARK, BENCHMARK_OPTIONAL
 from stages.errors import EngineError, StageError
+from stages.models.finding import fingerprint
 from tests.evidence import records, results
 from tests.evidence.contenders import AT, Options
 from tests.evidence.settings import EXPERIMENTS, Settings
@@ -43,7 +43,7 @@ from tests.evidence.settings import EXPERIMENTS, Settings
 BUILD = Path("build/evidence")
 TABLES = Path("docs/evidence")
 BENCHMARK_SEED = 1  # the questions are the same for all seeds
-SECOND, WEIGHTS = "model", "model.safetensors"  # the second checkpoint, in the folder of the runs
+SECOND = "model"  # the second checkpoint, in the folder of the runs
 GIVEN = pa.schema([BENCHMARK.field("image"), ("question", pa.string()), ("target", pa.string())])
 CONFIG = "ireasoner.toml"
 LOG = "log.txt"
@@ -79,11 +79,8 @@ class Job:
 
     @property
     def recorded_settings(self) -> str:
-        """What its settings are called in the tables."""
-        if not self.settings.second:
-            return self.name
-        with (self.model / WEIGHTS).open("rb") as weights:
-            return f"{self.name}:{hashlib.file_digest(weights, 'sha256').hexdigest()[:8]}"
+        """What its settings are called in the tables: with the second checkpoint by its fingerprint, too."""
+        return f"{self.name}:{fingerprint(self.model)[:8]}" if self.settings.second else self.name
 
     @property
     def learns(self) -> bool:
