@@ -37,6 +37,12 @@ def held_back(notice: Callable[[], None]) -> Iterator[Callable[[], bool]]:
         _restore(before)
 
 
+def interrupt() -> None:
+    """Does what Ctrl-C does in the main thread, without the signal, which may be blocked, as in Ray's workers."""
+    if callable(handler := signal.getsignal(signal.SIGINT)):
+        handler(signal.SIGINT, None)
+
+
 class Interruption(BaseException):
     """A KeyboardInterrupt by a name that no library knows."""
 

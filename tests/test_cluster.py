@@ -81,6 +81,20 @@ def test_interrupted_it_keeps_what_is_done(world: Path, cluster: Any) -> None:
     assert len([*parts.glob(".*.partial/aside.parquet"), *parts.glob("part-*.parquet")]) == 2
 
 
+def test_an_interrupted_update_keeps_the_step_it_was_at(world: Path, cluster: Any) -> None:
+    """Both ranks are told after their first step, and the checkpoint is of the one after it."""
+    words = ("run", "--images", "pool", "--out", "loop", "--iterations", 1, "--ray", cluster.address)
+    driver = start(*words, "--groups", 64)
+    unfinished = shards.partial_directory(Path("loop/it0001/policy"))
+    wait_until(unfinished.is_dir, 200)
+    os.kill(driver.pid, signal.SIGTERM)
+    said = driver.communicate(timeout=60)[1]
+    assert driver.returncode == 130 and "Traceback" not in said
+    wait_until(lambda: not actors(), 10)
+    assert [*unfinished.glob("step-*")] and not Path("loop/it0001/policy").exists()
+    assert call(*words, "--groups", 64).exit_code == 0
+
+
 def test_what_is_lost_is_done_by_others(world: Path, cluster: Any) -> None:
     """The process of a worker is killed, then the machine of one: its words go to the other."""
     words = ("eval", "benchmark.parquet", "--samples", 40)

@@ -11,7 +11,7 @@ import ray
 from ireasoner_cli.workers.answer import Answer, Words
 from ireasoner_cli.workers.ports import free_port
 from ireasoner_cli.workers.worker import Worker
-from stages import __version__
+from stages import __version__, interrupts
 from stages.progress import SILENT
 
 
@@ -38,7 +38,7 @@ class ActingWorker:
 
 class _Watched:
     """A Progress that shows nothing, and asks whether the driver has been interrupted: a task of an actor is only told
-    so where it asks."""
+    so where it asks. Then it is as if by Ctrl-C, which an update holds back till its step is kept."""
 
     busy, say = staticmethod(SILENT.busy), staticmethod(SILENT.say)
 
@@ -46,6 +46,6 @@ class _Watched:
     def track(self, task: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
         def advance(done: int) -> None:
             if ray.get_runtime_context().is_canceled():
-                raise KeyboardInterrupt
+                interrupts.interrupt()
 
         yield advance
