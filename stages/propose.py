@@ -127,7 +127,7 @@ def _found(
         other = own
         if 1 in puzzle.pictures:
             following = (next(pool.read([order[index + apart * further]])) for further in range(1, len(pool)))
-            other = next((row for row in following if row.images[0].data != shown), own)
+            other = next((row for row in following if row.images[0].data not in (None, shown)), own)
             if other is own:
                 raise DataError("the pool has one picture, and this --task needs another beside it")
         pictures = tuple((own, other)[which].images[0] for which in puzzle.pictures)

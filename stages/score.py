@@ -151,8 +151,9 @@ def _questions(rollouts: shards.Shards, chosen: Chosen) -> Questions:
     asked = [row for row in rows if row["role"] == PROPOSER]
     asked.sort(key=lambda row: row["group_index"])
     texts = [row["question"] for row in asked]
-    images = [" ".join(digest or "" for digest in row["images_sha256"] or ()) for row in asked]
-    if chosen.params.question_share and len(set(images)) == len(images):
+    images = [_pictured(row["images_sha256"]) for row in asked]
+    pictured = [image for image in images if image is not None]
+    if chosen.params.question_share and len(set(pictured)) == len(pictured):
         raise UsageError(
             "--question-share compares the questions about one image, and no image has two; propose with --per-image"
         )
@@ -167,6 +168,11 @@ def _questions(rollouts: shards.Shards, chosen: Chosen) -> Questions:
         if "balance" in wanted
         else {},
     )
+
+
+def _pictured(hashes: list[str | None] | None) -> str | None:
+    """What a question's images are together; None where one is not known."""
+    return " ".join(filter(None, hashes)) if hashes and all(hashes) else None
 
 
 def _kind(proposal: str | None) -> str | None:

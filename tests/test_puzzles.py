@@ -99,6 +99,15 @@ def test_the_odd_one_is_another_picture_where_a_pool_has_it_more_than_once(workd
     assert len(asked) == 24 and all(len(set(row["images_sha256"])) == 2 for row in asked)
 
 
+def test_the_odd_one_is_one_that_can_be_read(workdir: Path) -> None:
+    pictures = [path.read_bytes() for path in sorted(POOL.iterdir())[:2]]
+    rows = [{"image": data} for data in (pictures[0], None, pictures[1], None)]
+    pq.write_table(pa.Table.from_pylist(rows), "pool.parquet")
+    asking = chain.asked(ProposeParams, groups=4, task="odd-one-out", model="model")
+    asked = chain.rows(propose(Path("pool.parquet"), *asking).path)
+    assert sum(row["question"] is not None for row in asked) == 2
+
+
 def test_an_odd_one_needs_another_picture(workdir: Path) -> None:
     for path in list(POOL.iterdir())[1:]:
         path.unlink()

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from stages import shards
+from stages.errors import EngineError
 from stages.evaluate import evaluate
 from stages.models.finding import Model, find_model
 from stages.models.lengths import PictureLengths
@@ -148,6 +149,20 @@ def test_a_completion_ends_where_the_context_does(world: Path, sampler: str) -> 
 
 def prompts_text(model: Model) -> str:
     return (model.path / "prompts" / "proposer.txt").read_text()
+
+
+def test_pictures_of_another_make_or_an_older_file_are_measured_as_they_are(world: Path) -> None:
+    settings = json.loads(Path("model/processor_config.json").read_text())
+    before = PictureLengths(find_model("model"), Pixels()).tokens((64, 48))
+    own = settings.pop("image_processor")
+    Path("model/processor_config.json").write_text(json.dumps(settings))
+    Path("model/preprocessor_config.json").write_text(json.dumps(own))
+    assert PictureLengths(find_model("model"), Pixels()).tokens((64, 48)) == before > 0
+    Path("model/preprocessor_config.json").write_text(json.dumps(own | {"patch_size": {"height": 16, "width": 16}}))
+    assert PictureLengths(find_model("model"), Pixels()).tokens((64, 48)) == 0
+    Path("model/preprocessor_config.json").write_text("[]")
+    with pytest.raises(EngineError, match="preprocessor_config.json: damaged"):
+        PictureLengths(find_model("model"), Pixels())
 
 
 @pytest.mark.parametrize("pixels", [Pixels(), Pixels(max_pixels=50_000), Pixels(min_pixels=40_000)])

@@ -433,6 +433,18 @@ def test_shares_are_among_questions_about_the_same_pictures_all_of_them(workdir:
     assert [row["r_question_share"] for row in got if row["role"] == "proposer"] == [1.0, 1.0, 1.0]
 
 
+def test_pictures_that_are_not_known_are_not_taken_for_one(workdir: Path) -> None:
+    asked = ("How many?", "How many?", "Which colour?", "How many?")
+    groups = [group(index, ("answer", [says(1), says(2)], None), question=text) for index, text in enumerate(asked)]
+    for row in (*groups[0], *groups[1]):
+        row["images_sha256"] = None
+    got = scored(*groups, options=("--question-share", "1"))
+    assert [row["r_question_share"] for row in got if row["role"] == "proposer"] == [0.0, 0.0, 0.5, 0.5]
+    chain.write_shard(Path("rollouts.parquet"), groups[:3])
+    refused = call("score", "rollouts.parquet", "--question-share", "1", "--force")
+    assert refused.exit_code == 2 and "no image has two" in refused.stderr
+
+
 def test_confidence_needs_the_distribution_of_what_is_rewarded(workdir: Path) -> None:
     made = group(0, ("answer", [says(1)], None), ("view", [says(1)], None))
     asked = ("score", "rollouts.parquet", "--force", "--solver-reward", "confidence + majority", "--target", "view")

@@ -1,4 +1,8 @@
+import errno
+import fcntl
 import json
+import math
+import os
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +26,7 @@ from stages.contract import (
     trajectory_seed,
 )
 from stages.contract.metadata import FORMAT
-from stages.errors import DataError, UsageError
+from stages.errors import DataError, EngineError, UsageError
 from stages.shards.durable import partial_directory
 from tests import chain
 
@@ -167,6 +171,21 @@ def test_two_writers_of_one_output_do_not_mix(tmp_path: Path) -> None:
             pass
         output.write(a_group(0))
     assert indices([path]) == [0]
+
+
+def test_a_disk_without_locks_is_no_other_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(EngineError, match="cannot be locked"), shards.Output(tmp_path / "r.parquet", TRAJECTORY, META):
+        pass
+
+
+def test_a_path_that_is_no_utf_8_is_no_parquet_file(tmp_path: Path) -> None:
+    (path := tmp_path / "\udcff.parquet").write_bytes(b"")
+    with pytest.raises(DataError, match="not a Parquet file"):
+        shards.schema_of(path)
 
 
 def test_parts_are_read_in_their_order_and_only_when_complete(tmp_path: Path) -> None:
@@ -330,6 +349,13 @@ def test_a_seed_that_no_generator_takes_is_refused(seed: int) -> None:
     text = json.dumps({"format": FORMAT, "stage": "score", "model": {"name": "m"}, "policy": {"step": 0}, "seed": seed})
     with pytest.raises(DataError, match=f"its `ireasoner` metadata cannot be read .*seed is {seed}"):
         Metadata.from_json(text, "theirs.parquet")
+
+
+@pytest.mark.parametrize("wrong", [{"stage": "train"}, {"policy": {"step": math.inf}}])
+def test_metadata_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
+    given = {"format": FORMAT, "stage": "score", "model": {"name": "m"}, "policy": {"step": 0}} | wrong
+    with pytest.raises(DataError, match="its `ireasoner` metadata cannot be read"):
+        Metadata.from_json(json.dumps(given), "theirs.parquet")
 
 
 def test_passes_that_are_no_parameters_are_not_read() -> None:

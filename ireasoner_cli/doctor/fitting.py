@@ -1,6 +1,5 @@
 """A model on this machine: what works with it, whether sampling and learning fit, and with which options."""
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -104,8 +103,8 @@ def _model(model: Model, sizes: Architecture) -> Finding:
     figures = {"text": sizes.text, "vision": sizes.vision, "weights": sizes.weights, "cache_a_token": sizes.cache}
     if here:
         return ok("model", text, **figures)
-    index = model.path / INDEX_FILE
-    size = json.loads(index.read_text()).get("metadata", {}).get("total_size") if index.is_file() else None
+    notes = model.settings(INDEX_FILE).get("metadata")
+    size = notes.get("total_size") if isinstance(notes, dict) else None
     download = told(size) if isinstance(size, int) else "its weights"
     return warn("model", text, f"{download} to be downloaded when it is first used", **figures)
 

@@ -74,8 +74,10 @@ class Metadata:
             if raw["format"] != FORMAT:
                 raise DataError(f"{where}: {other_format(raw)}")
             params, inputs, seed, device = (raw.get(name) for name in ("params", "inputs", "seed", "device"))
+            if raw["stage"] not in STAGES:
+                raise ValueError(f"stage is {raw['stage']!r}")
             return Metadata(
-                stage=str(raw["stage"]),
+                stage=raw["stage"],
                 params=params if isinstance(params, dict) else {},
                 seed=_seed(seed),
                 inputs=tuple(
@@ -88,7 +90,7 @@ class Metadata:
                 device=device if isinstance(device, dict) else {},
                 version=str(raw.get("version") or "unknown"),
             )
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError, RecursionError) as error:
             raise DataError(
                 f"{where}: its `ireasoner` metadata cannot be read ({type(error).__name__}: {error}); "
                 "it must give format, stage, model.name and policy.step"

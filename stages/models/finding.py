@@ -1,10 +1,10 @@
 """Which model: finding it, fingerprinting it, and the parts of it that need no torch."""
 
 import hashlib
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
 
@@ -41,9 +41,18 @@ class Model:
     ref: ModelRef
     path: Path
 
+    def settings(self, name: str) -> dict[str, Any]:
+        """The object in a JSON file of its folder, empty where there is no such file. Raises EngineError for a damaged
+        one."""
+        file = self.path / name
+        try:
+            return read_json(file) if file.is_file() else {}
+        except Refused as error:
+            raise EngineError(str(error)) from error
+
     @cached_property
-    def config(self) -> dict[str, object]:
-        return json.loads((self.path / "config.json").read_text())
+    def config(self) -> dict[str, Any]:
+        return self.settings("config.json")
 
     @property
     def architectures(self) -> list[str]:
@@ -82,14 +91,9 @@ class Model:
         Raises EngineError for a damaged file, and when neither names one: a completion could then only end by running
         out.
         """
-        generation = self.path / "generation_config.json"
-        try:
-            sources = [read_json(generation)] if generation.exists() else []
-        except Refused as error:
-            raise EngineError(str(error)) from error
         text_config = self.config.get("text_config")
-        sources += [self.config, *([text_config] if isinstance(text_config, dict) else [])]
-        for source in sources:
+        sources = [self.settings("generation_config.json"), self.config]
+        for source in [*sources, *([text_config] if isinstance(text_config, dict) else [])]:
             ids = source.get("eos_token_id")
             if ids is not None:
                 return tuple(ids) if isinstance(ids, list) else (ids,)

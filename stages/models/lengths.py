@@ -1,14 +1,11 @@
 """How many tokens a picture takes, told without loading a model."""
 
-import json
 import math
 from typing import Any
 
 from stages.models.bounds import counted_frames
 from stages.models.finding import Model
 from stages.parameters.sampling import Pixels
-
-FILES = ("processor_config.json", "preprocessor_config.json")
 
 
 class PictureLengths:
@@ -19,7 +16,8 @@ class PictureLengths:
         settings = _image_processor(model)
         size = settings.get("size")
         bounds = size if isinstance(size, dict) else {}
-        self._patch = settings.get("patch_size", 0) * settings.get("merge_size", 0)
+        patch, merge = settings.get("patch_size"), settings.get("merge_size")
+        self._patch = patch * merge if isinstance(patch, int) and isinstance(merge, int) else 0
         frames = counted_frames(str(settings.get("image_processor_type")), settings.get("temporal_patch_size", 1))
         own = {key: value / frames for key, value in bounds.items() if isinstance(value, int)}
         self._fewest = pixels.min_pixels or settings.get("min_pixels") or own.get("shortest_edge")
@@ -40,9 +38,6 @@ class PictureLengths:
 
 
 def _image_processor(model: Model) -> dict[str, Any]:
-    for name in FILES:
-        file = model.path / name
-        if file.is_file():
-            content = json.loads(file.read_text(encoding="utf-8"))
-            return content.get("image_processor", content)
-    return {}
+    """Its settings, which transformers before its fifth version wrote to a file of their own."""
+    newer = model.settings("processor_config.json").get("image_processor")
+    return newer if isinstance(newer, dict) else model.settings("preprocessor_config.json")

@@ -1,7 +1,5 @@
 """Tokens of the vocabulary that nothing uses: free to stand for something else."""
 
-import json
-
 from stages.errors import UsageError
 from stages.models.finding import Model
 
@@ -38,6 +36,5 @@ def _chat_template(model: Model) -> str:
     """The text of every chat template in the model's folder."""
     texts = [file.read_text(encoding="utf-8") for file in sorted(model.path.glob("*.jinja"))]
     for name in ("chat_template.json", "tokenizer_config.json"):
-        if (file := model.path / name).is_file():
-            texts.append(str(json.loads(file.read_text(encoding="utf-8")).get("chat_template")))
+        texts.append(str(model.settings(name).get("chat_template")))
     return "\n".join(texts)

@@ -38,8 +38,10 @@ def writing(output: Path, force: bool) -> Iterator[Path]:
     with open(descriptor) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise BeingWritten(f"{output}: another process is writing it") from error
+        except OSError as error:
+            raise EngineError(f"{output}: cannot be locked ({why(error)}); `ireasoner doctor` says more") from error
         try:
             # Whoever held the lock may have finished since we looked, and taken the directory away with it.
             if not _is_at(lock, partial / "lock") or (output.exists() and not force):

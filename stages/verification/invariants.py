@@ -58,6 +58,9 @@ def _broken_row(row: Row, proposal: Row, metadata: Metadata, step: int) -> Itera
     for name in SHARED:
         if row[name] != proposal[name] and not (name == "images_sha256" and row["images"] == []):
             yield f"its {name} is not its group's"
+    pictures, hashes = row["images"] or (), row["images_sha256"]
+    if hashes and pictures and len(hashes) != len(pictures):
+        yield f"it has {len(pictures)} images, and {len(hashes)} hashes of them"
     token_ids, logprobs = row["token_ids"], row["logprobs"]
     if (token_ids is None) != (logprobs is None) or len(token_ids or ()) != len(logprobs or ()):
         yield "it has not one log-probability for each token"

@@ -56,7 +56,7 @@ class ArrowSource:
             yield
         except OSError as error:
             raise DataError(f"{self._file}: not an Arrow file, or damaged ({why(error)})") from error
-        except (pa.ArrowException, UnicodeDecodeError, struct.error, IndexError, TypeError) as error:
+        except (pa.ArrowException, UnicodeError, struct.error, IndexError, TypeError) as error:
             reason = first_line(error)
             raise DataError(f"{self._file}: not an Arrow file, or damaged ({reason})") from error
 
