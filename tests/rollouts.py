@@ -72,4 +72,5 @@ def questions(entropy: np.ndarray, share: np.ndarray, answered: np.ndarray, **gi
 def cast(group: np.ndarray, **known: np.ndarray) -> Cast:
     """What a vote sees of rollouts of these groups, of whom nothing else is known."""
     unknown = np.full(len(group), np.nan)
-    return Cast(group, *(known.get(name, unknown) for name in ("logprob", "weakest", "self_reward")))
+    answered = known.pop("answered", np.ones(len(group), dtype=bool))
+    return Cast(group, answered, *(known.get(name, unknown) for name in ("logprob", "weakest", "self_reward")))

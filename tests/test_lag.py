@@ -1,6 +1,7 @@
 """One step off: rows of the policy before, what they weigh, and a run that samples while it learns."""
 
 import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -104,6 +105,7 @@ def test_the_effective_sample_size(weights: list[float]) -> None:
 def test_it_keeps_the_digits_of_weights_near_one() -> None:
     assert effective_sample_size(10**6, 0.0, 1e-3) == pytest.approx(1 - 1e-9, abs=1e-13)
     assert effective_sample_size(10, -10.0, 10.0) == 0.0
+    assert effective_sample_size(10, math.inf, math.inf) == effective_sample_size(10, math.nan, math.nan) == 0.0
 
 
 def test_a_step_off_is_harmless_within_what_was_measured() -> None:

@@ -184,12 +184,11 @@ def test_votes_by_likelihood_are_ratios_within_the_group(one: list[float], other
     group = np.repeat([0, 1], [len(one), len(other)])
     weights = votes.load("likelihood")(cast(group, logprob=np.array(one + other)))
     moved = votes.load("likelihood")(cast(group, logprob=np.array(one + [value + offset for value in other])))
-    assert np.array_equal(np.isnan(one + other) & (weights != 0), np.zeros(len(group), dtype=bool))
     for members, values in ((weights[group == 0], one), (weights[group == 1], other)):
         stored = [value for value in values if not math.isnan(value)]
-        assert members.max() == (1 if stored else 0)
+        assert members.max() == 1
         expected = [0 if math.isnan(value) else math.exp(value - max(stored)) for value in values]
-        assert members == pytest.approx(expected)
+        assert members == pytest.approx(expected if stored else [1] * len(values))  # else they count the same
     assert weights == pytest.approx(moved, abs=1e-9)
 
 
@@ -199,6 +198,27 @@ def test_a_likely_answer_outvotes_two_unlikely_ones() -> None:
     agreement = consensus(group, key, 1, votes.load("likelihood")(cast(group, logprob=logprob)))
     assert agreement.dominant.tolist() == [False, False, False, True]
     assert agreement.vote == pytest.approx([0.5])
+
+
+def test_a_short_refusal_does_not_outweigh_long_answers() -> None:
+    group, key = of_one_group([1, 2, 2, NO_ANSWER])
+    weight = votes.load("likelihood")(
+        cast(group, answered=key != NO_ANSWER, logprob=np.array([-800.0, -790.0, -790.0, -2.0]))
+    )
+    assert weight == pytest.approx([math.exp(-10), 1.0, 1.0, 1.0])
+    assert consensus(group, key, 1, weight).dominant.tolist() == [False, True, True, False]
+
+
+@pytest.mark.parametrize("name", votes.names())
+def test_where_no_answer_counts_anything_each_counts_the_same(name: str) -> None:
+    """Else the one sampled first would be the dominant one, as after the first steps of a self-reward."""
+    group, key = np.array([0] * 4 + [1] * 2), np.array([1, 2, 2, NO_ANSWER, 1, 1])
+    unlikely = np.array([-np.inf] * 6)
+    known = {"logprob": unlikely, "weakest": unlikely, "self_reward": np.array([-0.2, 0, -0.1, 0.9, -0.1, 0.3])}
+    weight = votes.load(name)(cast(group, answered=key != NO_ANSWER, **known))
+    assert weight[:4].tolist() == [1.0] * 4
+    assert consensus(group, key, 2, weight).dominant[:4].tolist() == [False, True, True, False]
+    assert weight[4:].tolist() == ([0.0, 0.3] if name == "self-reward" else [1.0, 1.0])
 
 
 def test_an_answer_without_a_slip_outvotes_two_with_one() -> None:

@@ -316,6 +316,16 @@ def test_anchored_by_the_vote(workdir: Path) -> None:
     assert named == [("answer", 0, 0, True), ("base", 0, 0, False)]
 
 
+def test_no_pair_is_made_of_a_group_outside_the_band(workdir: Path) -> None:
+    """By the vote of the policy's own pass, whatever that of the base says."""
+    groups = [
+        group(index, ("answer", [says(key) for key in own], None), ("base", [says(key) for key in base], None))
+        for index, (own, base) in enumerate((("ABCDA", "DDEEE"), ("AAAAB", "DEFGH")))
+    ]
+    rows = scored(*groups, options=("--pairs", "anchored:answer:base", "--keep", "0.8:1"))
+    assert {row["group_index"] for row in rows if row["pair"] is not None} == {1}
+
+
 def test_better_by_how_it_came_about(workdir: Path) -> None:
     good, bad, spoilt = ([says(f"{kind}{place}") for place in range(4)] for kind in ("good", "bad", "spoilt"))
     made = group(0, ("good", good, None), ("bad", bad, None), ("spoilt", spoilt[:3], None))
@@ -351,6 +361,7 @@ def test_better_by_how_it_came_about(workdir: Path) -> None:
         (("--pairs", "anchord:a:b"), "unknown rule of --pairs 'anchord'; the nearest is 'anchored'"),
         (("--pairs", "anchored:answer"), "--pairs anchored:answer: not RULE:PASS:PASS"),
         (("--pairs", "anchored:answer:base"), "no rows of pass base; there are answer"),
+        (("--pairs", "anchored:answer:base", "--top", "2"), "--pairs say which rows are learned from"),
     ],
 )
 def test_mistakes(workdir: Path, options: tuple[str, ...], message: str) -> None:

@@ -59,7 +59,8 @@ METRICS = {
     "step": "training step of the last group in the optimizer step",
     "role": "whose adapter moved",
     "loss": "the rule's loss, the KL term and what is learned beside them, together",
-    "kl": "KL(π‖π_ref), nats a token, exact over the vocabulary that can be sampled",
+    "kl": "KL(π‖π_ref), with `--kl forward` KL(π_ref‖π), nats a token, exact over the vocabulary that can be sampled, "
+    "at temperature 1",
     "kl_coef": "β with which this step was taken",
     "advantages": "reward − baseline of each trajectory; of one with credit by step its mean over the "
     "tokens, of one in a pair what its log-probability is worth",

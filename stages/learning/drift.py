@@ -1,5 +1,6 @@
 """What the importance weights say of how far the policy has gone from the one that was sampled from."""
 
+import math
 from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
@@ -14,7 +15,7 @@ def effective_sample_size(tokens: int, excess: float, squares: float) -> float:
     excess Σ(w − 1) and squares Σ(w − 1)², which keep the digits that w near 1 would lose.
     """
     weights_squared = tokens + 2 * excess + squares
-    if weights_squared <= 0:  # as rounded: no token has any weight
+    if not 0 < weights_squared < math.inf:  # as rounded: no token has any weight, or one has all
         return 0.0
     return min(1.0, (tokens + excess) ** 2 / (tokens * weights_squared))
 

@@ -30,7 +30,7 @@ def pooled(
     else:
         mean = share.mean(axis=1)
     best = np.full(groups, NO_ANSWER)
-    order = np.lexsort((-first, mean, of_group))
+    order = np.lexsort((-first, mean.astype(np.float32), of_group))  # a tie is one in whatever order shares were added
     order = order[mean[order] > 0]
     best[of_group[order]] = of_key[order]  # of each group the last, which is the largest
     return best

@@ -65,7 +65,7 @@ def score_block(
     keys: dict[str, int] = {}
     key = _number_keys([completion.answer_key for completion in parsed], keys)
     trust = np.full(len(block), np.nan) if trust is None else trust
-    counts = chosen.vote(Cast(cells.cell, logprob, weakest, trust[row]))
+    counts = chosen.vote(Cast(cells.cell, key != NO_ANSWER, logprob, weakest, trust[row]))
     agreement = consensus(cells.cell, key, len(cells), counts)
     right, judged_by = _targets(block, cells, chosen, agreement, counts, key, keys)
 
@@ -141,12 +141,13 @@ def score_block(
 
     of_solver = _solver_reward(chosen, {name: values[row] for name, values in terms.items()}, weight)
     judged = ~cells.are(*passes.held) | (right != NO_ANSWER)  # without a target nothing is right, and nothing wrong
-    of_solver[~(rewarded & judged & _selected(chosen, of_solver, rollouts, agreement.vote[judged_by]))] = np.nan
+    vote = agreement.vote[judged_by]
+    of_solver[~(rewarded & judged & _selected(chosen, of_solver, rollouts, vote))] = np.nan
     reward = spread(row, of_solver)
     reward[first] = _proposer_rewards(block.take(first), chosen, terms, first, shares, asked)
     columns |= {"selected": pa.array(~np.isnan(reward)), "reward": pa.array(reward, from_pandas=True)}
     columns["self_reward"] = pa.array(trust, from_pandas=True)
-    columns |= _pairs(block, cells, chosen, key, tokens)
+    columns |= _pairs(block, cells, chosen, key, tokens, vote)
     if step_credit:
         sampled = pc.fill_null(pc.list_value_length(block["token_ids"]), 0).to_numpy()
         learned = np.flatnonzero(~np.isnan(of_solver) & (sampled[row] > 0))
@@ -255,8 +256,11 @@ def _by_index(known: Mapping[int, float], block: pa.Table, first: np.ndarray, un
     return np.array([known.get(index, unknown) for index in block["group_index"].take(first).to_pylist()], dtype=float)
 
 
-def _pairs(block: pa.Table, cells: Cells, chosen: Chosen, key: np.ndarray, tokens: np.ndarray) -> dict[str, pa.Array]:
-    """The columns of `--pairs`, where that was asked for: pairs of rows with tokens, counted within a group."""
+def _pairs(
+    block: pa.Table, cells: Cells, chosen: Chosen, key: np.ndarray, tokens: np.ndarray, vote: np.ndarray
+) -> dict[str, pa.Array]:
+    """The columns of `--pairs`, where that was asked for: pairs of rows with tokens, counted within a group; none in a
+    group that `--keep` leaves out by the vote [R] of its first pass."""
     if chosen.pairs is None:
         return {}
     rule, names = chosen.pairs
@@ -266,6 +270,8 @@ def _pairs(block: pa.Table, cells: Cells, chosen: Chosen, key: np.ndarray, token
     share = np.zeros(len(key))
     for group in range(cells.groups):
         rows = [np.flatnonzero((cells.group == group) & cells.are(name)) for name in names]
+        if chosen.keep and not keep(vote[rows[0]], *chosen.keep).all():
+            continue
         votes = key[rows[0]]
         for place in np.concatenate(rows):
             share[place] = (votes == key[place]).mean() if len(votes) and key[place] != NO_ANSWER else 0.0

@@ -70,6 +70,8 @@ class Chosen:
             raise UsageError(
                 "--pairs are learned by what they prefer, and not by the credit of steps; leave out --credit"
             )
+        if params.top is not None and params.pairs:
+            raise UsageError("--pairs say which rows are learned from, and --top would say it again; leave it out")
         if "balance" in of_proposer and len(kinds_in(params)) < 2:
             raise UsageError("the term balance needs --kinds, two kinds of question that there are to be or more")
         used = {*(solver or ()), *of_proposer}

@@ -54,7 +54,7 @@ def elected(rows: Sequence[Row], vote: str) -> str | None:
     group, unknown = np.zeros(len(rows), np.int64), np.full(len(rows), np.nan)
     logprobs = [np.array(row["logprobs"]) for row in rows]
     sums, least = (np.array([getattr(own, what)() for own in logprobs]) for what in ("sum", "min"))
-    weights = load_vote(vote)(Cast(group, sums, least, unknown))
+    weights = load_vote(vote)(Cast(group, number != NO_ANSWER, sums, least, unknown))
     dominant = consensus(group, number, 1, weights).dominant
     return there[number[np.argmax(dominant)]] if dominant.any() else None
 

@@ -4,6 +4,7 @@ rollout [R], float64, none negative, from what is known of the rollouts. To add 
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -19,5 +20,13 @@ def names() -> list[str]:
 
 
 def load(name: str) -> Vote:
-    """The vote of that name. Raises UsageError, with the nearest, for one that is not there."""
-    return choices.load(__name__, "vote", name.replace("-", "_")).weights
+    """The vote of that name, in which all rollouts of a group count the same where none of its answers counts anything.
+    Raises UsageError, with the nearest, for one that is not there."""
+    return partial(_or_count, choices.load(__name__, "vote", name.replace("-", "_")).weights)
+
+
+def _or_count(weights: Vote, cast: Cast) -> np.ndarray:
+    """Without this, answers that all weigh nothing would elect the one sampled first."""
+    weight = weights(cast)
+    answers = np.bincount(cast.group, np.where(cast.answered, weight, 0.0))
+    return np.where(answers[cast.group] > 0, weight, 1.0)

@@ -6,11 +6,14 @@ from stages.rewards.cast import Cast
 
 
 def weights(cast: Cast) -> np.ndarray:
-    """π(y) / max π(y') over the group's rollouts, π(y) = exp(logprob); 0 where none are stored   [R]
+    """min(1, π(y) / max π(y')) over the group's answers, π(y) = exp(logprob); 0 where none are stored   [R]
 
-    Only ratios within a group matter, and π(y) itself is too small for a number.
+    Only ratios within a group matter, and π(y) itself is too small for a number. What does not answer counts no more
+    than the likeliest answer: beside a short refusal all answers would be 0.
     """
     group, logprob = cast.group, cast.logprob
     largest = np.full(group.max(initial=-1) + 1, -np.inf)
-    np.fmax.at(largest, group, logprob)
-    return np.exp(np.subtract(logprob, largest[group], out=np.full(len(group), -np.inf), where=np.isfinite(logprob)))
+    np.fmax.at(largest, group[cast.answered], logprob[cast.answered])
+    known = np.isfinite(logprob) & np.isfinite(largest[group])
+    ratio = np.subtract(logprob, largest[group], out=np.full(len(group), -np.inf), where=known)
+    return np.exp(np.minimum(ratio, 0.0))
