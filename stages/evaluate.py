@@ -19,7 +19,7 @@ from stages.job import Job, Start
 from stages.parameters import Call, recorded
 from stages.parameters.evaluate import EvalParams
 from stages.progress import SILENT, Progress
-from stages.prompts import with_question
+from stages.prompts import QUESTION, filled
 from stages.result import Result
 from stages.sampling import Engines, Refused, Request, Sample, open_sampler
 from stages.sampling.rows import Asking, Row, with_samples
@@ -245,7 +245,7 @@ def _attempts(
             row["reject_reason"] = f"not of the benchmark's schema: {error}"
         text = None
         if question is not None:
-            text = with_question(prompt, "\n".join(filter(None, (question.text, question.instruction))))
+            text = filled(prompt, {QUESTION: "\n".join(filter(None, (question.text, question.instruction)))})
         for index in range(samples):
             name = row["id"] if row["task"] is None else f"{task.name}:{row['id']}"
             own_seed = trajectory_seed(f"{seed}:{name}", SOLVER, index)

@@ -1,4 +1,4 @@
-"""Tiny random checkpoints of 21 families of vision-language models: `build("qwen3_vl", folder)`.
+"""Tiny random checkpoints of 22 families of vision-language models: `build("qwen3_vl", folder)`.
 
 Tokenizer, processor, configuration and weights are made on the spot, in the layout of published checkpoints, as
 transformers, vLLM and the commands read it. None has more than 1.5 million parameters. Weights are large enough for

@@ -6,7 +6,7 @@ python -m ireasoner_cli.demo.summary DIR
 import os
 import sys
 from pathlib import Path
-from statistics import NormalDist, fmean, stdev
+from statistics import fmean
 from typing import Any
 
 import pyarrow as pa
@@ -18,9 +18,10 @@ from rich.text import Text
 
 from ireasoner_cli.console import plain
 from stages import shards
-from stages.contract import EVALUATED, METRICS, PROPOSER, SCORED, SOLVER
+from stages.contract import METRICS, PROPOSER, SCORED, SOLVER
+from stages.evaluation.compare import TaskComparison, compare
+from stages.evaluation.scores import read_run
 
-Z = NormalDist().inv_cdf(0.975)
 WROTE = (
     ("propose", "questions.parquet", "a question about each image"),
     ("rollout", "rollouts.parquet", "five reasoned answers to each"),
@@ -29,7 +30,6 @@ WROTE = (
     ("eval", "eval.parquet", "answers to held-out questions"),
 )
 NO_IMAGES = pa.schema([column for column in SCORED if column.name not in ("images", "images_sha256")])
-ID_AND_SCORE = pa.schema([EVALUATED.field("id"), EVALUATED.field("score")])
 
 
 def main(folder: Path, picture: Path | None = None) -> None:
@@ -109,9 +109,9 @@ def _mean(values: list[float | None]) -> float | None:
 
 
 def _accuracy(folder: Path, run: Path) -> Group:
-    """Accuracy before and after, and the paired difference, each with a 95 % interval over the questions."""
+    """Accuracy before and after, and the paired difference, as `ireasoner compare` has them."""
     table = Table(
-        "", "before", "after", "difference", title="Held-out accuracy, 95 % intervals", box=box.SIMPLE_HEAD,
+        "", "before", "after", "difference", title="Held-out accuracy in %, with 95 % intervals", box=box.SIMPLE_HEAD,
         title_justify="left",
     )  # fmt: skip
     verdicts = []
@@ -119,41 +119,27 @@ def _accuracy(folder: Path, run: Path) -> Group:
         ("greedy", folder / "base.parquet", run / "eval.parquet"),
         ("sampled, T = 1", folder / "base-sampled.parquet", run / "eval-sampled.parquet"),
     ):
-        old, new = _question_means(before), _question_means(after)
-        shared = sorted(old.keys() & new.keys())
-        if len(shared) < 2:
-            continue
-        change = [new[key] - old[key] for key in shared]
-        table.add_row(
-            name, _interval([old[key] for key in shared]), _interval([new[key] for key in shared]), _interval(change)
-        )
-        verdicts.append(_verdict(name.split(",")[0].capitalize(), change))
+        [[found]] = (each.tasks for each in compare(read_run(before), [read_run(after)]))
+        figures = (_interval(each.mean, each.low, each.high) for each in (found.base, found.other))
+        change = found.difference
+        table.add_row(name, *figures, _interval(change.mean, change.low, change.high, "+.1f"))
+        verdicts.append(_verdict(name.split(",")[0].capitalize(), found))
     return Group(table, *verdicts)
 
 
-def _question_means(path: Path) -> dict[str, float]:
-    scores: dict[str, list[float]] = {}
-    for row in shards.read_table(path, ID_AND_SCORE).to_pylist():
-        if row["score"] is not None:
-            scores.setdefault(row["id"], []).append(row["score"])
-    return {key: fmean(values) for key, values in scores.items()}
+def _interval(mean: float | None, low: float | None, high: float | None, form: str = ".1f") -> str:
+    if mean is None or low is None or high is None:
+        return "–"
+    return f"{100 * mean:{form}} [{100 * low:{form}}, {100 * high:{form}}]"
 
 
-def _margin(values: list[float]) -> float:
-    return Z * stdev(values) / len(values) ** 0.5
-
-
-def _interval(values: list[float]) -> str:
-    return f"{100 * fmean(values):.1f} ± {100 * _margin(values):.1f} %"
-
-
-def _verdict(kind: str, change: list[float]) -> Text:
-    """One line on the paired differences: a change only where the interval is clear of zero."""
-    mean, margin = fmean(change), _margin(change)
-    if mean - margin > 0:
-        return Text(f"{kind} accuracy rose on the same {len(change)} questions, without a label.", style="bold green")
-    if mean + margin < 0:
-        return Text(f"{kind} accuracy fell on the same {len(change)} questions.", style="bold red")
+def _verdict(kind: str, found: TaskComparison) -> Text:
+    """One line on the paired differences: a change only where there is more than chance."""
+    if found.verdict == "better":
+        asked = found.difference.questions
+        return Text(f"{kind} accuracy rose on the same {asked} questions, without a label.", style="bold green")
+    if found.verdict == "worse":
+        return Text(f"{kind} accuracy fell on the same {found.difference.questions} questions.", style="bold red")
     return Text(f"{kind}: no clear change, the interval of the difference includes zero.", style="yellow")
 
 

@@ -154,7 +154,7 @@ def _correlation(*parts: tuple[np.ndarray, np.ndarray]) -> float:
     """Of two means over the same clusters; 0 where one does not vary."""
     first, second = (sums - sizes * (sums.sum() / sizes.sum()) for sums, sizes in parts)
     scale = math.sqrt(float(first @ first) * float(second @ second))
-    return float(first @ second) / scale if scale > 1e-15 else 0.0
+    return float(first @ second) / scale if scale > NOTHING else 0.0
 
 
 def _together(one: float, other: float, correlation: float) -> float:
@@ -173,13 +173,9 @@ def _agreeing(mean: float, low: float, high: float, p: float) -> tuple[float, fl
 
 def mcnemar(gained: int, lost: int) -> float:
     """The two-sided exact p value of McNemar's test: `gained` and `lost` questions as heads and tails of a coin."""
-    n, fewer = gained + lost, min(gained, lost)
-    tail = sum(math.exp(_log_binomial(n, k) - n * math.log(2)) for k in range(fewer + 1))
-    return min(1.0, 2 * tail)
+    from scipy.special import bdtr  # as slow to import as all the rest
 
-
-def _log_binomial(n: int, k: int) -> float:
-    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+    return min(1.0, 2 * float(bdtr(min(gained, lost), gained + lost, 0.5)))
 
 
 def sign_flip(sums: np.ndarray, seed: int) -> float:

@@ -210,7 +210,7 @@ class PolicyModel:
         inputs = dict(self._builders[pixels].inputs(pictures, text))
         if bool(inputs["attention_mask"].all()):
             del inputs["attention_mask"]
-        return PromptInputs({name: value for name, value in inputs.items() if name != "labels"})
+        return PromptInputs(inputs)
 
     def prompts(self, prompts: Sequence[PromptInputs], role: Role) -> tuple[Prefixes, Prefixes]:
         """Runs the prompts once each through π_ref and through π: (without gradient, with it).

@@ -57,9 +57,10 @@ class PromptBuilder:
         )
 
     def inputs(self, images: tuple[Image, ...], prompt: str) -> Any:
-        """input_ids [1, P], mm_token_type_ids [1, P], pixel_values and image_grid_thw, as torch tensors.
+        """What the model takes, as torch tensors: input_ids [1, P], attention_mask [1, P], and what its family has for
+        pictures, of Qwen's pixel_values, image_grid_thw and mm_token_type_ids [1, P].
 
-        `mm_token_type_ids` says where the images are; without it the model would learn blind, without an error.
+        `mm_token_type_ids` says where the images are; without it such a model would learn blind, without an error.
         """
         inputs = self.processor(
             text=[self.chat_text(prompt, len(images))],

@@ -17,7 +17,7 @@ _ANY_TAG = re.compile(r"<[ \t]*+(/?)[ \t]*+([a-z][a-z0-9_-]*+)[ \t]*+>", re.IGNO
 class Completion:
     """A parsed Solver completion. `answer`, `answer_key` and `answer_start` are None together when there is no answer;
     `starts` and `answer_start` say where in the text each of the `steps` and the answer begin; `words` counts the
-    white-space separated words before the answer tag (of the whole text without one)."""
+    white-space separated words before the answer tag, of the whole text where there is no tag."""
 
     answer: str | None
     answer_key: str | None

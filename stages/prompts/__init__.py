@@ -51,7 +51,3 @@ def filled(prompt: str, values: Mapping[str, str]) -> str:
     """`prompt` with each `{name}` of `values` replaced, whatever the case; what is filled in is not looked at again,
     and other braces stay."""
     return _PLACE.sub(lambda place: values.get(place[1].lower(), place[0]), prompt)
-
-
-def with_question(prompt: str, question: str) -> str:
-    return prompt.replace(PLACEHOLDER, question)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from rapidfuzz.distance import Indel
 
 
 def novelties(questions: Sequence[str | None]) -> np.ndarray:
@@ -21,12 +22,4 @@ def novelties(questions: Sequence[str | None]) -> np.ndarray:
 
 def rouge_l(one: Sequence[str], other: Sequence[str]) -> float:
     """2·LCS/(m + n), ROUGE-L's F1: LCS the length of the longest common subsequence of m and n words."""
-    if not one or not other:
-        return 0.0
-    before = [0] * (len(other) + 1)
-    for word in one:
-        now = [0]
-        for place, match in enumerate(other):
-            now.append(before[place] + 1 if word == match else max(before[place + 1], now[place]))
-        before = now
-    return 2 * before[-1] / (len(one) + len(other))
+    return Indel.normalized_similarity(one, other) if one and other else 0.0

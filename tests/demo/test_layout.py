@@ -10,14 +10,18 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from rich.console import Console
 from typer.testing import CliRunner
 
 from ireasoner_cli.app import app
 from ireasoner_cli.demo import summary
 from ireasoner_cli.demo.layout import TEMPLATES, lay_out
 from stages.errors import UsageError
+from stages.evaluation.compare import compare
+from stages.evaluation.scores import read_run
 from tests import chain
 from tests.test_docs import check_command
+from tests.test_report import write_evaluation
 
 
 def test_what_lies_in_the_folder(tmp_path: Path) -> None:
@@ -144,8 +148,27 @@ def test_what_to_type_next_can_be_typed_in_that_order(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
-    [([0.1] * 50 + [0.2] * 50, "rose"), ([-0.1] * 50 + [-0.2] * 50, "fell"), ([0.5, -0.5] * 50, "no clear change")],
+    ("gained", "lost", "says"), [(20, 5, "Greedy accuracy rose"), (5, 20, "Greedy accuracy fell"), (10, 9, "no clear")]
 )
-def test_the_verdict_is_honest(change: list[float], says: str) -> None:
-    assert says in summary._verdict("Sampled", change).plain
+def test_the_verdict_is_that_of_compare(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gained: int, lost: int, says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    same = 60
+    before = [0.0] * gained + [1.0] * (lost + same)
+    after = [1.0] * gained + [0.0] * lost + [1.0] * same
+    Path("it0006").mkdir()
+    for name, scores in (
+        ("base", before),
+        ("base-sampled", before),
+        ("it0006/eval", after),
+        ("it0006/eval-sampled", before),
+    ):
+        write_evaluation(Path(f"{name}.parquet"), scores, step=0)
+    console = Console(width=80)
+    with console.capture() as said:
+        console.print(summary._accuracy(Path(), Path("it0006")))
+    assert says in said.get() and "Sampled: no clear change" in said.get()
+    [compared] = compare(read_run(Path("base.parquet")), [read_run(Path("it0006/eval.parquet"))])
+    change = compared.tasks[0].difference
+    assert f"{100 * change.mean:+.1f} [{100 * change.low:+.1f}, {100 * change.high:+.1f}]" in said.get()

@@ -14,10 +14,6 @@ from stages.rewards import choices
 Rule: TypeAlias = Callable[[Sequence[np.ndarray], np.ndarray, np.ndarray], Iterable[tuple[int, int]]]
 
 
-def names() -> list[str]:
-    return choices.names(__name__)
-
-
 def load(name: str) -> Rule:
     """The rule of that name. Raises UsageError, with the nearest, for one that is not there."""
     return choices.load(__name__, "rule of --pairs", name).pairs
