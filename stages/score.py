@@ -101,25 +101,25 @@ def score(inputs: Sequence[Path], params: ScoreParams, call: Call = Call(), prog
 
 
 def _models(chosen: Chosen, start: Start, rollouts: Metadata) -> Models:
-    params = chosen.params
-    if chosen.runs_model:
-        check_learning(start.model)
-    self_rewards = step_credit = beliefs = None
-    if params.vote == "self-reward":
-        from stages.scoring.self_reward import SelfRewards
-
-        self_rewards = SelfRewards(start.model, start.policy, rollouts)
-    if params.credit == "trust":
-        from stages.scoring.beliefs import Beliefs
-
-        beliefs = Beliefs(start.model, rollouts)
-    if params.credit:
-        step_credit = StepCredit(params.credit, start.model, beliefs)
-    if params.embedding == "static":
-        return Models(StaticEmbedder(start.model), self_rewards, step_credit)
+    params, model = chosen.params, start.model
+    if not chosen.runs_model:
+        step_credit = StepCredit(params.credit, model, None) if params.credit else None
+        return Models(StaticEmbedder(model), None, step_credit)
+    # Each of these imports torch.
     from stages.embedding.hidden import HiddenEmbedder
+    from stages.learning.rereading import Reader
+    from stages.scoring.beliefs import Beliefs
+    from stages.scoring.self_reward import SelfRewards, learned
 
-    return Models(HiddenEmbedder(start.model, start.policy, rollouts), self_rewards, step_credit)
+    check_learning(model)
+    own = learned(start.policy) if params.vote == "self-reward" else None
+    reader = Reader(model, start.policy, rollouts)  # one for all that read the rollouts once more
+    beliefs = Beliefs(reader) if params.credit == "trust" else None
+    return Models(
+        StaticEmbedder(model) if params.embedding == "static" else HiddenEmbedder(reader),
+        SelfRewards(reader, own) if own else None,
+        StepCredit(params.credit, model, beliefs) if params.credit else None,
+    )
 
 
 def _device(chosen: Chosen) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from stages.embedding.static import StaticEmbedder
 from stages.errors import DataError, EngineError, UsageError
 from stages.learning.learner import UpdateParams
 from stages.learning.packing import TOKENS_PER_PASS
+from stages.learning.rereading import Reader
 from stages.models.finding import Model, find_model
 from stages.models.spans import token_spans
 from stages.parameters import Call
@@ -92,7 +93,7 @@ def test_hidden_states_are_those_of_transformers(model: Model, policy: Path, tra
     """Those of the middle layer, averaged over a step's own tokens, with each sequence and its picture run whole;
     unit vectors less the mean of the group's."""
     start = open_policy(policy if trained else None)
-    steps, rows, embeddings = embedded(HiddenEmbedder(model, start, recorded()), TEXTS)
+    steps, rows, embeddings = embedded(HiddenEmbedder(Reader(model, start, recorded())), TEXTS)
     stock = stock_model(model, start.folder / "solver" if start.folder else None)
     example = Example(images.load_all(rows[1])[0], rows[1]["prompt"], [], [], [])
     loop = PlainLoop(model, stock)
@@ -119,13 +120,13 @@ def test_the_order_of_the_words_matters_to_hidden_states_alone(model: Model) -> 
         return float(one @ other / np.linalg.norm(one) / np.linalg.norm(other))
 
     assert cosine(StaticEmbedder(model)) == pytest.approx(1.0, abs=1e-6)
-    assert cosine(HiddenEmbedder(model, open_policy(None), recorded())) < 0.999
+    assert cosine(HiddenEmbedder(Reader(model, open_policy(None), recorded()))) < 0.999
 
 
 def test_what_comes_before_a_step_matters_to_hidden_states(model: Model) -> None:
     """The same words, after other steps and to another picture."""
     texts = [chain.solution(1, first, "The red bar is 4.") for first in ("The blue bar is 7.", "The blue bar is 6.")]
-    embedder = HiddenEmbedder(model, open_policy(None), recorded())
+    embedder = HiddenEmbedder(Reader(model, open_policy(None), recorded()))
     steps, rows, embeddings = embedded(embedder, texts)
     one, other = (embedding for step, embedding in zip(steps, embeddings, strict=True) if "red" in step.text)
     assert np.abs(one - other).max() > 1e-3
@@ -145,7 +146,7 @@ def test_a_pass_is_seen_in_the_bounds_that_it_was_sampled_in(model: Model) -> No
     ]
     bounds = recorded(small={"max_pixels": 28 * 28})
     block = pa.Table.from_pylist(rows, TRAJECTORY)
-    whole, small, again = HiddenEmbedder(model, open_policy(None), bounds).embed(steps, block).reshape(3, 2, -1)
+    whole, small, again = HiddenEmbedder(Reader(model, open_policy(None), bounds)).embed(steps, block).reshape(3, 2, -1)
     assert np.array_equal(whole, again) and np.abs(whole - small).max() > 1e-3
 
 
@@ -236,7 +237,8 @@ def test_hidden_scores_are_made_of_hidden_states(policy: Path) -> None:
     rows = chain.rows(scored.path)
     differ = {name for row, other in zip(rows, static, strict=True) for name in row if row[name] != other[name]}
     assert differ == {"step_similarity", "r_step", "reward"}
-    steps, _, embeddings = embedded(HiddenEmbedder(find_model("model"), open_policy(policy), recorded()), TEXTS[:3])
+    reader = Reader(find_model("model"), open_policy(policy), recorded())
+    steps, _, embeddings = embedded(HiddenEmbedder(reader), TEXTS[:3])
     unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
     second = [place for place in range(1, len(steps)) if [s.row for s in steps[:place]].count(steps[place].row) == 1]
     prototype = unit[second].mean(0)

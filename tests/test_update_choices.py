@@ -19,7 +19,7 @@ from stages.contract import PAIRS, SOLVER, Metadata, ModelRef, PolicyRef
 from stages.errors import DataError, MadeDifferently, UsageError
 from stages.images import load_all
 from stages.images.views import seen
-from stages.learning import beforehand
+from stages.learning import beforehand, rereading
 from stages.learning.last_token import LastToken
 from stages.learning.learner import Learner, UpdateParams
 from stages.learning.rows import TrainingGroup
@@ -432,6 +432,32 @@ def test_the_policy_votes_by_what_it_has_learned_to_think_of_its_answers(scored:
     assert asked > 0 and all(row["self_reward"] is None for row in rows if row["role"] != SOLVER)
     made = {each.path: each.replayed for each in verify([out], again=True)}
     assert made[out] == "same bytes"
+
+
+def test_all_that_read_the_rollouts_once_more_share_a_model(scored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And each reads what it reads alone: the self-reward off the policy, trust off the base."""
+    policy = update([scored], replace(FORETOLD, lr=1e-2)).path
+    second = iteration(Path("it2"), policy, groups=3).with_name("rollouts.parquet")
+    loaded = 0
+
+    class Counted(rereading.PolicyModel):
+        def __init__(self, *given: Any, **more: Any) -> None:
+            nonlocal loaded
+            loaded += 1
+            super().__init__(*given, **more)
+
+    monkeypatch.setattr(rereading, "PolicyModel", Counted)
+
+    def column(name: str, **asked: Any) -> list[Any]:
+        params = ScoreParams(reward="answer", **asked)
+        done = score([second], params, Call(policy=policy, out=Path("again.parquet"), force=True))
+        return [row[name] for row in chain.rows(done.path)]
+
+    together: dict[str, Any] = {"vote": "self-reward", "credit": "trust", "embedding": "hidden"}
+    trust = column("self_reward", **together)
+    assert loaded == 1 and any(trust) and trust == column("self_reward", vote="self-reward")
+    credit = column("step_credit", **together)
+    assert any(credit) and credit == column("step_credit", credit="trust")
 
 
 def test_a_policy_that_has_not_learned_it_has_no_vote_by_self_reward(scored: Path) -> None:

@@ -12,21 +12,13 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from stages.contract import SOLVER, Metadata
 from stages.embedding import TOKENS_PER_STEP, Step
 from stages.errors import DataError, EngineError
-from stages.learning.contexts import Context, Contexts, processed
-from stages.learning.learner import check_sampled
-from stages.learning.model import PolicyModel
+from stages.learning.contexts import Context
+from stages.learning.rereading import COLUMNS, Reader
 from stages.models.device import memory_bounded
-from stages.models.finding import Model
 from stages.models.spans import named, token_spans
-from stages.policy import DEFAULT_LORA, Policy
 
-COLUMNS = (
-    *("group_id", "role", "pass", "sample_index", "images", "images_sha256"),
-    *("view", "seed", "prompt", "completion", "token_ids", "reject_reason"),
-)
 Row = Mapping[str, Any]
 
 
@@ -38,25 +30,14 @@ class HiddenEmbedder:
     and disagreement earn almost the same, since the hidden states of a group's steps are so alike.
     """
 
-    def __init__(self, model: Model, policy: Policy, recorded: Metadata) -> None:
-        """Loads `model`, with the Solver's adapter of `policy` on it. `recorded` is of the rollouts whose steps are
-        embedded.
-
-        Raises EngineError when the model will not do, DataError when the adapter is damaged or does not fit.
-        """
-        self._model = model
-        self._contexts = Contexts(recorded)
-        table = model.embedding_table()
-        self._vocabulary, self._width = len(table), table.width
-        self._policy = PolicyModel(model, seed=0, lora=policy.state.lora if policy.state else DEFAULT_LORA)
-        self._role = SOLVER if policy.folder else None
-        if policy.folder:
-            self._policy.set_adapter(SOLVER, self._policy.read_adapter(SOLVER, policy.folder / SOLVER))
+    def __init__(self, reader: Reader) -> None:
+        """`reader` is of the policy that sampled the rollouts whose steps are embedded."""
+        self._reader = reader
 
     @property
     def depth(self) -> int:
         """How many layers the model has."""
-        return self._policy.depth
+        return self._reader.policy.depth
 
     def embed(self, steps: Sequence[Step], block: pa.Table) -> np.ndarray:
         """[S, width], float32. The steps of one group must come together, and all at once.
@@ -69,18 +50,18 @@ class HiddenEmbedder:
         rows: dict[int, Row] = dict(zip(numbers, block.select(COLUMNS).take(numbers).to_pylist(), strict=True))
         by_group = groupby(steps, key=lambda step: rows[step.row]["group_id"])
         parts = [self._embed_group(list(own), rows) for _, own in by_group]
-        return np.concatenate([np.zeros((0, self._width), np.float32), *parts])
+        return np.concatenate([np.zeros((0, self._reader.width), np.float32), *parts])
 
     def _embed_group(self, steps: list[Step], rows: Mapping[int, Row]) -> np.ndarray:
-        embeddings = np.zeros((len(steps), self._width), np.float32)
+        embeddings = np.zeros((len(steps), self._reader.width), np.float32)
         behind: dict[Context, list[int]] = {}  # rows by what the model was shown
         for number in dict.fromkeys(step.row for step in steps):
             if self._has_tokens(row := rows[number]):
-                behind.setdefault(self._contexts.sampled(row), []).append(number)
+                behind.setdefault(self._reader.contexts.sampled(row), []).append(number)
         for alike in behind.values():
             states = self.states([rows[number] for number in alike], self.depth // 2)
             for number, of_row in zip(alike, states, strict=True):
-                starts, ends = token_spans(self._model.tokenizer, rows[number])
+                starts, ends = token_spans(self._reader.model.tokenizer, rows[number])
                 for place, step in enumerate(steps):
                     if step.row == number:
                         embeddings[place] = of_row[tokens_of(step, starts, ends)].mean(0)
@@ -93,11 +74,11 @@ class HiddenEmbedder:
         rows that were shown the same, a few rows at a time. Raises as `embed` does."""
         if not rows:
             return
-        first = rows[0]
-        prompt = processed(self._policy, self._contexts.sampled(first), first)
+        reader, first = self._reader, rows[0]
+        prompt = reader.prompt(reader.contexts.sampled(first), first)
         completions = [torch.tensor(row["token_ids"]) for row in rows]
         with memory_bounded("stop what else runs on it, or use --embedding static"):
-            for states in self._policy.token_states(prompt, completions, self._role, depth):
+            for states in reader.policy.token_states(prompt, completions, reader.role, depth):
                 yield states.float().cpu().numpy()
 
     def _has_tokens(self, row: Row) -> bool:
@@ -105,7 +86,7 @@ class HiddenEmbedder:
             if row["reject_reason"]:
                 return False
             raise DataError(f"{named(row)}: has no token_ids to find hidden states for; use --embedding static")
-        check_sampled(self._model, row["token_ids"], self._vocabulary, named(row))
+        self._reader.check(row)
         return True
 
 

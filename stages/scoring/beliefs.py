@@ -7,32 +7,20 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from stages.contract import Metadata
 from stages.errors import EngineError
-from stages.learning.contexts import Context, Contexts, processed
-from stages.learning.learner import check_sampled
+from stages.learning.contexts import Context
 from stages.learning.loss import token_logprobs
-from stages.learning.model import PolicyModel
 from stages.learning.packing import TOKENS_PER_PASS, packed
 from stages.learning.prefix import Prefixes
+from stages.learning.rereading import COLUMNS, Reader
 from stages.models.device import memory_bounded
-from stages.models.finding import Model
-from stages.models.spans import named
-
-COLUMNS = (
-    *("role", "pass", "sample_index", "images", "images_sha256", "view", "prompt", "learn_prompt", "token_ids"),
-    *("seed", "group_id"),
-)
 
 
 class Beliefs:
     """log π_ref of the tokens of rollouts, behind what they are learned behind."""
 
-    def __init__(self, model: Model, recorded: Metadata) -> None:
-        """Loads `model`, without a policy. Raises EngineError when it will not do."""
-        self._model, self._vocabulary = model, len(model.embedding_table())
-        self._contexts = Contexts(recorded)
-        self._base = PolicyModel(model, seed=0)
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
 
     def of(self, block: pa.Table, places: np.ndarray) -> list[np.ndarray]:
         """[L_i] float32 of each of a block's rows at `places` [R], which have tokens. Raises DataError for tokens that
@@ -41,8 +29,8 @@ class Beliefs:
         rows: list[dict[str, Any]] = block.select(COLUMNS).take(places).to_pylist()
         behind: dict[Context, list[int]] = {}
         for place, row in enumerate(rows):
-            check_sampled(self._model, row["token_ids"], self._vocabulary, named(row))
-            behind.setdefault(self._contexts.of(row), []).append(place)
+            self._reader.check(row)
+            behind.setdefault(self._reader.contexts.of(row), []).append(place)
         found: dict[int, np.ndarray] = {}
         with memory_bounded("stop what else runs on it, or use another --credit"):
             for context, own in behind.items():
@@ -54,8 +42,8 @@ class Beliefs:
 
     @torch.no_grad()
     def _read(self, context: Context, rows: list[dict[str, Any]]) -> Iterator[np.ndarray]:
-        base, device = self._base, self._base.device
-        prompt = processed(base, context, rows[0])
+        base, device = self._reader.policy, self._reader.policy.device
+        prompt = self._reader.prompt(context, rows[0])
         prefix = Prefixes(base.run_prompts([prompt]), [1])
         completions = [torch.tensor(row["token_ids"]) for row in rows]
         for some in packed(completions, len, TOKENS_PER_PASS[device.type]):

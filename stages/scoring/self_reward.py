@@ -7,45 +7,35 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from stages.contract import SOLVER, Metadata
+from stages.contract import SOLVER
 from stages.errors import UsageError
-from stages.learning.contexts import Context, Contexts, processed
+from stages.learning.contexts import Context
 from stages.learning.last_token import LastToken
-from stages.learning.learner import check_sampled
-from stages.learning.model import PolicyModel
+from stages.learning.rereading import COLUMNS, Reader
 from stages.models.device import memory_bounded
-from stages.models.finding import Model
-from stages.models.spans import named
 from stages.models.unused import unused_id
-from stages.policy import Policy
+from stages.policy import Policy, SelfReward
 
-COLUMNS = (
-    *("role", "pass", "images", "images_sha256", "view", "prompt", "learn_prompt", "token_ids", "seed", "group_id"),
-    "sample_index",
-)
+
+def learned(policy: Policy) -> SelfReward:
+    """The self-reward that the policy has. Raises UsageError of one that has not learned with a last token."""
+    own = policy.state.self_reward if policy.state else None
+    if own is None:
+        raise UsageError(
+            "--vote self-reward asks the policy what it thinks of its answers, and this one has not learned to say: "
+            "update with --loss-aux last-token first"
+        )
+    return own
 
 
 class SelfRewards:
     """r_s of rollouts, by the policy that they were sampled from."""
 
-    def __init__(self, model: Model, policy: Policy, recorded: Metadata) -> None:
-        """Loads `model`, with the Solver's adapter of `policy` on it.
-
-        Raises UsageError of a policy that has not learned with a last token, DataError when the adapter is damaged or
-        does not fit, EngineError when the model will not do.
-        """
-        own = policy.state.self_reward if policy.state else None
-        if own is None or policy.state is None or policy.folder is None:
-            raise UsageError(
-                "--vote self-reward asks the policy what it thinks of its answers, and this one has not learned to "
-                "say: update with --loss-aux last-token first"
-            )
-        self._last = LastToken(unused_id(model, own.token), own.scale, own.reference)
-        self._ends = set(model.end_of_turn)
-        self._model, self._vocabulary = model, len(model.embedding_table())
-        self._contexts = Contexts(recorded)
-        self._policy = PolicyModel(model, seed=0, lora=policy.state.lora)
-        self._policy.set_adapter(SOLVER, self._policy.read_adapter(SOLVER, policy.folder / SOLVER))
+    def __init__(self, reader: Reader, own: SelfReward) -> None:
+        """Raises UsageError for a last token that stands for something else."""
+        self._reader = reader
+        self._last = LastToken(unused_id(reader.model, own.token), own.scale, own.reference)
+        self._ends = set(reader.model.end_of_turn)
 
     def of(self, block: pa.Table) -> np.ndarray:
         """r_s of each row [rows], float64; NaN of the Proposer's, of those without tokens and of those that were cut
@@ -56,8 +46,8 @@ class SelfRewards:
         rows: list[dict[str, Any]] = block.select(COLUMNS).to_pylist()
         for place, row in enumerate(rows):
             if row["role"] == SOLVER and row["token_ids"] and row["token_ids"][-1] in self._ends:
-                check_sampled(self._model, row["token_ids"], self._vocabulary, named(row))
-                behind.setdefault(self._contexts.of(row), []).append(place)
+                self._reader.check(row)
+                behind.setdefault(self._reader.contexts.of(row), []).append(place)
         with memory_bounded("stop what else runs on it, or use --vote count"):
             for context, places in behind.items():
                 found[places] = list(self._read(context, [rows[place] for place in places]))
@@ -65,8 +55,7 @@ class SelfRewards:
 
     @torch.no_grad()
     def _read(self, context: Context, rows: list[dict[str, Any]]) -> Iterator[float]:
-        prompt = processed(self._policy, context, rows[0])
+        policy, prompt = self._reader.policy, self._reader.prompt(context, rows[0])
         completions = [torch.tensor(row["token_ids"]) for row in rows]
-        head = self._policy.head
-        for states in self._policy.token_states(prompt, completions, SOLVER, self._policy.depth):
-            yield float(self._last.self_reward(head.logits(states[-1:]).log_softmax(-1)[0, self._last.token]))
+        for states in policy.token_states(prompt, completions, SOLVER, policy.depth):
+            yield float(self._last.self_reward(policy.head.logits(states[-1:]).log_softmax(-1)[0, self._last.token]))

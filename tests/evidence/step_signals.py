@@ -23,10 +23,12 @@ from stages.contract import PROPOSER
 from stages.embedding import Step
 from stages.embedding.static import StaticEmbedder
 from stages.errors import StageError
+from stages.learning.rereading import Reader
 from stages.models.finding import Model, locate_model
 from stages.models.spans import token_spans
 from stages.parameters.score import ScoreParams
 from stages.parsing import Completion, answer_key, parse_completion
+from stages.policy import open_policy
 from stages.scoring.beliefs import Beliefs
 from stages.scoring.block import score_block
 from stages.scoring.chosen import Chosen
@@ -211,7 +213,8 @@ def figures(folder: Path, groups: int) -> Iterator[Row]:
         own = agreed(table, _static(table, model), charts)
         wrong = wrong_consensus(table, own, charts)
         resamples = resampled(own.group, RESAMPLES, SEED)
-        for name, signal in signals(table, own, model, Beliefs(model, source.metadata)):
+        beliefs = Beliefs(Reader(model, open_policy(None), source.metadata))
+        for name, signal in signals(table, own, model, beliefs):
             for among, some in (
                 ("all", np.full(len(wrong), True)),
                 ("wrong consensus", wrong),

@@ -30,9 +30,10 @@ from ireasoner_cli.demo.checker import check_steps
 from stages import images, shards
 from stages.contract import METADATA_KEY, PROPOSER, TRAJECTORY, Metadata, group_id, trajectory_seed
 from stages.embedding import Step
-from stages.embedding.hidden import COLUMNS, HiddenEmbedder, centred, tokens_of
+from stages.embedding.hidden import HiddenEmbedder, centred, tokens_of
 from stages.embedding.static import StaticEmbedder
 from stages.errors import StageError, UsageError
+from stages.learning.rereading import COLUMNS, Reader
 from stages.models.finding import Model, find_model, locate_model
 from stages.models.spans import token_spans
 from stages.parameters.score import ScoreParams
@@ -131,7 +132,7 @@ def embeddings(
     noted = Noted()
     score_block(table, Chosen.of(ScoreParams()), noted, 0)
     groups = list(noted.by_group.values())
-    hidden = HiddenEmbedder(model, policy, recorded)
+    hidden = HiddenEmbedder(Reader(model, policy, recorded))
     kinds = {
         "static": [StaticEmbedder(model).embed(steps, table) for steps in groups],
         "hidden, middle layer": [of_layer(hidden.depth // 2, steps, table, hidden, model) for steps in groups],
