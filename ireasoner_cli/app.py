@@ -6,6 +6,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from functools import wraps
+from io import TextIOWrapper
 from typing import Annotated, Any
 
 import typer
@@ -120,6 +121,8 @@ def main() -> None:
     """Runs the command that was typed."""
     end_at_once()
     sys.unraisablehook = _not_lost
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr is, where it is not of UTF-8
     app(prog_name="ireasoner")
 
 

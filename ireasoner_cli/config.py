@@ -105,7 +105,7 @@ def apply(context: typer.Context, file: Path | None) -> Path | None:
         _take(context, FILE, Settings())
         return file
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise typer.BadParameter(f"{path}: {why(error)}") from error
     _take(context, FILE, _settings_of(context, content, str(path)))
@@ -279,6 +279,10 @@ def _check_key(key: str, known: Iterable[str], where: str) -> None:
 def _check_value(context: typer.Context, parameter: Any, key: str, value: object, where: str) -> None:
     if parameter.multiple and isinstance(value, str):
         raise typer.BadParameter(f'{key}: write a list, {key} = ["{value}"]', param_hint=where)
+    if not parameter.multiple and isinstance(value, list | dict):
+        raise typer.BadParameter(f"{key}: one value, and no list or table", param_hint=where)
+    if isinstance(value, bool) and not parameter.is_flag:
+        raise typer.BadParameter(f"{key}: {str(value).lower()} is no value of it", param_hint=where)
     try:
         _check_finite(parameter, parameter.process_value(context, value))
     except typer.BadParameter as error:

@@ -2,6 +2,7 @@
 elsewhere a line now and then."""
 
 import json
+import math
 import select
 import time
 from collections.abc import Callable, Iterator
@@ -65,13 +66,31 @@ def stage_result(made: Result, as_json: bool) -> None:
 def result(path: Path, summary: dict[str, Any], reused: bool, as_json: bool) -> None:
     """The command's result: its path on stdout (or everything, as JSON), its figures on stderr."""
     if as_json:
-        print(json.dumps({"path": str(path), "reused": reused, **summary}))
+        print_json(as_json_object(path, summary, reused))
         return
     figures = ", ".join(f"{name.replace('_', ' ')} {_short(value)}" for name, value in summary.items())
     note = "up to date: made from the same inputs, parameters, model and policy" if reused else ""
     if note or figures:
         stderr.print(Text(plain("; ".join(filter(None, (note, figures)))), style="dim"))
     print(plain(str(path)))
+
+
+def as_json_object(path: Path, summary: dict[str, Any], reused: bool = False) -> dict[str, Any]:
+    """A command's result, as --json has it."""
+    return {"path": str(path), "reused": reused, **summary}
+
+
+def print_json(content: Any) -> None:
+    """On stdout, numbers that JSON does not know as null."""
+    print(json.dumps(_known_to_json(content), allow_nan=False))
+
+
+def _known_to_json(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {name: _known_to_json(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_known_to_json(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def print_table(table: Table) -> None:

@@ -44,6 +44,17 @@ class DataError(StageError):
     exit_code = 3
 
 
+class DamagedOutput(DataError):
+    """What is in the output's place is damaged; `found` says how."""
+
+    def __init__(self, found: str) -> None:
+        super().__init__(found)  # as of MadeDifferently
+        self.found = found
+
+    def __str__(self) -> str:
+        return f"{self.found}; it stands where the output goes, and --force replaces it"
+
+
 class OtherModel(DataError):
     """The model is not the one that the input or the policy was made with."""
 

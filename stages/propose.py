@@ -15,7 +15,7 @@ from PIL.Image import Image
 
 from stages import images, puzzles, shards
 from stages.contract import PROPOSER, TRAJECTORY, UNREADABLE, Metadata, group_id, trajectory_seed
-from stages.errors import DataError, UsageError
+from stages.errors import DataError, MadeDifferently, UsageError
 from stages.images.columns import Columns
 from stages.images.forms import PoolRow
 from stages.images.pool import Order, Pool, open_pool
@@ -173,7 +173,7 @@ def _proposals(
 
 
 def _check_unchanged(questions: Path) -> None:
-    """Raises UsageError when a picture is no longer the one a question of `questions` is about."""
+    """Raises MadeDifferently when a picture is no longer the one a question of `questions` is about."""
     wanted = pa.schema([TRAJECTORY.field(name) for name in ("images", "images_sha256")])
     for batch in shards.read_batches(questions, wanted):
         for row in batch.to_pylist():
@@ -182,9 +182,7 @@ def _check_unchanged(questions: Path) -> None:
                     if digest and picture["bytes"] is None:
                         images.read(picture, digest)
                 except DataError as error:
-                    raise UsageError(
-                        f"{questions} exists, and its images have changed; use --force. {error}"
-                    ) from error
+                    raise MadeDifferently(f"{questions} exists and is of other images ({error})") from error
 
 
 def _check_usable(pool: Pool, order: list[int], path: Path, questions: str | None) -> None:

@@ -1,6 +1,7 @@
 """The command line as a user meets it: results on stdout, messages on stderr, exit codes, settings, speed."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
+from ireasoner_cli import console
 from ireasoner_cli.app import app, guarded
 from tests import benchmark_files, chain
 
@@ -190,11 +192,35 @@ def test_the_file_can_give_what_a_command_requires_and_a_flag(workdir: Path) -> 
         ("[update]\nlr = 'fast'", "ireasoner.toml [update]: lr: "),  # though propose has none
         ("[update]\nlr = nan", "ireasoner.toml [update]: lr: "),
         ("[propose]\ngroups = 0", "ireasoner.toml [propose]: groups: "),
+        ("seed = true", "ireasoner.toml: seed: true is no value of it"),
+        ("model = ['model']", "ireasoner.toml: model: one value, and no list or table"),
+        ("[update]\nlora-targets = ['q']", "ireasoner.toml [update]: lora-targets: one value"),
     ],
 )
 def test_a_wrong_file_is_an_error_that_names_the_key(workdir: Path, content: str, says: str) -> None:
     Path("ireasoner.toml").write_text(content)
     assert says in " ".join(fails(2, "propose", "--images", "pool", *FAKE).replace("│", " ").split())
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(workdir: Path) -> None:
+    Path("ireasoner.toml").write_text("model = 'model'\n", encoding="utf-8-sig")
+    succeeds("propose", "--images", "pool", *FAKE, "--groups", "1")
+
+
+@pytest.mark.parametrize("words", [["--help"], ["recipes"]])
+def test_what_stdout_cannot_say_is_no_traceback(words: list[str]) -> None:
+    done = ireasoner(*words, PYTHONIOENCODING="ascii")
+    assert done.returncode == 0 and done.stdout and not done.stderr
+
+
+def test_numbers_that_json_does_not_know_are_null(capsys: pytest.CaptureFixture[str]) -> None:
+    console.print_json({"kl": math.nan, "rows": [(math.inf, 1.5)], "name": "Infinity"})
+    assert json.loads(capsys.readouterr().out) == {"kl": None, "rows": [[None, 1.5]], "name": "Infinity"}
+
+
+def test_an_empty_prompt_is_refused(workdir: Path) -> None:
+    Path("empty.txt").write_text(" \n")
+    assert "empty.txt: the prompt is empty" in fails(2, "propose", "--images", "pool", *FAKE, "--prompt", "empty.txt")
 
 
 def test_a_folder_in_the_files_place_is_not_passed_over(workdir: Path) -> None:

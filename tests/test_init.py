@@ -1,5 +1,6 @@
 """`ireasoner init`: a project's folder whose settings are all known, and whose commands are all there."""
 
+import errno
 import os
 import re
 import subprocess
@@ -39,6 +40,22 @@ def test_a_folder_new_or_not_is_begun_once(tmp_path: Path) -> None:
     assert refused.exit_code == 2 and "Makefile is there already" in refused.stderr
     assert {file.name for file in tmp_path.iterdir()} == {"Makefile", "deep"}
     assert (tmp_path / "Makefile").read_text() == "all:\n"
+
+
+def test_what_could_not_be_written_leaves_nothing_in_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = Path.write_bytes
+
+    def full(self: Path, content: bytes) -> int:
+        if self.name != "Makefile":
+            write(self, b"")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(self, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    done = call("init", str(tmp_path / "mine"))
+    assert done.exit_code == 4 and "No space left" in done.stderr and not [*(tmp_path / "mine").iterdir()]
+    monkeypatch.undo()
+    assert call("init", str(tmp_path / "mine")).exit_code == 0
 
 
 def test_every_setting_is_known_those_commented_out_too(mine: Path) -> None:

@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,11 @@ def test_no_value_ends_a_run(value: Any) -> None:
     forms.could_be(value), forms.begins_as_picture(value), forms.names_picture(value)
     for text in (forms.text(value), forms.question(value)):
         assert text is None or (text.strip() == text != "" and text.encode())
+
+
+def test_a_decimal_is_a_text() -> None:
+    """DuckDB makes one of every literal such as 1.5."""
+    assert [forms.text(Decimal(number)) for number in ("1.50", "-3", "1E+3", "NaN")] == ["1.50", "-3", "1000", None]
 
 
 # --------------------------------------------------------------------------------------------- the column

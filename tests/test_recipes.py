@@ -427,10 +427,13 @@ def test_the_users_own_settings_stand_above_a_recipe(workdir: Path) -> None:
     ("recipe", "content", "says"),
     [
         ("visplai", None, "no recipe 'visplai'; the nearest is 'visplay'"),
+        ("5", None, "no recipe '5'"),
+        ("visplay:²", None, "no recipe 'visplay:²'"),
         ("evolmm:1", None, "evolmm has no phases"),
         ("visplay:3", None, "visplay has 2 phases"),
         ("own.toml", "[score]\nno-dekay = true", "recipe own.toml [score]: unknown key 'no-dekay'"),
         ("own.toml", "[[phase]]\nscore = { top = 1 }", "phase 1 needs `iterations`"),
+        ("own.toml", "[[phase]]\niterations = true", "phase 1 needs `iterations`"),
         ("own.toml", "[score", "recipe own.toml: "),
         ("gone.toml", None, "gone.toml: No such file"),
     ],

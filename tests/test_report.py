@@ -337,7 +337,8 @@ def test_a_poor_run_makes_a_page_too(workdir: Path) -> None:
 @pytest.mark.parametrize(
     ("code", "arguments", "says"),
     [
-        (2, ["nowhere"], "not a run's folder"),
+        (2, ["nowhere"], "no such file or directory"),
+        (2, ["first", "--out", "first/it0001/scored.parquet", "--force"], "is a shard, or of a policy"),
         (2, ["pool"], "not a run's folder"),
         (2, ["first", "first"], "named twice"),
         (2, ["first"] * 7, "cannot be told apart"),

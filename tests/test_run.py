@@ -196,7 +196,7 @@ def test_seeds_are_runs_of_their_own_one_after_another(world: Path, monkeypatch:
     monkeypatch.setattr(update, "_learn", learn)
     done = run(*asked, "--seeds", "1,2", "--json", iterations=1)
     assert done.exit_code == 0, done.output
-    assert [json.loads(line)["path"] for line in done.stdout.splitlines()] == ["run/seed-1", "run/seed-2"]
+    assert [each["path"] for each in json.loads(done.stdout)] == ["run/seed-1", "run/seed-2"]
     assert sorted(path.name for path in Path("run").iterdir()) == ["seed-1", "seed-2"]
     for seed in (1, 2):
         assert chain.file_bytes(Path(f"run/seed-{seed}")) == chain.file_bytes(Path(f"alone-{seed}"))
@@ -205,12 +205,36 @@ def test_seeds_are_runs_of_their_own_one_after_another(world: Path, monkeypatch:
         assert looked.exit_code == 0, looked.output
 
 
-@pytest.mark.parametrize("seeds", ["1,1", "1,,2", "one", "-1,2", f"1,{2**63}", "1.5"])
+@pytest.mark.parametrize("seeds", ["", "1,1", "1,,2", "one", "-1,2", f"1,{2**63}", "1.5"])
 def test_what_is_no_list_of_seeds_is_refused(seeds: str, world: Path) -> None:
     refused = run(f"--seeds={seeds}")
     assert refused.exit_code == 2 and "different seeds" in " ".join(refused.stderr.replace("│", " ").split())
     assert run("--seeds", "1,2", "--seed", 3).exit_code == 2
     assert not Path("run").exists()
+
+
+def test_a_folder_is_of_one_run_or_of_runs_with_several_seeds(world: Path) -> None:
+    for begun, other in (("it0001", ("--seeds", "1,2")), ("seed-1/it0001", ())):
+        Path(begun, "mine").mkdir(parents=True)
+        refused = run(*other, out=".")
+        assert refused.exit_code == 2 and f"{begun} is of" in refused.stderr
+        shutil.rmtree(Path(begun).parts[0])
+
+
+@pytest.mark.parametrize("what", ["rollouts.parquet", "policy/state.json", "pool"])
+def test_what_is_damaged_or_gone_is_said_without_an_option_that_run_has_not(world: Path, what: str) -> None:
+    assert run(iterations=1).exit_code == 0
+    if what == "pool":
+        Path("pool").rename("elsewhere")
+        shutil.copytree("elsewhere", "pool")
+        for picture in Path("pool").iterdir():
+            picture.write_bytes(picture.read_bytes()[:-1] + b"x")
+    else:
+        file = Path("run/it0001", what)
+        file.write_bytes(file.read_bytes()[:-50])
+    done = run(iterations=2)
+    assert done.exit_code in (2, 3) and "--force" not in done.stderr and "Traceback" not in done.stderr
+    assert ("is of other images" if what == "pool" else "remove it") in " ".join(done.stderr.split())
 
 
 def test_hidden_states_are_those_of_the_policy_of_each_turn(world: Path) -> None:

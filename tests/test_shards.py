@@ -188,6 +188,23 @@ def test_a_path_that_is_no_utf_8_is_no_parquet_file(tmp_path: Path) -> None:
         shards.schema_of(path)
 
 
+def test_a_file_is_written_whole_or_left_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shards.write_file(tmp_path / "deep/a.svg", b"first")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(EngineError, match=r"a\.svg: cannot be written \(No space left"):
+        shards.write_file(tmp_path / "deep/a.svg", b"second")
+    assert [(file.name, file.read_bytes()) for file in (tmp_path / "deep").iterdir()] == [("a.svg", b"first")]
+
+
+def test_what_is_gone_is_not_called_damaged(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"gone\.parquet: no such file"):
+        shards.schema_of(tmp_path / "gone.parquet")
+
+
 def test_parts_are_read_in_their_order_and_only_when_complete(tmp_path: Path) -> None:
     for part in range(1, 12):
         write(tmp_path / f"part-{part}-of-11.parquet", range(part - 1, part))
@@ -337,6 +354,9 @@ def test_where_a_stage_writes(tmp_path: Path) -> None:
     assert shards.output_path(Path("x"), "rollouts", [file], None) == Path("x/part-1-of-1.parquet")
     assert shards.output_path(None, "questions", [], None) == Path("questions.parquet")
     file.touch()
+    (tmp_path / "settings.toml").touch()
+    with pytest.raises(UsageError, match=r"settings\.toml: a file"):
+        shards.output_path(tmp_path / "settings.toml", "rollouts", [file], None)
     for own in (file, folder):
         with pytest.raises(UsageError, match="is the input"):
             shards.output_path(own, "rollouts", [file, folder], None)

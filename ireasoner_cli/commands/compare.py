@@ -1,4 +1,3 @@
-import json as jsonlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -6,7 +5,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ireasoner_cli import console, options
-from stages.errors import why
 
 if TYPE_CHECKING:
     from stages.evaluation.compare import Comparison
@@ -74,13 +72,11 @@ def command(
     comparisons = compare(read[0], read[1:])
     if plot:
         from ireasoner_cli.forest import forest_plot
+        from stages import shards
 
-        try:
-            plot.write_text(forest_plot(comparisons), encoding="utf-8")
-        except OSError as error:
-            raise typer.BadParameter(f"{plot}: cannot be written ({why(error)})") from error
+        shards.write_file(plot, forest_plot(comparisons).encode())
     if json:
-        print(jsonlib.dumps([{**asdict(found), "verdict": found.verdict()} for found in comparisons]))
+        console.print_json([{**asdict(found), "verdict": found.verdict()} for found in comparisons])
         return
     for comparison in comparisons:
         _print(comparison)

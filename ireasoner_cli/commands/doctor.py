@@ -1,4 +1,3 @@
-import json as jsonlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -74,7 +73,7 @@ def command(
             display.show(finding)
     failed = sum(finding.verdict == "FAIL" for finding in found)
     if json:
-        print(jsonlib.dumps({"failed": failed, "findings": [finding.to_json() for finding in found]}))
+        console.print_json({"failed": failed, "findings": [finding.to_json() for finding in found]})
     else:
         display.end(found)
     if failed:

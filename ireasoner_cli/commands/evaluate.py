@@ -1,4 +1,3 @@
-import json as jsonlib
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -55,6 +54,8 @@ def command(
     judges; answers that no rule could read off count as wrong and are reported as a rate. Their output is
     eval-TASK.parquet in the working directory, or eval.parquet for several.
     """
+    if call.shard and (workers or ray):
+        raise typer.BadParameter("--shard is one part, and --workers and --ray make all of them; leave one out")
     names = _tasks(params.task or [])
     if "list" in names:
         _list_tasks(json)
@@ -90,7 +91,7 @@ def command(
 
 def _show(result: Result, whole: bool, json: bool) -> None:
     if json:
-        print(jsonlib.dumps({"path": str(result.path), "reused": result.reused, **result.summary}))
+        console.stage_result(result, as_json=True)
         return
     note = "up to date (made from the same inputs, parameters, model and policy): " if result.reused else ""
     console.stderr.print(console.safe_text(f"{note}{result.path}"), style="dim")
@@ -128,7 +129,7 @@ def _list_tasks(json: bool) -> None:
     loaded = [tasks.load(name) for name in NAMES]
     fields = ("name", "title", "split", "size", "metric", "subsets", "hub")
     if json:
-        print(jsonlib.dumps([{field: getattr(task, field) for field in fields} for task in loaded]))
+        console.print_json([{field: getattr(task, field) for field in fields} for task in loaded])
         return
     from rich import box
     from rich.table import Table

@@ -1,4 +1,3 @@
-import json as jsonlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -72,11 +71,11 @@ def command(
         found = summary.summarise(path)
         if isinstance(found, list):
             if json:
-                print(jsonlib.dumps([shard.to_json() for _, shard in found]))
+                console.print_json([shard.to_json() for _, shard in found])
             else:
                 console.print_table(display.run_view(found))
         elif json:
-            print(jsonlib.dumps(found.to_json()))
+            console.print_json(found.to_json())
         else:
             console.stdout.print(display.summary_view(found))
         return
@@ -108,7 +107,7 @@ def command(
 
 def _show(content: list[dict[str, Any]], views: Iterable["RenderableType"], json: bool) -> None:
     if json:
-        print(jsonlib.dumps(content))
+        console.print_json(content)
         return
     for view in views:
         console.stdout.print(view)

@@ -1,4 +1,3 @@
-import json as jsonlib
 from typing import Annotated
 
 import typer
@@ -26,11 +25,14 @@ def command(
     """
     if name is not None:
         text = shipped.text(name)
-        print(jsonlib.dumps({"name": name, "settings": text}) if json else text.rstrip())
+        if json:
+            console.print_json({"name": name, "settings": text})
+        else:
+            print(text.rstrip())
         return
     found = {each: shipped.title(each) for each in shipped.names()}
     if json:
-        print(jsonlib.dumps(found))
+        console.print_json(found)
         return
     from rich import box
     from rich.table import Table

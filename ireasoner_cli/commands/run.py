@@ -1,14 +1,14 @@
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from ireasoner_cli import console, options
 from ireasoner_cli.config import is_own, is_typed, passes
 from ireasoner_cli.recipes import phases
-from stages.errors import MadeDifferently, UsageError
+from stages.errors import DamagedOutput, DataError, MadeDifferently, UsageError
 
 
 def command(
@@ -96,11 +96,11 @@ def command(
     """  # fmt: skip
     if "TORCHELASTIC_RUN_ID" in os.environ:  # set by torchrun, and by nothing else
         raise UsageError("run is one process and cannot be started by torchrun; a shell loop can, its `update` alone")
-    if seeds and is_own(context, "seed"):
+    if seeds is not None and is_own(context, "seed"):
         if is_typed(context, "seed") == is_typed(context, "seeds"):
             raise typer.BadParameter("--seed is for one run and --seeds for several; leave one of them out")
         seeds = seeds if is_typed(context, "seeds") else None
-    several = _numbers(seeds) if seeds else []
+    several = [] if seeds is None else _numbers(seeds)
     if not debug:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read when torch is imported, here before vLLM
     from ireasoner_cli.running.display import Display
@@ -113,6 +113,8 @@ def command(
 
     if (out / STATE_FILE).is_file():
         raise UsageError(f"{out} is a policy; name a folder for the run's own files with --out")
+    if other := next(out.glob("it0001" if several else "seed-*/it0001"), None):
+        raise UsageError(f"{other} is of {'one run' if several else 'runs with several --seeds'}; name another --out")
     named = passes(context)  # the answers come first, unless they have a place among them
     # A key at the top of ireasoner.toml reaches the stages by itself, where a stage's table may override it.
     plan = Plan(
@@ -138,6 +140,7 @@ def command(
     if learners and not lag:
         raise UsageError("--learners divides the workers for --lag 1, and goes with it")
     plan = replace(plan, lag=lag)
+    results: list[tuple[Path, dict[str, Any]]] = []
     runs = [replace(plan, out=out / f"seed-{each}", seed=each) for each in several] or [plan]
     gpus_each = prepare.options("rollout", {"recipe": plan.recipes[0]}, out)["tensor_parallel"]
     with open_staff(workers, ray, gpus_each, debug, bool(lag), learners) as staff:
@@ -153,9 +156,17 @@ def command(
                 try:
                     summary = run_loop(one, prepare, view, staff, tracked)
                 except MadeDifferently as error:
-                    told = f"{error.found}; go on with the settings it began with, or name another --out"
+                    told = f"{error.found}; go on as it began, settings and folder, or name another --out"
                     raise UsageError(told) from error
-            console.result(one.out, summary, False, json)
+                except DamagedOutput as error:
+                    told = f"{error.found}; remove it, and what was made of it, to have it made again"
+                    raise DataError(told) from error
+            results.append((one.out, summary))
+            if not json:
+                console.result(one.out, summary, False, json)
+    if json:
+        made = [console.as_json_object(path, summary) for path, summary in results]
+        console.print_json(made if several else made[0])
 
 
 def _numbers(seeds: str) -> list[int]:

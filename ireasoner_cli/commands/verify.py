@@ -1,4 +1,3 @@
-import json as jsonlib
 from pathlib import Path
 from typing import Annotated
 
@@ -33,4 +32,4 @@ def command(
             what = output.replayed or f"{output.stage or 'data'}, {console.counted(output.rows, 'row')}"
             print(console.plain(f"ok  {output.path}  ({what})"))
     if json:
-        print(jsonlib.dumps(found))
+        console.print_json(found)

@@ -1,5 +1,6 @@
 """`ireasoner init`: a folder of one's own, with settings, a Makefile and what to type."""
 
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 
@@ -19,5 +20,8 @@ def lay_out(folder: Path) -> list[str]:
         for name, content in templates.items():
             (folder / name).write_bytes(content)
     except OSError as error:
+        for name in templates:  # else half a project is in the way of the next try
+            with suppress(OSError):
+                (folder / name).unlink()
         raise EngineError(f"{folder}: cannot be written ({why(error)})") from error
     return sorted(templates)

@@ -38,10 +38,13 @@ def text(name: str) -> str:
     """
     file = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
     if not name.endswith(".toml") and name not in names():
+        base, _, phase = name.rpartition(":")
+        if base in names() and phase.isdecimal():
+            raise typer.BadParameter(f"{name}: `run` goes through the phases of {base} by itself; leave out :{phase}")
         near = get_close_matches(name, names(), n=1, cutoff=0.0)
         raise typer.BadParameter(f"no recipe {name!r}; the nearest is {near[0]!r}, of {', '.join(names())}")
     try:
-        return file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise typer.BadParameter(f"{file}: {why(error)}") from error
 
@@ -53,7 +56,9 @@ def title(name: str) -> str:
 
 def load(recipe: str) -> tuple[dict[str, Any], str]:
     """The settings of NAME, or of NAME:PHASE in that phase, and what to call them in messages."""
-    name, colon, number = recipe.rpartition(":") if recipe.rpartition(":")[2].isdigit() else (recipe, "", "")
+    name, colon, number = recipe.rpartition(":")
+    if not colon or not number.isdecimal():
+        name, colon = recipe, ""
     content, phases = _read(name)
     where = f"recipe {recipe}"
     if colon:
@@ -81,7 +86,7 @@ def _read(name: str) -> tuple[dict[str, Any], list[Phase]]:
         raise typer.BadParameter(f"recipe {name}: phases are tables, [[phase]]")
     for number, phase in enumerate(tables, 1):
         iterations = phase.pop("iterations", None) if isinstance(phase, dict) else None
-        if not isinstance(iterations, int) or iterations < 1 or not all(isinstance(v, dict) for v in phase.values()):
+        if type(iterations) is not int or iterations < 1 or not all(isinstance(v, dict) for v in phase.values()):
             raise typer.BadParameter(f"recipe {name}: phase {number} needs `iterations`, and tables of settings alone")
         found.append(Phase(iterations, phase))
     return content, found

@@ -95,6 +95,8 @@ class Run:
 
 def read_run(path: Path, name: str) -> Run:
     """Raises UsageError when `path` holds no run, DataError when nothing in it is scored yet or a shard is damaged."""
+    if not path.exists():
+        raise UsageError(f"{path}: no such file or directory")
     iterations = find_iterations(path)
     if not iterations:
         raise UsageError(f"{path}: not a run's folder; it has no iteration (such as it0001/) and no shard")

@@ -2,9 +2,7 @@
 
 import base64
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -22,9 +20,12 @@ from ireasoner_cli.report.figures import POSITIONS, Run, read_run
 from ireasoner_cli.report.gallery import Budget, Card, cards
 from stages import __version__, shards
 from stages.contract import PROPOSER, SOLVER
-from stages.errors import EngineError, UsageError, why
+from stages.errors import UsageError
 from stages.learning.drift import LEAST_ESS, WEIGHT_OFF
+from stages.policy import STATE_FILE
 
+GENERATOR = "ireasoner report"
+PARQUET = b"PAR1"  # how its files begin
 RUNS = 6  # as many as can be told apart by colour
 COLUMNS = 24  # of the heat map over training
 TILES = 6
@@ -58,38 +59,25 @@ def write_report(runs: Sequence[Path], out: Path, gallery: int, force: bool) -> 
         raise UsageError(f"{len(runs)} runs; more than {RUNS} cannot be told apart on one page")
     if out.is_dir():
         raise UsageError(f"{out} is a folder; name a file with --out")
-    if out.exists() and not force and not _is_ours(out):
-        raise UsageError(f"{out} exists and is no report; name another --out, or use --force")
+    if out.exists():
+        with out.open("rb") as file:
+            head = file.read(4096)
+        if head.startswith(PARQUET) or (out.parent / STATE_FILE).is_file():
+            raise UsageError(f"{out} is a shard, or of a policy; name another --out")
+        if not force and GENERATOR.encode() not in head:
+            raise UsageError(f"{out} exists and is no report; name another --out, or use --force")
     read = [read_run(path, name) for path, name in zip(runs, _names(runs), strict=True)]
     budget = Budget()
     shown = [card for place, run in enumerate(read) for card in cards(run, place, gallery // len(read), budget)]
     shown.sort(key=lambda card: -card.divergence if np.isfinite(card.divergence) else np.inf)
-    html = render(read, shown)
-    unfinished = out.with_name(f".{out.name}.partial")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(html, encoding="utf-8", errors="replace")
-        shards.sync_file(unfinished)
-        os.replace(unfinished, out)
-    except OSError as error:
-        raise EngineError(f"{out}: cannot be written ({why(error)})") from error
-    finally:
-        with suppress(OSError):
-            unfinished.unlink()  # gone already where all went well
+    html = render(read, shown).encode(errors="replace")
+    shards.write_file(out, html)
     return {
         "runs": len(read),
         "groups": sum(len(run.groups["step"]) for run in read),
         "gallery": len(shown),
-        "bytes": len(html.encode(errors="replace")),
+        "bytes": len(html),
     }
-
-
-GENERATOR = "ireasoner report"
-
-
-def _is_ours(out: Path) -> bool:
-    with out.open("rb") as file:
-        return GENERATOR.encode() in file.read(4096)
 
 
 def _names(runs: Sequence[Path]) -> list[str]:

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -199,6 +200,8 @@ def text(value: Any) -> str | None:
         return text(said[-1]) if said else next(filter(None, map(text, value)), None)
     if isinstance(value, float) and not math.isfinite(value):
         return None
+    if isinstance(value, Decimal):  # as DuckDB reads every 1.5
+        value = format(value, "f") if value.is_finite() else None
     if isinstance(value, str | int | float):
         return clean(str(value)).strip() or None
     return None

@@ -20,7 +20,8 @@ def load_prompt(role: Role, model_path: Path, override: str | Path | None = None
     if override is None:
         candidates = [model_path / "prompts" / f"{role}.txt", Path(__file__).parent / f"{role}.txt"]
         override = next(path for path in candidates if path.is_file())
-    text = read_prompt(override)
+    if not (text := read_prompt(override)):
+        raise UsageError(f"{named(override)}: the prompt is empty")
     if role == SOLVER and asks and PLACEHOLDER not in text:
         raise UsageError(f"{named(override)}: the Solver's prompt must contain {PLACEHOLDER} where the question goes")
     return text

@@ -16,8 +16,8 @@ from stages.shards.durable import (
     publish_directory,
     restore_directory,
     sync_directory,
-    sync_file,
     sync_tree,
+    write_file,
     writing,
 )
 from stages.shards.joining import join
@@ -68,9 +68,9 @@ __all__ = [
     "schema_of",
     "select_groups",
     "sync_directory",
-    "sync_file",
     "sync_tree",
     "whole_groups",
+    "write_file",
     "write_table",
     "writing",
 ]

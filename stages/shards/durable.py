@@ -103,6 +103,22 @@ def _old_directory(output: Path) -> Path:
     return output.with_name(f".{output.name}.old")
 
 
+def write_file(output: Path, content: bytes) -> None:
+    """A file that is there whole, or as it was before; its folder is made. Raises EngineError where it cannot be
+    written."""
+    unfinished = output.with_name(f".{output.name}.partial")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_bytes(content)
+        sync_file(unfinished)
+        os.replace(unfinished, output)
+    except OSError as error:
+        raise EngineError(f"{output}: cannot be written ({why(error)})") from error
+    finally:
+        with contextlib.suppress(OSError):
+            unfinished.unlink()  # gone already where all went well
+
+
 def sync_directory(path: Path) -> None:
     """Makes renames inside `path` survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)

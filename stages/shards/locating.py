@@ -59,6 +59,8 @@ def output_path(out: Path | None, default: str, inputs: Sequence[Path], shard: s
     if out.suffix in OTHER_FORMATS:
         raise UsageError(f"--out {out}: what is written is Parquet; name a .parquet file, or a directory of parts")
     if out.suffix != ".parquet":
+        if out.is_file():
+            raise UsageError(f"--out {out}: a file; name a .parquet file, or a directory of parts")
         return out / (part or Part()).file_name
     if part is not None:
         raise UsageError(f"--shard writes parts into a directory, and --out {out} names a single file")

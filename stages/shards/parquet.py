@@ -25,6 +25,8 @@ def _reading(path: Path) -> Iterator[None]:
     """Turns whatever pyarrow raises over a bad file into a DataError that names it."""
     try:
         yield
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
     except (pa.ArrowException, OSError, UnicodeError) as error:
         reason = first_line(error)
         raise DataError(f"{path}: not a Parquet file, or damaged ({reason})") from error

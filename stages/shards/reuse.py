@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.contract import Metadata
-from stages.errors import DataError, MadeDifferently, UsageError
+from stages.errors import DamagedOutput, DataError, MadeDifferently, UsageError
 from stages.shards.durable import clear_leftovers
 from stages.shards.locating import parts_of_other_counts
 from stages.shards.parquet import read_metadata
@@ -34,7 +34,7 @@ def is_done(output: Path, metadata: Metadata, force: bool, tidy: bool = True) ->
         checked_sha256(output)
         made = read_metadata(output)
     except DataError as error:
-        raise DataError(f"{error}; it stands where the output goes, and --force replaces it") from error
+        raise DamagedOutput(str(error)) from error
     refuse_differences(f"{output} exists and", made, metadata)
     if tidy:
         clear_leftovers(output)

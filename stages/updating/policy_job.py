@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from stages import shards
-from stages.errors import DataError, UsageError
+from stages.errors import DamagedOutput, DataError, UsageError
 from stages.job import Job
 from stages.learning import checkpoints
 from stages.learning.ranks import Ranks
@@ -64,6 +64,6 @@ class PolicyJob(Job):
             made = read_state(self.output)
             check_whole(self.output, made)
         except DataError as error:
-            raise DataError(f"{error}; it stands where the output goes, and --force replaces it") from error
+            raise DamagedOutput(str(error)) from error
         shards.refuse_differences(f"{self.output} exists and", made.lineage, self.metadata)
         return True
