@@ -1,6 +1,7 @@
 """Files that are damaged, hostile or cannot be written: one clear error that names them, and nothing half-done."""
 
 import contextlib
+import json
 import random
 import resource
 import shutil
@@ -334,6 +335,25 @@ def test_rows_that_break_a_promise_are_named(iteration: dict[str, Make], change:
     pq.write_table(pa.Table.from_pylist(rows, table.schema), "changed.parquet")
     with pytest.raises(DataError, match=rf"changed\.parquet: group .*{says}"):
         list(verify([Path("changed.parquet")]))
+
+
+def test_a_shard_of_another_tool_may_lack_hashes_but_not_have_others_or_a_stage_that_there_is_not(
+    iteration: dict[str, Make],
+) -> None:
+    table = pq.read_table("questions.parquet")
+
+    def checked(stage: str, hashes: list[str] | None) -> list[int]:
+        theirs = {"format": 2, "stage": stage, "model": {"name": "m"}, "policy": {"step": 0}}
+        rows = [row | {"images_sha256": hashes} for row in table.to_pylist()]
+        named = table.schema.with_metadata({"ireasoner": json.dumps(theirs)})
+        pq.write_table(pa.Table.from_pylist(rows, named), "theirs.parquet")
+        return [output.rows for output in verify([Path("theirs.parquet")])]
+
+    assert checked("propose", None) == [len(table)]
+    with pytest.raises(DataError, match=r"theirs\.parquet: group .*it has 1 images, and 2 hashes of them"):
+        checked("propose", ["a", "b"])
+    with pytest.raises(DataError, match=r"theirs\.parquet: says that `train` wrote it"):
+        checked("train", None)
 
 
 @pytest.mark.parametrize(

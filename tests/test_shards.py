@@ -371,9 +371,8 @@ def test_a_seed_that_no_generator_takes_is_refused(seed: int) -> None:
         Metadata.from_json(text, "theirs.parquet")
 
 
-@pytest.mark.parametrize("wrong", [{"stage": "train"}, {"policy": {"step": math.inf}}])
-def test_metadata_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
-    given = {"format": FORMAT, "stage": "score", "model": {"name": "m"}, "policy": {"step": 0}} | wrong
+def test_a_step_that_is_no_number_is_refused() -> None:
+    given = {"format": FORMAT, "stage": "score", "model": {"name": "m"}, "policy": {"step": math.inf}}
     with pytest.raises(DataError, match="its `ireasoner` metadata cannot be read"):
         Metadata.from_json(json.dumps(given), "theirs.parquet")
 

@@ -74,10 +74,8 @@ class Metadata:
             if raw["format"] != FORMAT:
                 raise DataError(f"{where}: {other_format(raw)}")
             params, inputs, seed, device = (raw.get(name) for name in ("params", "inputs", "seed", "device"))
-            if raw["stage"] not in STAGES:
-                raise ValueError(f"stage is {raw['stage']!r}")
             return Metadata(
-                stage=raw["stage"],
+                stage=str(raw["stage"]),
                 params=params if isinstance(params, dict) else {},
                 seed=_seed(seed),
                 inputs=tuple(
