@@ -23,15 +23,23 @@ class UsageError(StageError):
     exit_code = 2
 
 
-class MadeDifferently(UsageError):
-    """What is in the output's place was made from other inputs or with other parameters; `found` says which."""
+class InTheWay(StageError):
+    """What is in the output's place cannot stay there; `found` says why, and `advice` what a stage's command can do."""
+
+    advice: str
 
     def __init__(self, found: str) -> None:
         super().__init__(found)  # and no more: it is made again from its arguments where it comes from another process
         self.found = found
 
     def __str__(self) -> str:
-        return f"{self.found}; use --force to replace it, or another --out"
+        return f"{self.found}; {self.advice}"
+
+
+class MadeDifferently(InTheWay, UsageError):
+    """It was made from other inputs or with other parameters."""
+
+    advice = "use --force to replace it, or another --out"
 
 
 class BeingWritten(UsageError):
@@ -44,15 +52,10 @@ class DataError(StageError):
     exit_code = 3
 
 
-class DamagedOutput(DataError):
-    """What is in the output's place is damaged; `found` says how."""
+class DamagedOutput(InTheWay, DataError):
+    """It is damaged."""
 
-    def __init__(self, found: str) -> None:
-        super().__init__(found)  # as of MadeDifferently
-        self.found = found
-
-    def __str__(self) -> str:
-        return f"{self.found}; it stands where the output goes, and --force replaces it"
+    advice = "it stands where the output goes, and --force replaces it"
 
 
 class OtherModel(DataError):

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from stages import shards
-from stages.contract import PROPOSER, SCORE_COLUMNS, SCORED, TRAJECTORY, Metadata
+from stages.contract import PROPOSER, SCORE_COLUMNS, SCORED, TRAJECTORY, Metadata, images_id
 from stages.embedding import StepEmbedder
 from stages.embedding.static import StaticEmbedder
 from stages.errors import UsageError
@@ -151,7 +151,7 @@ def _questions(rollouts: shards.Shards, chosen: Chosen) -> Questions:
     asked = [row for row in rows if row["role"] == PROPOSER]
     asked.sort(key=lambda row: row["group_index"])
     texts = [row["question"] for row in asked]
-    images = [_pictured(row["images_sha256"]) for row in asked]
+    images = [images_id(row["images_sha256"]) for row in asked]
     pictured = [image for image in images if image is not None]
     if chosen.params.question_share and len(set(pictured)) == len(pictured):
         raise UsageError(
@@ -168,11 +168,6 @@ def _questions(rollouts: shards.Shards, chosen: Chosen) -> Questions:
         if "balance" in wanted
         else {},
     )
-
-
-def _pictured(hashes: list[str | None] | None) -> str | None:
-    """What a question's images are together; None where one is not known."""
-    return " ".join(filter(None, hashes)) if hashes and all(hashes) else None
 
 
 def _kind(proposal: str | None) -> str | None:

@@ -38,8 +38,8 @@ def text(name: str) -> str:
     """
     file = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
     if not name.endswith(".toml") and name not in names():
-        base, _, phase = name.rpartition(":")
-        if base in names() and phase.isdecimal():
+        base, phase = _phase_of(name)
+        if base in names():
             raise typer.BadParameter(f"{name}: `run` goes through the phases of {base} by itself; leave out :{phase}")
         near = get_close_matches(name, names(), n=1, cutoff=0.0)
         raise typer.BadParameter(f"no recipe {name!r}; the nearest is {near[0]!r}, of {', '.join(names())}")
@@ -56,19 +56,23 @@ def title(name: str) -> str:
 
 def load(recipe: str) -> tuple[dict[str, Any], str]:
     """The settings of NAME, or of NAME:PHASE in that phase, and what to call them in messages."""
-    name, colon, number = recipe.rpartition(":")
-    if not colon or not number.isdecimal():
-        name, colon = recipe, ""
+    name, number = _phase_of(recipe)
     content, phases = _read(name)
     where = f"recipe {recipe}"
-    if colon:
-        if not 1 <= int(number) <= len(phases):
+    if number is not None:
+        if not 1 <= number <= len(phases):
             raise typer.BadParameter(f"{where}: {name} has {len(phases) or 'no'} phases")
-        for command, settings in phases[int(number) - 1].settings.items():
+        for command, settings in phases[number - 1].settings.items():
             if not isinstance(own := content.get(command, {}), dict):
                 raise typer.BadParameter(f"{where}: {command} is a table in the phase, and none before it")
             content[command] = {**own, **settings}
     return content, where
+
+
+def _phase_of(recipe: str) -> tuple[str, int | None]:
+    """The name and the phase of NAME:PHASE; None as the phase of a NAME."""
+    name, _, number = recipe.rpartition(":")
+    return (name, int(number)) if name and number.isdecimal() else (recipe, None)
 
 
 def phases(recipe: str) -> list[Phase]:

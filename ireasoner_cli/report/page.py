@@ -23,9 +23,9 @@ from stages.contract import PROPOSER, SOLVER
 from stages.errors import UsageError
 from stages.learning.drift import LEAST_ESS, WEIGHT_OFF
 from stages.policy import STATE_FILE
+from stages.shards.sealing import MAGIC
 
 GENERATOR = "ireasoner report"
-PARQUET = b"PAR1"  # how its files begin
 RUNS = 6  # as many as can be told apart by colour
 COLUMNS = 24  # of the heat map over training
 TILES = 6
@@ -62,7 +62,7 @@ def write_report(runs: Sequence[Path], out: Path, gallery: int, force: bool) -> 
     if out.exists():
         with out.open("rb") as file:
             head = file.read(4096)
-        if head.startswith(PARQUET) or (out.parent / STATE_FILE).is_file():
+        if head.startswith(MAGIC) or (out.parent / STATE_FILE).is_file():
             raise UsageError(f"{out} is a shard, or of a policy; name another --out")
         if not force and GENERATOR.encode() not in head:
             raise UsageError(f"{out} exists and is no report; name another --out, or use --force")

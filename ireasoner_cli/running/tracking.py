@@ -9,6 +9,7 @@ from typing import Any
 
 from ireasoner_cli.lineage import settings
 from ireasoner_cli.running.figures import Figures
+from stages import shards
 from stages.errors import UsageError
 from stages.policy import read_state
 
@@ -41,7 +42,7 @@ def tracking(tracker: str | None, out: Path, say: Callable[[str], None], group: 
     folder.mkdir(parents=True, exist_ok=True)
     identity, sent = folder / "run-id", folder / "sent"
     if not identity.is_file():
-        _write(identity, uuid.uuid4().hex[:12])
+        shards.write_file(identity, uuid.uuid4().hex[:12].encode())
     try:
         run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "ireasoner"),
@@ -66,7 +67,7 @@ def tracking(tracker: str | None, out: Path, say: Callable[[str], None], group: 
             if figures.step > last:
                 run.log({name: value for name, value in figures.to_json().items() if value is not None})
                 last = figures.step
-                _write(sent, str(last))
+                shards.write_file(sent, str(last).encode())
         except Exception as error:
             say(f"wandb: {type(error).__name__}: {error}")
 
@@ -76,13 +77,6 @@ def tracking(tracker: str | None, out: Path, say: Callable[[str], None], group: 
         run.finish(exit_code=1)
         raise
     run.finish()
-
-
-def _write(file: Path, text: str) -> None:
-    """The whole file or none of it."""
-    unfinished = file.with_name(f".{file.name}")
-    unfinished.write_text(text)
-    os.replace(unfinished, file)
 
 
 def configuration(out: Path) -> dict[str, Any]:

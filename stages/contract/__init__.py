@@ -13,6 +13,7 @@ from stages.contract.metadata import (
     PolicyRef,
     gone_on,
     group_id,
+    images_id,
     other_format,
     trajectory_seed,
 )
@@ -65,6 +66,7 @@ __all__ = [
     "Role",
     "gone_on",
     "group_id",
+    "images_id",
     "other_format",
     "trajectory_seed",
 ]

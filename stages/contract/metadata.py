@@ -176,6 +176,11 @@ def group_id(seed: int, step: int, images_sha256: Sequence[str | None]) -> str:
     return hashlib.sha256(f"{seed}:{step}:{images}".encode()).hexdigest()[:16]
 
 
+def images_id(images_sha256: Sequence[str | None] | None) -> str | None:
+    """What is the same of rows about the same images; None where one of them is not known, or there is none."""
+    return " ".join(filter(None, images_sha256)) if images_sha256 and all(images_sha256) else None
+
+
 def trajectory_seed(group: str, role: str, sample_index: int, of_pass: str | None = None) -> int:
     """The trajectory's own seed, in [0, 2^63): no two trajectories of a run share their noise. `of_pass` is the
     Solver's pass, none for the Proposer."""

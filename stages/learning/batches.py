@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import groupby, islice
 from typing import Any
 
-from stages.contract import ANSWER, PROPOSER, SOLVER, Metadata, Role
+from stages.contract import ANSWER, PROPOSER, SOLVER, Metadata, Role, images_id
 from stages.errors import DataError
 from stages.learning.advantages import COMPARING
 from stages.learning.contexts import Context, Contexts, processed
@@ -144,10 +144,9 @@ class GroupReader:
         check_sampled(self._model, row["token_ids"], self._vocabulary, where)
 
 
-def _pictured(group: Group) -> tuple[str, ...]:
+def _pictured(group: Group) -> str:
     """What the group's images are, its own id where that is not recorded."""
-    hashes = group[0]["images_sha256"]
-    return tuple(hashes) if hashes and all(hashes) else (group[0]["group_id"],)
+    return images_id(group[0]["images_sha256"]) or group[0]["group_id"]
 
 
 def _learnable(group: Group, role: Role) -> Group:
