@@ -22,7 +22,7 @@ from stages import rollout, shards, update
 from stages.contract import Metadata, ModelRef, PolicyRef, group_id
 from stages.learning.drift import LEAST_ESS, effective_sample_size, too_far
 from stages.learning.losses import Loss, rule
-from stages.learning.losses.token_loss import Bounds
+from stages.learning.losses.bounds import Bounds
 from stages.parameters.update import UpdateParams
 from stages.updating import remarks
 from tests import chain, test_run, test_workers

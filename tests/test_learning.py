@@ -199,8 +199,7 @@ def test_metrics_are_those_of_the_plain_loop(learner: Learner, model: Model, tmp
 def test_the_learner_has_the_rules_that_were_asked_for(model: Model) -> None:
     asked = UpdateParams(loss="clip", clip_low=0.1, clip_high=0.4, clip_dual=2.5)
     learner = Learner(model, asked, 0, temperatures={SOLVER: 0.7, PROPOSER: 1.3})
-    rule = learner._rules[SOLVER]
-    assert (rule.clip_low, rule.clip_high, rule.clip_dual) == (0.1, 0.4, 2.5)
+    assert learner._rules[SOLVER].bounds == (0.1, 0.4, 2.5)
     assert (learner.temperature(SOLVER), learner.temperature(PROPOSER)) == (0.7, 1.3)
 
 

@@ -21,11 +21,12 @@ from stages.learning.kl import Kl
 from stages.learning.last_token import LastToken, balanced, last_token_loss
 from stages.learning.loss import Head, LossRule, Tokens, loss_terms, token_logprobs
 from stages.learning.losses import Loss
+from stages.learning.losses.bounds import Bounds
 from stages.learning.losses.dpo import pair_loss
-from stages.learning.losses.token_loss import Bounds, TokenLoss
+from stages.learning.losses.token_loss import TokenLoss
 
 SIX_DECIMALS = 6e-7
-BOUNDS = Bounds(low=0.2, high=0.3, dual=3.0)
+BOUNDS = Bounds(dual=3.0)
 RELATIVE: tuple[Advantage, ...] = ("mean", "grpo", "leave-one-out")  # to the group alone
 REWARDS = st.lists(st.floats(-10, 10), min_size=1, max_size=16)
 SPREAD = st.lists(st.integers(-20, 20).map(lambda tenths: tenths / 10), min_size=2, max_size=16).filter(
@@ -450,10 +451,10 @@ def plain_loss(states: Tensor, reference: Tensor, tokens: Tokens, head: Head, ru
     elif rule.loss == "dpo":
         loss = -a * logprob
     else:
-        bounded = ratio.clamp(1 - rule.clip_low, 1 + rule.clip_high)
+        bounded = ratio.clamp(1 - rule.bounds.low, 1 + rule.bounds.high)
         loss = torch.maximum(-a * ratio, -a * bounded)
-        if rule.clip_dual is not None:
-            loss = torch.where((a < 0) & (loss > -rule.clip_dual * a), -rule.clip_dual * a, loss)
+        if rule.bounds.dual is not None:
+            loss = torch.where((a < 0) & (loss > -rule.bounds.dual * a), -rule.bounds.dual * a, loss)
     logp, logq = z.log_softmax(-1), z_ref.log_softmax(-1)
     first, second = (logp, logq) if rule.kl == "reverse" else (logq, logp)
     return (tokens.shares * (loss + KL_COEF * (first.exp() * (first - second)).sum(-1))).sum()
@@ -469,7 +470,7 @@ def test_the_gradient_of_every_rule_is_autograds(
     loss: Loss, dual: float | None, kl: Kl, temperature: float, positions: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(losses.POSITIONS_PER_CHUNK, "cpu", positions)
-    rule = LossRule(loss, kl, clip_dual=dual, temperature=temperature)
+    rule = LossRule(loss, kl, Bounds(dual=dual), temperature)
     states, reference, tokens, head = a_step(temperature)
     terms = loss_terms(states, reference, tokens, KL_COEF, head, rule)
     expected = plain_loss(states, reference, tokens, head, rule)

@@ -13,7 +13,7 @@ from stages.models.finding import find_model
 from stages.parameters import Call
 from stages.parameters.score import ScoreParams
 from stages.score import score
-from stages.scoring.block import _spans
+from stages.scoring.steps import _spans
 from tests import chain, oracle
 from tests.conftest import build_tiny_model
 
@@ -210,7 +210,7 @@ def test_steps_embedded_a_few_at_a_time_score_the_same(
     rollouts: Path, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = score([rollouts], ScoreParams(no_warmup=True), Call(out=Path("whole.parquet"))).path
-    monkeypatch.setattr("stages.scoring.block.STEPS_AT_ONCE", at_once)
+    monkeypatch.setattr("stages.scoring.steps.STEPS_AT_ONCE", at_once)
     parts = score([rollouts], ScoreParams(no_warmup=True), Call(out=Path("parts.parquet"))).path
     assert parts.read_bytes() == whole.read_bytes()
 

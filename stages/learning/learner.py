@@ -19,6 +19,7 @@ from stages.learning.control import Baseline, next_kl_coef
 from stages.learning.drift import effective_sample_size
 from stages.learning.last_token import LastToken, last_token_loss
 from stages.learning.loss import LossRule, Terms, loss_terms, token_logprobs
+from stages.learning.losses.bounds import Bounds
 from stages.learning.losses.dpo import pair_loss
 from stages.learning.model import PolicyModel, write_tensors
 from stages.learning.packing import TOKENS_PER_PASS, packed
@@ -83,16 +84,9 @@ class Learner:
         shards = (self._held, self.ranks if self._held.ranks > 1 else None)
         self.model = (models or PolicyModel)(model, seed, params.gradient_checkpointing, lora, *shards)
         self.lora = self.model.lora
+        bounds = Bounds(params.clip_low, params.clip_high, params.clip_dual)
         self._rules = {
-            role: LossRule(
-                params.loss,
-                params.kl,
-                params.clip_low,
-                params.clip_high,
-                params.clip_dual,
-                (temperatures or {}).get(role, 1.0),
-            )
-            for role in ROLES
+            role: LossRule(params.loss, params.kl, bounds, (temperatures or {}).get(role, 1.0)) for role in ROLES
         }
         self._model, self._asked = model, Group()
         kl_coef = params.kl_start if params.kl_fixed is None else params.kl_fixed

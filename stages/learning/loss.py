@@ -19,7 +19,8 @@ from stages.learning.kl import Kl
 from stages.learning.kl import rule as kl_rule
 from stages.learning.losses import Loss
 from stages.learning.losses import rule as loss_rule
-from stages.learning.losses.token_loss import Bounds, TokenLoss
+from stages.learning.losses.bounds import DEFAULT_BOUNDS, Bounds
+from stages.learning.losses.token_loss import TokenLoss
 
 # Rows of a [positions, vocabulary] tensor, of which three live at a time, and a fourth at a temperature.
 POSITIONS_PER_CHUNK = {"cpu": 96, "cuda": 512}
@@ -27,20 +28,17 @@ POSITIONS_PER_CHUNK = {"cpu": 96, "cuda": 512}
 
 @dataclass(frozen=True)
 class LossRule:
-    """Which loss of a token and which divergence; clip_…, the bounds of `clip` (see Bounds); the temperature (> 0) at
-    which log π enters the loss: that of the sampling, where μ is of that temperature, too."""
+    """Which loss of a token and which divergence; the bounds of `clip`; the temperature (> 0) at which log π enters the
+    loss: that of the sampling, where μ is of that temperature, too."""
 
     loss: Loss = "policy-gradient"
     kl: Kl = "reverse"
-    clip_low: float = 0.2
-    clip_high: float = 0.3
-    clip_dual: float | None = 3.0
+    bounds: Bounds = DEFAULT_BOUNDS
     temperature: float = 1.0
 
     def token_loss(self, logprob: Tensor, tokens: "Tokens") -> TokenLoss:
         """Of log π(y) [T] at the temperature."""
-        bounds = Bounds(self.clip_low, self.clip_high, self.clip_dual)
-        return loss_rule(self.loss)(logprob, tokens.sampled_logprobs, tokens.advantages, bounds)
+        return loss_rule(self.loss)(logprob, tokens.sampled_logprobs, tokens.advantages, self.bounds)
 
 
 DEFAULT_RULE = LossRule()

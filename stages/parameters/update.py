@@ -7,6 +7,7 @@ from typing import Literal
 from stages.learning.advantages import Advantage
 from stages.learning.kl import Kl
 from stages.learning.losses import Loss
+from stages.learning.losses.bounds import DEFAULT_BOUNDS
 from stages.parameters.call import Call
 from stages.parameters.option import option
 
@@ -50,10 +51,10 @@ class UpdateParams:
     kl_start: float = option(1e-3, "β at step 0.", minimum=0.0)
     kl_target: float = option(0.02, "κ, the KL that β is steered towards.", minimum=1e-9)
     kl_min: float = option(1e-8, "β never falls below this.", minimum=0.0)
-    clip_low: float = option(0.2, "π/μ is clipped below 1 − this.", minimum=0.0, maximum=1.0, panel=CLIP)
-    clip_high: float = option(0.3, "π/μ is clipped above 1 + this.", minimum=0.0, panel=CLIP)
+    clip_low: float = option(DEFAULT_BOUNDS.low, "π/μ is clipped below 1 − this.", minimum=0.0, maximum=1.0, panel=CLIP)
+    clip_high: float = option(DEFAULT_BOUNDS.high, "π/μ is clipped above 1 + this.", minimum=0.0, panel=CLIP)
     clip_dual: float | None = option(
-        None,
+        DEFAULT_BOUNDS.dual,
         "Where the advantage is negative, the loss of a token is at most so many times it.",
         minimum=1.0,
         shown="no bound",

@@ -1,6 +1,8 @@
 """The Solver's rows of a block by cell, which is one pass of one group."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -45,6 +47,18 @@ class Cells:
             if name == of_pass:
                 found[self.of_group[cell]] = cell
         return found
+
+    def spread(self, places: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """A value of each of these places in the block, NaN elsewhere   [rows of the block]"""
+        spread = np.full(len(self.row) + self.groups, np.nan)
+        spread[places] = values
+        return spread
+
+    def column(self, values: Sequence[Any] | np.ndarray, kind: pa.DataType) -> pa.Array:
+        """A column of the block of the rollouts' values [R], null on the proposers' rows."""
+        place = np.full(len(self.row) + self.groups, -1)
+        place[self.row] = np.arange(len(self.row))
+        return pa.array(list(values), kind).take(pa.array(place, mask=place < 0))
 
     def are(self, *passes: str) -> np.ndarray:
         """Whether a rollout is of one of these passes   [R] bool"""

@@ -19,7 +19,7 @@ from stages.scoring.passes import Passes
 
 OWN = "own_terms"  # under which a shard records the user's own terms
 HELD_TO_TARGETS = {"calibration", "children", "majority", "reader"}  # terms that look at what is right
-WITH_COLUMNS = {"answer", "step"}  # terms whose columns every scored table has
+WITH_COLUMNS = ("answer", "step")  # terms whose columns every scored table has
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from stages.parameters.score import ScoreParams
 from stages.rollout import rollout
 from stages.sampling import Wanted, open_sampler
 from stages.sampling.rows import Asking
-from stages.scoring import block
+from stages.scoring import said
 from tests import chain
 from tests.benchmarks.learner import say, show
 from tests.benchmarks.measure import Stopwatch
@@ -178,7 +178,7 @@ def share_score(groups: int) -> list[dict[str, Any]]:
         return iter(watch.timing("reading", tables(*args, **options).__next__), None)
 
     parts = (
-        (block, "parse_completion", "parsing"),
+        (said, "parse_completion", "parsing"),
         (StaticEmbedder, "_tokenise", "tokenising, on all cores"),
         (StaticEmbedder, "embed", "embedding"),
         (scoring, "score_block", "rewards and columns"),

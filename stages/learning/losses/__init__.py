@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from stages.learning.losses.token_loss import Bounds, TokenLoss
+    from stages.learning.losses.bounds import Bounds
+    from stages.learning.losses.token_loss import TokenLoss
 
 Loss = Literal["policy-gradient", "clip", "sft", "dpo"]
 Rule = Callable[["Tensor", "Tensor", "Tensor", "Bounds"], "TokenLoss"]

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from stages.learning.losses.token_loss import Bounds, TokenLoss
+from stages.learning.losses.bounds import Bounds
+from stages.learning.losses.token_loss import TokenLoss
 
 
 def pair_loss(policy: Tensor, reference: Tensor, beta: float, sft_coef: float) -> tuple[Tensor, Tensor]:

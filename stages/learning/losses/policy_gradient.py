@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from stages.learning.losses.token_loss import Bounds, TokenLoss
+from stages.learning.losses.bounds import Bounds
+from stages.learning.losses.token_loss import TokenLoss
 
 MAX_IMPORTANCE_WEIGHT = 2.0
 

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from stages.learning.losses.token_loss import Bounds, TokenLoss
+from stages.learning.losses.bounds import Bounds
+from stages.learning.losses.token_loss import TokenLoss
 
 
 def token_loss(logprob: Tensor, sampled_logprobs: Tensor, advantages: Tensor, bounds: Bounds) -> TokenLoss:

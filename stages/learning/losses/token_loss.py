@@ -1,17 +1,8 @@
-"""What a loss rule gives, and what bounds it."""
+"""What a loss rule gives."""
 
 from typing import NamedTuple
 
 from torch import Tensor
-
-
-class Bounds(NamedTuple):
-    """Of the ratio π/μ in the clipped loss: it counts between 1 − low and 1 + high, and for A < 0 up to `dual` (> 1);
-    dual None: without that end."""
-
-    low: float
-    high: float
-    dual: float | None
 
 
 class TokenLoss(NamedTuple):
