@@ -138,19 +138,23 @@ class ProgressLines:
 
     def __init__(self, task: str, total: int, unit: str) -> None:
         self._task, self._total, self._unit = task, total, unit
-        self._done = self._said_done = 0
+        self._done = 0
         self._said_at = time.monotonic()
+        self._measured: tuple[float, int] | None = None  # since when, and from how many, the pace is taken
 
     def advance(self, done: int) -> None:
+        now = time.monotonic()
         self._done += done
-        passed = time.monotonic() - self._said_at
-        if passed < SECONDS_BETWEEN_LINES or self._done >= self._total:
+        if self._measured is None:  # the first were done before, or waited for the engine: no measure of the others
+            self._measured = now, self._done
+        if now - self._said_at < SECONDS_BETWEEN_LINES or self._done >= self._total:
             return
-        since = self._done - self._said_done
-        left = f", about {duration((self._total - self._done) * passed / since)} left" if since else ""
+        since, had = self._measured
+        pace = (now - since) / (self._done - had) if self._done > had else None
+        left = f", about {duration((self._total - self._done) * pace)} left" if pace else ""
         share = f"{100 * self._done / self._total:.0f} %"
         stderr.print(Text(f"{self._task}: {self._done:,} of {self._total:,} {self._unit}, {share}{left}"))
-        self._said_at, self._said_done = time.monotonic(), self._done
+        self._said_at, self._measured = now, (now, self._done)
 
 
 def duration(seconds: float) -> str:

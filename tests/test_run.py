@@ -543,9 +543,26 @@ def test_without_a_terminal_progress_is_a_line_now_and_then(monkeypatch: pytest.
         now += 10
         advance(10)
     assert log.getvalue().splitlines() == [
-        "eval: 340 of 640 groups, 53 %, about 26 s left",
-        "it0007 of 40, rollout: 340 of 640 groups, 53 %, about 26 s left",
+        "eval: 340 of 640 groups, 53 %, about 30 s left",
+        "it0007 of 40, rollout: 340 of 640 groups, 53 %, about 30 s left",
         "it0008 of 40: nothing was scored; 100 s, about 53 min left".replace("100 s", duration(100.0)),
+    ]
+
+
+def test_how_long_it_takes_is_not_read_off_what_waited_for_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("ireasoner_cli.console.time.monotonic", lambda: now)
+    log = io.StringIO()
+    monkeypatch.setattr(console, "stderr", Console(file=log, soft_wrap=True))
+    with console.TerminalProgress().track("eval", 300, "questions") as advance:
+        now += 40
+        advance(1)
+        for _ in range(31):
+            now += 1
+            advance(3)
+    assert log.getvalue().splitlines() == [
+        "eval: 1 of 300 questions, 0 %",
+        "eval: 91 of 300 questions, 30 %, about 70 s left",
     ]
 
 
