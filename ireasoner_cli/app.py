@@ -1,5 +1,6 @@
 """The typer app, and the one place where exceptions become messages and exit codes."""
 
+import os
 import signal
 import sys
 import threading
@@ -123,7 +124,17 @@ def main() -> None:
     sys.unraisablehook = _not_lost
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr is, where it is not of UTF-8
-    app(prog_name="ireasoner")
+    try:
+        try:
+            app(prog_name="ireasoner")
+        finally:
+            if sys.stdout:  # which a shell can close
+                sys.stdout.flush()
+    except BrokenPipeError:  # whoever closed it knows
+        os._exit(1)
+    except OSError as error:  # of help, which is no command's, or of what was said last
+        console.error(f"stdout: cannot be written ({error.strerror})")
+        os._exit(ENGINE_FAILURE)  # else Python tries once more, and tells of it
 
 
 def _not_lost(ignored: "sys.UnraisableHookArgs") -> None:
