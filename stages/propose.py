@@ -17,6 +17,7 @@ from stages import images, puzzles, shards
 from stages.contract import PROPOSER, TRAJECTORY, UNREADABLE, Metadata, group_id, trajectory_seed
 from stages.errors import DataError, MadeDifferently, UsageError
 from stages.images.columns import Columns
+from stages.images.dataset import Dataset
 from stages.images.forms import PoolRow
 from stages.images.pool import Order, Pool, open_pool
 from stages.job import Job, Start
@@ -64,6 +65,8 @@ def propose(
         inputs=pool.inputs,
         total=call.at_most(params.groups),
     )
+    if isinstance(pool, Dataset) and job.output.resolve().is_relative_to(images_path.resolve()):
+        raise UsageError(f"{job.output}: lies in the pool, which would grow by it; name another place with --out")
     groups = call.at_most(params.groups)
     order = Order(len(pool), call.seed, step, params.per_image)
 

@@ -266,6 +266,20 @@ def test_several_files_are_one_pool_and_of_kinds_the_first_is_meant(workdir: Pat
         open_pool(folder)
 
 
+@pytest.mark.parametrize("pool", ["data", "data/a.parquet"])
+def test_questions_are_not_written_into_their_own_pool(workdir: Path, pool: str) -> None:
+    """Where rows of files are the pool. Of a folder of images they are no part."""
+    file = Path("data/a.parquet")
+    file.parent.mkdir()
+    to_parquet([{"image": "pool/0.png"}], file)
+    before = file.read_bytes()
+    params = ProposeParams(groups=1, sampling=fake(max_tokens=128))
+    with pytest.raises(UsageError, match="lies in the pool, which would grow by it"):
+        propose(Path(pool), params, Call(model="model", out=file if pool == str(file) else Path("data/q.parquet")))
+    assert [*file.parent.iterdir()] == [file] and file.read_bytes() == before
+    assert propose(Path("pool"), params, Call(model="model", out=Path("pool/q.parquet"))).path.exists()
+
+
 @pytest.mark.parametrize("size", [1, 100, 10**9])
 def test_large_rows_are_read_fewer_at_a_time_and_in_the_same_order(
     workdir: Path, monkeypatch: pytest.MonkeyPatch, size: int
