@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import chdir, closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,11 @@ def attempt(work: Callable[[], object]) -> str:
     return f"{found:.1e}" if isinstance(found, float) else str(found or "done")
 
 
+def _samplers(refused: str | None) -> list[SamplerName]:
+    """Those that are asked; refused: why vLLM cannot be."""
+    return ["transformers"] if refused else ["transformers", "vllm"]
+
+
 def look_at(name: str, folder: Path) -> None:
     """Prints what becomes of one family."""
     model = find_model(str(build(name, folder / "model")))
@@ -179,15 +185,18 @@ def look_at(name: str, folder: Path) -> None:
     policy = folder / "policy"
     print(f"  {'a policy':28} {attempt(lambda: moved_policy(model, policy).name)}", flush=True)
     asked, adapter = requests(folder), policy / SOLVER
-    samplers: list[SamplerName] = ["transformers", *(["vllm"] if found.adapters is None else [])]
-    for sampler in samplers:
+    for sampler in _samplers(found.adapters):
         try:
             samples = sampled(sampler, model, adapter, folder, pixels)
         except Exception as error:
             print(f"  {sampler:28} {type(error).__name__}: {str(error)[:200]}", flush=True)
             continue
+
+        def differ(samples: list[Sample], by: Callable[..., Any]) -> float:
+            return apart(samples, asked, by(model, adapter, pixels))
+
         for by in (by_the_learner, by_transformers):
-            value = attempt(lambda by=by, samples=samples: apart(samples, asked, by(model, adapter, pixels)))
+            value = attempt(partial(differ, samples, by))
             print(f"  {sampler + ', ' + by.__name__:28} {value}", flush=True)
     print(f"  {'two iterations':28} {attempt(lambda: two_iterations(model.path, folder, 'transformers'))}", flush=True)
 
@@ -199,8 +208,8 @@ def look_at(name: str, folder: Path) -> None:
         )
         return apart(samples, asked, by_transformers(model, adapter, pixels))
 
-    for sampler in ["transformers", *(["vllm"] if found.sampling is None else [])]:
-        print(f"  {'merged, ' + sampler:28} {attempt(lambda sampler=sampler: again(sampler))}", flush=True)
+    for sampler in _samplers(found.sampling):
+        print(f"  {'merged, ' + sampler:28} {attempt(partial(again, sampler))}", flush=True)
 
 
 def main(names: list[str]) -> None:

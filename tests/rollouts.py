@@ -60,7 +60,8 @@ def rollouts(*groups: Sequence[oracle.Rollout], **given: Any) -> Rollouts:
         parents={name: np.full(len(members), -1) for name in ("children", "reader", "verdict")},
     )
     plain = ("texts", "answers", "told", "parents")
-    return replace(seen, **{name: value if name in plain else np.array(value) for name, value in given.items()})
+    other: dict[str, Any] = {name: value if name in plain else np.array(value) for name, value in given.items()}
+    return replace(seen, **other)
 
 
 def questions(entropy: np.ndarray, share: np.ndarray, answered: np.ndarray, **given: Any) -> Groups:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -352,7 +353,8 @@ def test_at_80_columns_names_are_whole_and_figures_on_one_line(workdir: Path) ->
     table = ireasoner("eval", "--task", "list", **narrow).stdout
     for task in json.loads(succeeds("eval", "--task", "list", "--json")):
         assert task["name"] in table and task["hub"] in table
-    figures = {name: 0.5 for name in ("accuracy", "stderr", "no_answer")} | {"questions": 2500, "low": 0.4, "high": 1.0}
+    figures: dict[str, Any] = {name: 0.5 for name in ("accuracy", "stderr", "no_answer")}
+    figures |= {"questions": 2500, "low": 0.4, "high": 1.0}
     figures |= {"majority@k": {"mean": 0.5}, "pass@k": {"mean": 1.0}}
     summary = {**figures, "k": 5, "types": {"natural science": figures}, "unscored": 0, "left_out": 0, "truncated": 0}
     program = f"from ireasoner_cli.commands.evaluate import _print_table as show\nshow({{'': {summary}}})"

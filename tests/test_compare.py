@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ireasoner_cli.forest import forest_plot
+from ireasoner_cli.comparison.forest import forest_plot
 from stages.contract import EVALUATED
 from stages.errors import DataError
 from stages.evaluation.compare import Comparison, compare, paper_table

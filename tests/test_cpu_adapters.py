@@ -1,5 +1,7 @@
 """Adapters on the CPU: what vLLM computes from copies of their weights, to the bit."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -9,7 +11,7 @@ TOKENS, RANK, WIDTH, OUT = 37, 16, 128, 344
 
 
 @pytest.fixture
-def wrapper(monkeypatch):
+def wrapper(monkeypatch: pytest.MonkeyPatch) -> Any:
     """vLLM's own, and whatever is put in place of its methods put back."""
     module = pytest.importorskip("vllm.lora.punica_wrapper.punica_cpu")
     own = module.PunicaWrapperCPU
@@ -18,7 +20,9 @@ def wrapper(monkeypatch):
     return own(64, 8, "cpu", max_loras=2)
 
 
-def linear(wrapper, adapters: torch.Tensor, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
+def linear(
+    wrapper: Any, adapters: torch.Tensor, dtype: torch.dtype = torch.float32
+) -> tuple[torch.Tensor, torch.Tensor]:
     """A layer's outputs before and with the adapters of these tokens."""
     wrapper._token_lora_indices[:TOKENS] = adapters
     wrapper.indices_len[0] = TOKENS
@@ -38,7 +42,7 @@ def linear(wrapper, adapters: torch.Tensor, dtype: torch.dtype = torch.float32) 
     [torch.zeros(TOKENS), torch.ones(TOKENS), torch.arange(TOKENS) // 20],
     ids=["first", "second", "both"],
 )
-def test_the_numbers_are_vllms_own(wrapper, adapters, dtype):
+def test_the_numbers_are_vllms_own(wrapper: Any, adapters: torch.Tensor, dtype: torch.dtype) -> None:
     before, theirs = linear(wrapper, adapters, dtype)
     read_adapters_in_place()
     _, ours = linear(wrapper, adapters, dtype)
@@ -46,7 +50,7 @@ def test_the_numbers_are_vllms_own(wrapper, adapters, dtype):
     assert not torch.equal(ours, before)
 
 
-def test_tokens_without_an_adapter_stay_as_they_are(wrapper):
+def test_tokens_without_an_adapter_stay_as_they_are(wrapper: Any) -> None:
     read_adapters_in_place()
     before, after = linear(wrapper, torch.arange(TOKENS) // 20 - 1)
     assert torch.equal(after[:20], before[:20])

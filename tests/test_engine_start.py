@@ -15,7 +15,7 @@ from stages.errors import EngineError
 from stages.models import threads
 from stages.models.finding import Model, find_model
 from stages.parameters.sampling import Decoding, EngineOptions
-from stages.sampling import Request, Wanted, open_sampler
+from stages.sampling import Request, Sample, Wanted, open_sampler
 from tests.conftest import needs_vllm
 
 ROOT = Path(__file__).parent.parent
@@ -67,7 +67,7 @@ def test_a_prompt_as_long_as_was_asked_for_is_read(long_model: Model, monkeypatc
     sampler = open_sampler(Wanted("vllm", long_model, options=EngineOptions(max_model_len=16_384)))
     words = " ".join(["word"] * 2500)  # of five tokens each
     (sample,) = sampler.sample([Request((Image.new("RGB", (64, 48)),), words, 1)], Decoding(max_tokens=3))
-    assert len(sample.token_ids) > 0
+    assert isinstance(sample, Sample) and len(sample.token_ids) > 0
 
 
 @needs_vllm

@@ -234,7 +234,7 @@ def test_the_first_and_the_last_fifth_of_training(tmp_path: Path) -> None:
 def test_rows_that_ask_puzzles_alone_are_not_in_the_table_of_what_the_proposer_asks(tmp_path: Path) -> None:
     key = {"settings": "prose", "seed": 1, "iteration": 1, "step": 48, "answerable": 0.5}
     lines = [{**key, "row": "full", "dominant_right": 0.5}, {**key, "row": "rotation @ 1"}]
-    write_csv(tmp_path / "dynamics.csv", DYNAMICS, lines)
+    write_csv(tmp_path / "dynamics.csv", DYNAMICS, iter(lines))
     assert list(cells(tables.early_late(tmp_path, "prose"))) == ["full"]
 
 

@@ -26,6 +26,7 @@ from stages.sampling import Request, Wanted, open_sampler
 from tests import chain
 from tests.conftest import needs_vllm
 from tests.test_learning import picture, stock_model
+from tests.test_sampling import sampled
 
 
 def write_policy(model: Model, folder: Path, scale: float = 0.1) -> Path:
@@ -128,7 +129,7 @@ def test_vllm_loads_it_as_a_plain_model(policy: Path) -> None:
     greedy = Decoding(temperature=0.0, max_tokens=8)
     merged = open_sampler(Wanted("vllm", find_model("merged")))
     adapted = open_sampler(Wanted("transformers", find_model("model"), policy / SOLVER))
-    for one, other in zip(merged.sample(requests, greedy), adapted.sample(requests, greedy), strict=True):
+    for one, other in zip(sampled(merged, requests, greedy), sampled(adapted, requests, greedy), strict=True):
         assert one.token_ids == other.token_ids
         assert one.logprobs == pytest.approx(other.logprobs, abs=1e-3)
     merged.close()
@@ -140,7 +141,7 @@ def test_the_model_card_says_where_it_comes_from(policy: Path) -> None:
     lineage = json.loads(Path("merged", LINEAGE_FILE).read_text())
     assert card.startswith("---\nlibrary_name: transformers\n")
     assert lineage["policy"]["step"] == 48 and lineage["policy"]["sha256"] in card
-    assert find_model("model").ref.sha256 in card and "arXiv 2601.05877" in card
+    assert str(find_model("model").ref.sha256) in card and "arXiv 2601.05877" in card
     assert '"lr": 1e-05' in card and '"decay": 0.15' in card
     outside = "".join(card.split("```````")[::2])  # a fence longer than any in the prompt
     assert "not a heading" in card and "not a heading" not in outside

@@ -336,6 +336,7 @@ def test_a_log_probability_that_is_no_number_is_not_learned_from(
 
     def spoilt(self: FakeSampler, *arguments: Any) -> Any:
         for place, given in enumerate(sample(self, *arguments)):
+            assert isinstance(given, Sample)
             bad = [float("nan")] * len(given.logprobs) if place % 3 == 0 else given.logprobs
             yield Sample(given.text, given.token_ids, bad, given.finish_reason)
 
@@ -400,7 +401,7 @@ def test_a_group_larger_than_the_memory_is_refused(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(shards.reading, "LIMIT_BYTES", 10_000)
     rows = [{"group_id": "a" * 16, "group_index": 0, "role": "proposer", "sample_index": 0}]
     rows += [{**rows[0], "role": "solver", "sample_index": i, "completion": "x" * 100} for i in range(1000)]
-    path = chain.write_shard(tmp_path / "r.parquet", [rows])  # type: ignore[list-item]
+    path = chain.write_shard(tmp_path / "r.parquet", [rows])
     with pytest.raises(StageError, match="a single group takes more than"):
         list(shards.Shards([path], "rollout", TRAJECTORY).groups())
     assert pa.total_allocated_bytes() < 1 << 30

@@ -178,7 +178,12 @@ def test_narrow_terminals(scored: Path, columns: int) -> None:
 @pytest.fixture
 def evaluated(workdir: Path) -> Path:
     """Two answers to each of six questions of three types; one has no score, one is hostile."""
-    scores = {"sum": [(1, 1), (0, 1), (0, 0)], "name": [(1, 1), (1, 1)], HOSTILE: [(0, 0)], "unasked": [(None, None)]}
+    scores: dict[str, list[tuple[int | None, int | None]]] = {
+        "sum": [(1, 1), (0, 1), (0, 0)],
+        "name": [(1, 1), (1, 1)],
+        HOSTILE: [(0, 0)],
+        "unasked": [(None, None)],
+    }
     rows = [
         {
             "id": f"{kind}-{place}", "sample_index": sample, "type": kind, "image_sha256": "ab" * 32,

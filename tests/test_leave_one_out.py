@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.rewards.explained import reward_terms
+from stages.rewards.explained import RewardTerms, reward_terms
 from stages.rewards.leave_one_out import leave_one_out
 from stages.rewards.step import step_similarity
 
@@ -35,13 +35,15 @@ def test_two_opposite_steps_have_no_direction_in_common() -> None:
 def test_the_terms_of_a_reward_make_it_up_again() -> None:
     row = {"answer_prob": 0.6, "r_answer": 0.66, "density": 0.7, "r_step": 0.63, "step_weight": 0.4}
     mixed = reward_terms({**row, "reward": 0.6 * 0.66 + 0.4 * 0.63}, {"answer_exponent": 0.7, "reward": "mixed"})
-    assert mixed is not None and mixed.brevity is not None and mixed.agreement is not None
+    assert isinstance(mixed, RewardTerms) and mixed.brevity is not None and mixed.agreement is not None
     assert np.isclose(mixed.from_answer + mixed.from_steps, 0.6 * 0.66 + 0.4 * 0.63)
     assert np.isclose(mixed.confidence * mixed.brevity, 0.66) and np.isclose(mixed.confidence, 0.6**0.7)
     assert np.isclose(mixed.density * mixed.agreement, 0.63)
     steps_alone = reward_terms({**row, "reward": 0.63}, {"answer_exponent": 0.7, "reward": "step"})
-    assert steps_alone is not None and (steps_alone.from_answer, steps_alone.from_steps) == (0.0, 0.63)
+    assert isinstance(steps_alone, RewardTerms)
+    assert (steps_alone.from_answer, steps_alone.from_steps) == (0.0, 0.63)
     assert reward_terms({**row, "reward": None}, {}) is None
     scaled = {"factor": "verdict:0.8:1.2", "answer_exponent": 0.7, "reward": "mixed"}
     factored = reward_terms({**row, "reward": 1.1 * 0.648, "r_verdict": 0.75}, scaled)
-    assert factored is not None and np.isclose(factored.from_answer + factored.from_steps, 1.1 * 0.648)
+    assert isinstance(factored, RewardTerms)
+    assert np.isclose(factored.from_answer + factored.from_steps, 1.1 * 0.648)

@@ -27,6 +27,7 @@ from stages.learning.losses.token_loss import TokenLoss
 
 SIX_DECIMALS = 6e-7
 BOUNDS = Bounds(dual=3.0)
+Floats = Sequence[float] | np.ndarray
 RELATIVE: tuple[Advantage, ...] = ("mean", "grpo", "leave-one-out")  # to the group alone
 REWARDS = st.lists(st.floats(-10, 10), min_size=1, max_size=16)
 SPREAD = st.lists(st.integers(-20, 20).map(lambda tenths: tenths / 10), min_size=2, max_size=16).filter(
@@ -48,7 +49,7 @@ def token_loss(
     return loss_rules.rule(name)(logprobs, sampled, torch.tensor(advantage, dtype=torch.float64), bounds)
 
 
-def divergence(name: Kl, p: Sequence[float], q: Sequence[float], forbidden: int = 0) -> tuple[float, list[float]]:
+def divergence(name: Kl, p: Floats, q: Floats, forbidden: int = 0) -> tuple[float, list[float]]:
     """KL and its gradient for one position, behind whose tokens `forbidden` more cannot be sampled."""
     logp, logq = (
         torch.tensor([[*map(math.log, x), *[-math.inf] * forbidden]], dtype=torch.float64).log_softmax(-1)
@@ -219,7 +220,8 @@ def test_fine_tuning_is_the_mean_over_the_rows_that_were_kept() -> None:
 
 @given(st.lists(st.tuples(st.floats(-5, 5), LOG_RATIOS.map(math.exp)), min_size=1, max_size=8))
 def test_fine_tuning_asks_neither_what_was_earned_nor_how_it_was_sampled(tokens: list[tuple[float, float]]) -> None:
-    found = token_loss("sft", *zip(*tokens, strict=True), logprob=-1.25)
+    advantage, ratio = zip(*tokens, strict=True)
+    found = token_loss("sft", advantage, ratio, logprob=-1.25)
     assert found.loss.tolist() == [1.25] * len(tokens)
     assert found.slope.tolist() == [-1.0] * len(tokens)
     assert found.weight.tolist() == [1.0] * len(tokens)
@@ -258,8 +260,8 @@ def test_a_token_all_but_impossible_has_a_finite_gradient(name: Loss, advantage:
 
 def pair(policy: Sequence[float], reference: Sequence[float], sft: float = 0.0) -> tuple[float, list[float]]:
     """The loss of one pair at β = 0.1, and its gains."""
-    sums = (torch.tensor([values], dtype=torch.float64) for values in (policy, reference))
-    loss, gains = pair_loss(*sums, beta=0.1, sft_coef=sft)
+    of_policy, of_reference = (torch.tensor([values], dtype=torch.float64) for values in (policy, reference))
+    loss, gains = pair_loss(of_policy, of_reference, beta=0.1, sft_coef=sft)
     return float(loss), gains[0].tolist()
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from typer.testing import CliRunner, Result
 
 from ireasoner_cli.app import app
@@ -161,9 +162,12 @@ def test_a_view_is_seen_and_recorded(answers: Path, monkeypatch: pytest.MonkeyPa
 
     shown: list[tuple[str, int]] = []
     seen = views.seen
-    monkeypatch.setattr(
-        views, "seen", lambda picture, view, seed: shown.append((view, seed)) or seen(picture, view, seed)
-    )
+
+    def noted(picture: Image.Image, view: str, seed: int) -> Image.Image:
+        shown.append((view, seed))
+        return seen(picture, view, seed)
+
+    monkeypatch.setattr(views, "seen", noted)
     succeeds("rollout", answers, "--pass", "spoilt", "--view", "mask:0.6", "--samples", 2, *FAKE)
     made = solver("spoilt.parquet", "spoilt")
     assert shown == [("mask:0.6", row["seed"]) for row in made]

@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -141,7 +142,7 @@ def test_what_is_learned_is_what_was_seen(workdir: Path, monkeypatch: pytest.Mon
     processed: list[bytes] = []
     process = PolicyModel.process
 
-    def spied(self: PolicyModel, pictures: tuple, *arguments: object) -> object:
+    def spied(self: PolicyModel, pictures: tuple[Any, ...], *arguments: Any) -> object:
         processed.extend(picture.tobytes() for picture in pictures if picture.size in ((64, 48), (48, 64)))
         return process(self, pictures, *arguments)
 

@@ -18,6 +18,7 @@ from stages.models.finding import find_model
 from stages.parameters import Call
 from stages.parameters.score import ScoreParams
 from stages.parameters.update import UpdateParams
+from stages.result import Result
 from stages.score import score
 from stages.update import update
 from tests import chain
@@ -56,7 +57,7 @@ def apart(one: str, other: str) -> float:
 def test_one_two_and_four_processes_learn_the_same(scored: Path) -> None:
     """Within rounding of what one learns, the base in shards or not; and the same bytes each time."""
 
-    def learns(params: UpdateParams, out: str) -> partial[object]:
+    def learns(params: UpdateParams, out: str) -> partial[Result]:
         return partial(update, [scored], params, Call(out=Path(out)))
 
     learns(PARAMS, "one")()

@@ -2,6 +2,7 @@
 
 import json
 import tomllib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ EASY_R1 = {"advantage": "grpo", **CLIP, "kl": "forward", "kl-fixed": 0.01}
 BELL = {"answer-exponent": 0.7, "entropy-target": 0.9, "entropy-width": 0.35}
 ADAPTIVE = {"lr": 1e-6, "advantage": "ema", "proposer-every": 5, "kl-start": 1e-3, "kl-target": 0.02}
 # Of each paper or its code, as docs/recipes.md has them; what the worked numbers below do not look at.
-PUBLISHED: dict[str, dict[str, dict[str, object]]] = {
+PUBLISHED: dict[str, dict[str, Mapping[str, object]]] = {
     "co-rewarding": {"rollout": {"samples": 8}, "update": {"advantage": "grpo", **VERL, "kl-fixed": 0.005}},
     "doge": {"update": EASY_R1 | {"clip-high": 0.24}},
     "evolmm": {"rollout": {"samples": 5}, "score": BELL | {"length-penalty": 0.1, "length-limit": 6},
@@ -195,7 +196,7 @@ def test_m_star_learns_the_two_that_agree_best_in_their_weakest_step(workdir: Pa
 def passing(rows: list[dict[str, Any]], name: str, texts: list[str], parents: list[int] | None = None) -> Any:
     """Those of a group, and completions of another pass, made of these of another."""
     made = chain.group(rows[0]["group_index"], "pool/0.png", texts)[1:]
-    of = parents or [None] * len(texts)
+    of: Sequence[int | None] = parents or [None] * len(texts)
     return [*rows, *({**row, "pass": name, "parent_index": at} for row, at in zip(made, of, strict=True))]
 
 
@@ -243,7 +244,8 @@ def test_rise_rewards_questions_that_are_valid_and_of_a_rare_kind(workdir: Path)
     groups = []
     for index, kind in enumerate(kinds):
         question = f"Question number {index} about {index * 7} and {index * 13}, in words of its own {index}?"
-        asked = {"question": question, "completion": f"<kind>{kind}</kind><question>{question}</question>"}
+        made = f"<kind>{kind}</kind><question>{question}</question>"
+        asked: dict[str, Any] = {"question": question, "completion": made}
         valid = f"<score>{int(index != 10)}</score>"
         groups.append(passing(group(index, ["a"] * 4 + ["b"] * 4, **asked), "valid", [valid]))
     seen = scored("rise", *groups)

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -183,7 +184,8 @@ def test_figures_are_those_of_the_rows(page: Path) -> None:
 
 
 def test_rows_of_passes_that_are_not_rewarded_are_in_no_figure(workdir: Path) -> None:
-    alone, beside = [], []
+    alone: list[list[dict[str, Any]]] = []
+    beside: list[list[dict[str, Any]]] = []
     for index in range(4):
         own = chain.group(index, "pool/0.png", [chain.solution(place % 2) for place in range(4)])
         readers = [{**row, "pass": "reader", "completion": "Nothing."} for row in own[1:]]

@@ -158,7 +158,7 @@ def test_the_last_token_is_learned_behind_the_end_of_turn(
 ) -> None:
     monkeypatch.setitem(TOKENS_PER_PASS, "cpu", tokens_per_pass)
     learner, plain = exactly(model, tmp_path, loss="sft", loss_aux="last-token", aux_coef=0.3)
-    token, ids = model.tokenizer.token_to_id("<|endoftext|>"), completions(model)
+    (token,), ids = model.tokenizer.encode("<|endoftext|>").ids, completions(model)
     learner.last = LastToken(token, 0.2, -6.0)
     ids[3] = ids[3][:-1]  # was cut off
     right: list[bool | None] = [True, False, True, None, True, False]

@@ -432,7 +432,7 @@ GOOD = Figures(
         ({"unasked": 1.0, "unparsed": None, "entropy": None}, "no question tag"),
     ],
 )
-def test_a_collapse_has_a_name(bad: dict[str, float], named: str) -> None:
+def test_a_collapse_has_a_name(bad: dict[str, Any], named: str) -> None:
     ill = replace(GOOD, **bad)
     assert named in (collapse([GOOD, ill, ill, ill]) or "")
     assert collapse([ill, ill]) is None and collapse([ill, ill, GOOD, ill, ill]) is None
@@ -538,7 +538,8 @@ def test_without_a_terminal_progress_is_a_line_now_and_then(monkeypatch: pytest.
                     advance(10)
         with view.iteration(8):
             now += 100.0
-            view.finished(8, replace(GOOD, **dict.fromkeys(CURVES)), 100.0)
+            nothing: dict[str, Any] = dict.fromkeys(CURVES)
+            view.finished(8, replace(GOOD, **nothing), 100.0)
     with console.TerminalProgress().track("score", 100, "groups") as advance:
         now += 10
         advance(10)
@@ -572,7 +573,12 @@ def test_a_tracker_is_told_the_figures_once(world: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("WANDB_MODE", "offline")
     logged: list[dict[str, float]] = []
     log = wandb.Run.log
-    monkeypatch.setattr(wandb.Run, "log", lambda self, data: (logged.append(data), log(self, data))[0])
+
+    def noted(self: Any, data: dict[str, float]) -> None:
+        logged.append(data)
+        log(self, data)
+
+    monkeypatch.setattr(wandb.Run, "log", noted)
     for iterations in (2, 3):
         done = run("--track", "wandb", "--json", iterations=iterations)
         assert done.exit_code == 0, done.output

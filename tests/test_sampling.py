@@ -2,7 +2,7 @@
 
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from stages.learning.model import PolicyModel
 from stages.models.finding import Model, find_model
 from stages.models.prompting import PromptBuilder
 from stages.parameters.sampling import Decoding, Pixels
-from stages.sampling import Request, Sampler, Wanted, open_sampler, resolve_sampler
+from stages.sampling import Refused, Request, Sample, Sampler, Wanted, open_sampler, resolve_sampler
 from stages.sampling.vllm import VllmSampler
 from tests.conftest import build_tiny_model, needs_vllm
 from tests.plain import Example, PlainLoop, stock_model
@@ -64,6 +64,13 @@ def requests(count: int = 12) -> list[Request]:
     return [Request(pictures[place // 4 % 3], f"Question {place // 4}?", 1000 + place) for place in range(count)]
 
 
+def sampled(sampler: Sampler, asked: Iterable[Request], decoding: Decoding) -> list[Sample]:
+    """One for each request, none of which is refused."""
+    samples = list(sampler.sample(asked, decoding))
+    assert not any(isinstance(sample, Refused) for sample in samples)
+    return [sample for sample in samples if isinstance(sample, Sample)]
+
+
 DECODING = Decoding(temperature=1.0, top_p=1.0, max_tokens=12)
 GREEDY = Decoding(temperature=0.0, max_tokens=12)
 
@@ -73,7 +80,7 @@ def test_bounds_on_pixels_go_with_the_request(sampler: Sampler, model: Model, ad
     if not isinstance(sampler, VllmSampler):
         pytest.skip("is opened for its bounds")
     asked = [Request((picture("red", (300, 200)),), "Which colour?", 1), Request((), "Which number?", 2)]
-    found: dict[int, list[Any]] = {}
+    found: dict[int, list[Sample]] = {}
     try:
         for most in (56 * 56, 112 * 112, 56 * 56):
             pixels = Pixels(max_pixels=most)
@@ -82,7 +89,7 @@ def test_bounds_on_pixels_go_with_the_request(sampler: Sampler, model: Model, ad
             prompts = PromptBuilder(model, pixels)
             assert lengths == [prompts.inputs(each.images, each.prompt)["input_ids"].shape[1] for each in asked]
             with closing(open_sampler(Wanted("transformers", model, adapter, pixels))) as alone:
-                for one, other in zip(samples, alone.sample(asked, GREEDY), strict=True):
+                for one, other in zip(samples, sampled(alone, asked, GREEDY), strict=True):
                     assert one.token_ids == other.token_ids
                     assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
             assert found.setdefault(most, samples) == samples
@@ -92,7 +99,7 @@ def test_bounds_on_pixels_go_with_the_request(sampler: Sampler, model: Model, ad
     assert found[56 * 56][1] == found[112 * 112][1]
 
 
-def with_lengths(sampler: VllmSampler, asked: list[Request]) -> tuple[list[Any], list[int]]:
+def with_lengths(sampler: VllmSampler, asked: list[Request]) -> tuple[list[Sample], list[int]]:
     """Greedy samples, and how many tokens the engine's own prompts had."""
     lengths: dict[int, int] = {}
     step = sampler._step
@@ -104,12 +111,12 @@ def with_lengths(sampler: VllmSampler, asked: list[Request]) -> tuple[list[Any],
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sampler, "_step", noted)
-        samples = list(sampler.sample(asked, GREEDY))
+        samples = sampled(sampler, asked, GREEDY)
     return samples, [lengths[place] for place in range(len(asked))]
 
 
 def test_logprobs_are_those_of_the_learner(sampler: Sampler, model: Model, adapter: Path) -> None:
-    samples = list(sampler.sample(requests(), DECODING))
+    samples = sampled(sampler, requests(), DECODING)
     assert len({tuple(sample.token_ids) for sample in samples}) == 12  # every trajectory has its own noise
     policy = PolicyModel(model, seed=1)
     with torch.no_grad():
@@ -132,7 +139,7 @@ def test_logprobs_are_those_of_the_learner(sampler: Sampler, model: Model, adapt
 def test_placeholders_are_never_sampled_and_text_is_what_the_tokens_say(sampler: Sampler, model: Model) -> None:
     forbidden, ends = set(model.forbidden_tokens), set(model.end_of_turn)
     assert len(forbidden) == 5
-    for sample in sampler.sample(requests(), DECODING):
+    for sample in sampled(sampler, requests(), DECODING):
         assert not forbidden & set(sample.token_ids)
         assert len(sample.token_ids) == len(sample.logprobs) <= 12
         assert sample.text == model.tokenizer.decode(sample.token_ids, skip_special_tokens=True)
@@ -141,38 +148,38 @@ def test_placeholders_are_never_sampled_and_text_is_what_the_tokens_say(sampler:
 
 
 def test_a_sample_depends_on_its_own_request_alone(sampler: Sampler) -> None:
-    together = [sample.token_ids for sample in sampler.sample(requests(), DECODING)]
-    again = [sample.token_ids for sample in sampler.sample(requests(), DECODING)]
-    apart = [sample.token_ids for request in requests() for sample in sampler.sample([request], DECODING)]
+    together = [sample.token_ids for sample in sampled(sampler, requests(), DECODING)]
+    again = [sample.token_ids for sample in sampled(sampler, requests(), DECODING)]
+    apart = [sample.token_ids for request in requests() for sample in sampled(sampler, [request], DECODING)]
     assert together == again == apart
 
 
 def test_logprobs_are_of_the_distribution_sampled_from(sampler: Sampler) -> None:
-    greedy = list(sampler.sample(requests(4), Decoding(temperature=0.0, max_tokens=6)))
+    greedy = sampled(sampler, requests(4), Decoding(temperature=0.0, max_tokens=6))
     assert len({tuple(sample.token_ids) for sample in greedy}) == 1
-    narrow = list(sampler.sample(requests(4), Decoding(temperature=1.0, top_p=0.001, max_tokens=6)))
+    narrow = sampled(sampler, requests(4), Decoding(temperature=1.0, top_p=0.001, max_tokens=6))
     assert [sample.token_ids for sample in narrow] == [sample.token_ids for sample in greedy]
     assert all(sample.logprobs == pytest.approx([0.0] * 6, abs=1e-5) for sample in narrow)
-    cold = list(sampler.sample(requests(4), Decoding(temperature=0.3, max_tokens=6)))
-    warm = list(sampler.sample(requests(4), Decoding(temperature=2.0, max_tokens=6)))
+    cold = sampled(sampler, requests(4), Decoding(temperature=0.3, max_tokens=6))
+    warm = sampled(sampler, requests(4), Decoding(temperature=2.0, max_tokens=6))
     assert _mean(cold) > _mean(warm) + 0.5
 
 
-def _mean(samples: list) -> float:
+def _mean(samples: list[Sample]) -> float:
     values = [value for sample in samples for value in sample.logprobs]
     return sum(values) / len(values)
 
 
 def test_the_image_matters(sampler: Sampler) -> None:
     one, other = (
-        next(sampler.sample([Request((picture(colour),), "Which?", 5)], Decoding(max_tokens=4)))
+        sampled(sampler, [Request((picture(colour),), "Which?", 5)], Decoding(max_tokens=4))[0]
         for colour in ("red", "blue")
     )
     assert one.logprobs[0] != pytest.approx(other.logprobs[0], abs=1e-6)
 
 
 def test_no_requests_no_samples(sampler: Sampler) -> None:
-    assert list(sampler.sample([], DECODING)) == []
+    assert sampled(sampler, [], DECODING) == []
 
 
 def test_requests_are_drawn_as_they_are_needed(sampler: Sampler, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,8 +200,8 @@ def test_requests_are_drawn_as_they_are_needed(sampler: Sampler, monkeypatch: py
 
 def test_the_fake_is_deterministic_and_well_formed(model: Model) -> None:
     fake = open_sampler(Wanted("fake", model))
-    samples = list(fake.sample(requests(), Decoding(max_tokens=64)))
-    assert samples == list(fake.sample(requests(), Decoding(max_tokens=64)))
+    samples = sampled(fake, requests(), Decoding(max_tokens=64))
+    assert samples == sampled(fake, requests(), Decoding(max_tokens=64))
     for sample in samples:
         assert len(sample.token_ids) == len(sample.logprobs) <= 64
         assert all(math.isfinite(value) and value <= 0 for value in sample.logprobs)
@@ -229,6 +236,6 @@ def test_the_fake_knows_what_asks_for_a_question(workdir: Path) -> None:
     fake = open_sampler(Wanted("fake", find_model(str(prompts.parent))))
     for prompt, asks in (("Ask about it.", True), ("Write a <question>.", True), ("How many? Think.", False)):
         requests = [Request((), prompt, seed) for seed in range(20)]
-        texts = [sample.text for sample in fake.sample(requests, Decoding())]
+        texts = [sample.text for sample in sampled(fake, requests, Decoding())]
         assert any("<question>" in text for text in texts) == asks
         assert any("<answer>" in text for text in texts) != asks

@@ -38,7 +38,13 @@ STEPS = [
     [("word " * 90).strip()] * 2,
     ["the same"] * 5,
 ]  # fmt: skip
-KEYS = [["11", "11", "12", "11", None], ["3", "-3", "4", "5", None], [None] * 5, ["7", "7"], ["1"] * 5]
+KEYS: list[list[str | None]] = [
+    ["11", "11", "12", "11", None],
+    ["3", "-3", "4", "5", None],
+    [None] * 5,
+    ["7", "7"],
+    ["1"] * 5,
+]
 
 
 def embed(model_dir: Path, text: str) -> np.ndarray:

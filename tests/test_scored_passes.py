@@ -39,7 +39,8 @@ def group(index: int, *passes: tuple[str, list[str], list[int] | None], **propos
 
 
 def scored(*groups: list[dict[str, Any]], options: tuple[object, ...] = (), **params: Any) -> list[dict[str, Any]]:
-    chain.write_shard(Path("rollouts.parquet"), list(groups), **({"params": params} if params else {}))
+    more: dict[str, Any] = {"params": params} if params else {}
+    chain.write_shard(Path("rollouts.parquet"), list(groups), **more)
     done = call("score", "rollouts.parquet", "--force", *options)
     assert done.exit_code == 0, done.output
     return chain.rows(Path("scored.parquet"))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import ttest_1samp
 
-from ireasoner_cli.running.evaluations import read_side
+from ireasoner_cli.comparison.evaluations import read_side
 from stages.errors import DataError
 from stages.evaluation.compare import compare
 from stages.evaluation.pooling import pooled_difference, pooled_estimate, spread, t_test

@@ -123,7 +123,7 @@ def test_chunks_end_where_they_do_without_an_interruption(tmp_path: Path, monkey
 
 
 def test_a_file_says_of_all_that_it_was_made_on(tmp_path: Path) -> None:
-    def begun(path: Path, device: dict[str, object], first: int, last: int, ends: bool = False) -> None:
+    def begun(path: Path, device: dict[str, Any], first: int, last: int, ends: bool = False) -> None:
         with suppress(KeyboardInterrupt), shards.Output(path, TRAJECTORY, META) as rows:
             rows.made_on(device)
             for index in range(first, last):

@@ -169,6 +169,7 @@ def test_as_many_questions_as_needed_show_the_difference_four_times_in_five() ->
     rng = np.random.default_rng(7)
     pilot = changes(rng, 500, 0.15, 0.15)
     found = paired([max(-change, 0.0) for change in pilot], [max(change, 0.0) for change in pilot], range(500))
+    assert found.detectable is not None
     assert found.needed == pytest.approx(500 * (found.detectable / 0.01) ** 2, abs=1)
     shown = 0
     for _ in range(300):
@@ -178,7 +179,7 @@ def test_as_many_questions_as_needed_show_the_difference_four_times_in_five() ->
 
 
 def test_more_questions_show_smaller_differences() -> None:
-    alike = [paired([0.0] * n, [0.0] * n, range(n)).detectable for n in (10, 100, 1000)]
+    alike = [paired([0.0] * n, [0.0] * n, range(n)).detectable or 0.0 for n in (10, 100, 1000)]
     assert alike == sorted(alike, reverse=True) and alike[-1] < 0.02
 
 
@@ -237,7 +238,7 @@ def test_holm_only_raises_and_keeps_the_order(p_values: list[float]) -> None:
 
 
 def asked(scores: list[float], predictions: list[str], truncated: int = 0, reason: str | None = None) -> Answered:
-    return Answered("1", "", "c", None, None, ("3",), reason, scores, predictions, truncated)
+    return Answered("1", "", "c", None, None, ("3",), reason, scores, [*predictions], truncated)
 
 
 def test_figures_of_graded_samples() -> None:

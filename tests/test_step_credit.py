@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -92,8 +92,8 @@ def with_credit(path: Path, out: str, change: Callable[[Row], Row]) -> Path:
 
 
 def test_the_option_has_every_estimator() -> None:
-    (hint,) = (each for each in ScoreParams.__dataclass_fields__["credit"].type.__args__ if each is not type(None))
-    assert sorted(hint.__args__) == credit.names()
+    hint, _ = get_args(get_type_hints(ScoreParams)["credit"])
+    assert sorted(get_args(hint)) == credit.names()
 
 
 def test_steps_are_alike_by_their_normalised_text(rollouts: Path) -> None:

@@ -39,7 +39,7 @@ def proposed(name: str, *counts: Sequence[int], unparsed: int = 0, constants: Sc
     return proposer.load(name)(seen, constants)
 
 
-def standardised(rewards: Sequence[float]) -> np.ndarray:
+def standardised(rewards: Sequence[float] | np.ndarray) -> np.ndarray:
     """Advantages within a group, by which most worked numbers are given."""
     return (np.array(rewards) - np.mean(rewards)) / (np.std(rewards, ddof=1) + 1e-6)
 

@@ -195,7 +195,7 @@ def test_the_reference_is_the_base_models(scored: Path) -> None:
     update([scored], FORETOLD)
     reference = open_policy(Path("policy")).state.self_reward.reference  # type: ignore[union-attr]
     plain = PlainLoop(model, stock_model(model))
-    token = model.tokenizer.token_to_id("<|endoftext|>")
+    (token,) = model.tokenizer.encode("<|endoftext|>").ids
     with torch.no_grad():
         found = [
             float(read_by(plain, model, (load_all(row), row["prompt"]), [*row["token_ids"], token])[-1, token])
@@ -252,7 +252,7 @@ def adapter(folder: Path, name: str) -> dict[str, torch.Tensor]:
 
 
 def test_a_teacher_is_the_average_of_its_pupil(scored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    step, seen_after = Learner.step, []
+    step, seen_after = Learner.step, list[dict[str, torch.Tensor]]()
 
     def records(self: Learner, role: Any, groups: Any) -> Row:
         if not seen_after:
@@ -410,7 +410,7 @@ def test_the_policy_votes_by_what_it_has_learned_to_think_of_its_answers(scored:
     learner = Learner(model, FORETOLD, seed=0)
     own = learner.load(policy).self_reward
     assert own is not None
-    learner.last = LastToken(model.tokenizer.token_to_id(own.token), own.scale, own.reference)
+    learner.last = LastToken(model.tokenizer.encode(own.token).ids[0], own.scale, own.reference)
     asked = 0
     for group in {row["group_id"]: row for row in rows if row["role"] == SOLVER}:
         answers = [row for row in rows if row["group_id"] == group and row["role"] == SOLVER]

@@ -94,7 +94,12 @@ def test_lengths_are_read_from_the_device_once_a_pass(tower: Any, monkeypatch: p
     pixels, grid = patches((20, 28))
     waits: list[int] = []
     read = torch.Tensor.tolist
-    monkeypatch.setattr(torch.Tensor, "tolist", lambda tensor: (waits.append(len(tensor)), read(tensor))[1])
+
+    def counted(tensor: torch.Tensor) -> Any:
+        waits.append(len(tensor))
+        return read(tensor)
+
+    monkeypatch.setattr(torch.Tensor, "tolist", counted)
     tower(pixels, grid_thw=grid)
     assert waits.count(13) == waits.count(2) == 1  # the boundaries of 12 windows, and of the image
 

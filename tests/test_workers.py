@@ -261,7 +261,7 @@ LATER = Answer("BeingWritten", "another process is writing it", later=True)
 
 
 def test_words_go_to_another_worker_where_one_is_lost() -> None:
-    carrier, done = Script({"b": [LOST, LOST]}), []
+    carrier, done = Script({"b": [LOST, LOST]}), list[int]()
     Crew(carrier).run([["a"], ["b"], ["c"]], done.append)
     assert sum(done) == 3
     assert [words for _, words in carrier.told].count(("b",)) == 3

@@ -57,7 +57,7 @@ def command(
         raise typer.BadParameter("--markdown is a table by itself; leave out --plot, --json and --power")
     if plot and plot.suffix != ".svg":
         raise typer.BadParameter(f"{plot}: the plot is an SVG; name it so")
-    from ireasoner_cli.running.evaluations import read_side
+    from ireasoner_cli.comparison.evaluations import read_side
     from stages.evaluation.compare import compare, paper_table
     from stages.tasks import NAMES
 
@@ -71,7 +71,7 @@ def command(
         return
     comparisons = compare(read[0], read[1:])
     if plot:
-        from ireasoner_cli.forest import forest_plot
+        from ireasoner_cli.comparison.forest import forest_plot
         from stages import shards
 
         shards.write_file(plot, forest_plot(comparisons).encode())

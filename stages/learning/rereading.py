@@ -39,6 +39,14 @@ class Reader:
         """Raises DataError for tokens that the model does not have."""
         check_sampled(self.model, row["token_ids"], self._vocabulary, named(row))
 
+    def behind(self, rows: Mapping[int, Mapping[str, Any]]) -> dict[Context, list[int]]:
+        """The numbers of `rows` by the context that they are learned behind. Raises as `check` does."""
+        found: dict[Context, list[int]] = {}
+        for number, row in rows.items():
+            self.check(row)
+            found.setdefault(self.contexts.of(row), []).append(number)
+        return found
+
     def prompt(self, context: Context, row: Mapping[str, Any]) -> PromptInputs:
         """The `context` of `row` as the model takes it. Raises as `processed` does."""
         return processed(self.policy, context, row)

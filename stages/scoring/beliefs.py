@@ -27,13 +27,9 @@ class Beliefs:
         the model does not have, and for pictures that are gone or have changed; EngineError for numbers that are not
         finite, and when the device's memory runs out."""
         rows: list[dict[str, Any]] = block.select(COLUMNS).take(places).to_pylist()
-        behind: dict[Context, list[int]] = {}
-        for place, row in enumerate(rows):
-            self._reader.check(row)
-            behind.setdefault(self._reader.contexts.of(row), []).append(place)
         found: dict[int, np.ndarray] = {}
         with memory_bounded("stop what else runs on it, or use another --credit"):
-            for context, own in behind.items():
+            for context, own in self._reader.behind(dict(enumerate(rows))).items():
                 found |= zip(own, self._read(context, [rows[place] for place in own]), strict=True)
         for place, logprobs in found.items():
             if not np.isfinite(logprobs).all():

@@ -42,14 +42,14 @@ class SelfRewards:
         off. Raises DataError for tokens that the model does not have, and for pictures that are gone or have changed;
         EngineError when the device's memory runs out."""
         found = np.full(len(block), np.nan)
-        behind: dict[Context, list[int]] = {}
         rows: list[dict[str, Any]] = block.select(COLUMNS).to_pylist()
-        for place, row in enumerate(rows):
-            if row["role"] == SOLVER and row["token_ids"] and row["token_ids"][-1] in self._ends:
-                self._reader.check(row)
-                behind.setdefault(self._reader.contexts.of(row), []).append(place)
+        ended = {
+            place: row
+            for place, row in enumerate(rows)
+            if row["role"] == SOLVER and row["token_ids"] and row["token_ids"][-1] in self._ends
+        }
         with memory_bounded("stop what else runs on it, or use --vote count"):
-            for context, places in behind.items():
+            for context, places in self._reader.behind(ended).items():
                 found[places] = list(self._read(context, [rows[place] for place in places]))
         return found
 

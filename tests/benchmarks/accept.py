@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.util import find_spec
@@ -79,7 +80,7 @@ def page(content: dict[str, Any]) -> str:
             f"{row['held GiB']:.1f} + {row['peak MiB'] / 1024:.2f}", "yes" if row["finite"] else "**no**")))
         for row in content["race"]
     ]  # fmt: skip
-    shares = next((row["shares"] for row in content["race"] if row.get("shares")), {})
+    shares: dict[str, float] = next((row["shares"] for row in content["race"] if row.get("shares")), {})
     sampled = [
         (row["contender"], f"{row['tokens/s']:,.0f}", f"{100 * row['of bare vLLM']:.1f} %")
         for row in content["rollout"]
@@ -100,7 +101,7 @@ def page(content: dict[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _table(heading: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(heading: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     lines = [heading, tuple("---" for _ in heading), *rows]
     return "\n".join(f"| {' | '.join(cell.replace('|', '∣') for cell in line)} |" for line in lines)
 
@@ -128,7 +129,7 @@ def main(
     doctor = examined(model)
     with tempfile.TemporaryDirectory() as scratch:
         raced = compare(shape, SHAPES[shape], repetitions, Path(scratch))
-        sampled = []
+        sampled: list[dict[str, Any]] = []
         if find_spec("vllm") and not tiny:
             say("rollout against bare vLLM")
             command = [sys.executable, "-m", "tests.benchmarks.engine", f"{scratch}/model", "96", "3"]

@@ -85,5 +85,5 @@ class WithEngine(fake.FakeSampler):
 
 def install() -> None:
     """Has this process and its forks start workers, and engines for the fake sampler, so."""
-    processes.subprocess.Popen = Forked  # type: ignore[attr-defined, misc]
+    processes.subprocess.Popen = Forked  # type: ignore[misc, assignment]
     fake.FakeSampler = WithEngine  # type: ignore[misc]

@@ -13,6 +13,7 @@ import shutil
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 from tests.campaigns.world import Stage, contents, in_child, lay_out
@@ -49,11 +50,11 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--stages", nargs="*", help="outputs, such as rollouts.parquet; all by default")
     options = parser.parse_args()
-    bad = 0
+    bad: float = 0
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         stages = lay_out(options.groups)
         for name, stage in stages.items():
-            assert in_child(lambda stage=stage, name=name: stage(Path("whole") / name)).status == 0, name
+            assert in_child(partial(stage, Path("whole") / name)).status == 0, name
         for name, stage in stages.items():
             if not options.stages or name in options.stages:
                 counts = campaign(name, stage, options.kills, options.seed)

@@ -3,6 +3,7 @@
 import random
 import unicodedata
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,16 +16,16 @@ from ireasoner_cli.demo import architecture, drawing, world
 
 
 @pytest.fixture(scope="module")
-def processor(tiny_folder: Path):
+def processor(tiny_folder: Path) -> Any:
     return AutoProcessor.from_pretrained(tiny_folder)
 
 
-def user_turn(text: str, picture) -> list[dict]:
+def user_turn(text: str, picture: Image.Image) -> list[dict[str, Any]]:
     content = [{"type": "image", "image": picture}, {"type": "text", "text": text}]
     return [{"role": "user", "content": content}]
 
 
-def test_the_saved_model_is_the_built_one(tiny_folder: Path, tiny_sizes, processor) -> None:
+def test_the_saved_model_is_the_built_one(tiny_folder: Path, tiny_sizes: architecture.Sizes, processor: Any) -> None:
     loaded = Qwen2_5_VLForConditionalGeneration.from_pretrained(tiny_folder)
     built = architecture.build_model(architecture.build_config(processor.tokenizer, tiny_sizes))
     for name, weight in built.state_dict().items():
@@ -34,7 +35,7 @@ def test_the_saved_model_is_the_built_one(tiny_folder: Path, tiny_sizes, process
     assert (tiny_folder / "prompts" / "proposer.txt").exists()
 
 
-def test_a_chat_turn_with_an_image(tiny_folder: Path, processor) -> None:
+def test_a_chat_turn_with_an_image(tiny_folder: Path, processor: Any) -> None:
     picture = world.render(world.draw_chart(random.Random(0)))
     inputs = processor.apply_chat_template(
         user_turn("Why?", picture),
@@ -52,12 +53,12 @@ def test_a_chat_turn_with_an_image(tiny_folder: Path, processor) -> None:
     assert logits.isfinite().all()
 
 
-def test_white_paper_is_zero(processor) -> None:
+def test_white_paper_is_zero(processor: Any) -> None:
     paper = Image.new("RGB", (drawing.SIZE, drawing.SIZE), "white")
     assert not processor.image_processor(images=[paper], return_tensors="pt")["pixel_values"].any()
 
 
-def test_any_text_round_trips(processor) -> None:
+def test_any_text_round_trips(processor: Any) -> None:
     @given(st.text())
     def round_trip(text: str) -> None:
         text = unicodedata.normalize("NFC", text)  # as the tokenizer does, like Qwen's
@@ -67,7 +68,7 @@ def test_any_text_round_trips(processor) -> None:
 
 
 @pytest.mark.parametrize("level", sorted(world.LEVELS))
-def test_completions_round_trip_without_special_tokens(processor, level: int) -> None:
+def test_completions_round_trip_without_special_tokens(processor: Any, level: int) -> None:
     rng = random.Random(level)
     for _ in range(50):
         question = world.draw_question(rng, world.draw_chart(rng, level))

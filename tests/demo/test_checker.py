@@ -66,7 +66,9 @@ def test_a_changed_colour_makes_a_step_false(seed: int, level: int) -> None:
     rng = random.Random(seed)
     chart = world.draw_chart(rng, level)
     ask = world.Ask("colours", style=chart.style)
-    for step, colour in zip(world.solve(chart, ask).steps, chart.colours, strict=True):
+    solution = world.solve(chart, ask)
+    assert solution is not None
+    for step, colour in zip(solution.steps, chart.colours, strict=True):
         assert checker.check_step(step, chart) is True
         for other in set(drawing.COLOURS) - {colour}:
             assert checker.check_step(step.replace(colour, other), chart) is False

@@ -2,12 +2,13 @@
 
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
-from ireasoner_cli.demo import pretrain, world
+from ireasoner_cli.demo import architecture, pretrain, world
 
 PHASE = pretrain.Phase(2, world.MIX, pretrain.LEVELS, proposals=0.5, carelessness=0.1)
 
@@ -73,19 +74,21 @@ def test_logits_are_those_of_a_plain_forward_pass(tiny_folder: Path) -> None:
     torch.testing.assert_close(logits, plain[batch.targets != -100], atol=1e-5, rtol=1e-5)
 
 
-def test_a_killed_training_ends_in_the_same_weights(tmp_path: Path, tiny_sizes, monkeypatch) -> None:
+def test_a_killed_training_ends_in_the_same_weights(
+    tmp_path: Path, tiny_sizes: architecture.Sizes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lesson = pretrain.Lesson((PHASE, PHASE))
     monkeypatch.setattr(pretrain, "BATCH", 4)
     monkeypatch.setattr(pretrain, "SAVE_EVERY", 2)
     pretrain.train(tmp_path / "whole", sizes=tiny_sizes, lesson=lesson)
     learn, calls = pretrain.learn, 0
 
-    def die_in_step_4(*arguments) -> float:
+    def die_in_step_4(*arguments: Any) -> None:
         nonlocal calls
         calls += 1
         if calls == 4:
             raise KeyboardInterrupt
-        return learn(*arguments)
+        learn(*arguments)
 
     monkeypatch.setattr(pretrain, "learn", die_in_step_4)
     with pytest.raises(KeyboardInterrupt):

@@ -5,6 +5,7 @@ import io
 import random
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -192,7 +193,7 @@ def test_a_misread_chart_differs_by_single_units(seed: int, level: int) -> None:
     assert all(abs(a - b) <= 1 and 1 <= a <= chart.top for a, b in zip(seen.values, chart.values, strict=True))
 
 
-def test_the_pool_has_no_held_out_chart_and_no_label(tmp_path) -> None:
+def test_the_pool_has_no_held_out_chart_and_no_label(tmp_path: Path) -> None:
     paths = world.write_pool(tmp_path / "pool", 20, seed=3)
     again = world.write_pool(tmp_path / "again", 20, seed=3)
     assert [path.read_bytes() for path in paths] == [path.read_bytes() for path in again]
@@ -215,7 +216,7 @@ def test_benchmark_rows(level: int) -> None:
         assert row["question"] == question.text and row["answers"] == list(question.solution.answers)
 
 
-def test_levels_take_turns(tmp_path) -> None:
+def test_levels_take_turns(tmp_path: Path) -> None:
     assert [row["id"] for row in world.benchmark(4)] == ["level1-00000", "level2-00001", "level3-00002", "level1-00003"]
     charts = list(world.pool(5, seed=2, levels=(4, 2)))
     assert [chart.level for chart in charts] == [4, 2, 4, 2, 4]

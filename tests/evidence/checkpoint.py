@@ -74,8 +74,9 @@ def judgement(rng: random.Random, chart: world.Chart) -> Example:
 def verdict(rng: random.Random, chart: world.Chart, ask: world.Ask, answers: bool) -> str:
     """What is looked at to say whether a chart answers what is asked, and what comes of it: values where it is a matter
     of ties, else colours, which also say how many marks there are."""
-    kind, names = ("extreme", (chart.words.most,)) if ask.kind == "which" else ("colours", ())
-    solution = world.solve(chart, world.Ask(kind, names, chart.style))
+    ties = ask.kind == "which"
+    looked = world.Ask("extreme", (chart.words.most,), chart.style) if ties else world.Ask("colours", (), chart.style)
+    solution = world.solve(chart, looked)
     assert solution is not None
     lines = retold(rng, solution).completion.split("<answer>")[0]
     return f"{lines}<score>{int(answers)}</score>"

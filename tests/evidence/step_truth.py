@@ -290,8 +290,7 @@ def main_figures(rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, str]]:
             shown = "{:.3f} ({:.3f} to {:.3f})".format(*(float(row[key]) for key in ("estimate", "low", "high")))
             cells[row["rollouts"], row["embedding"]][row["measure"], None, row["among"]] = shown
     for (rollouts, name), own in cells.items():
-        shown = {title: own.get(measure, "") for title, measure in SHOWN.items()}
-        yield {"rollouts": rollouts, "embedding": name, **shown}
+        yield {"rollouts": rollouts, "embedding": name, **{title: own.get(key, "") for title, key in SHOWN.items()}}
 
 
 def read_rollouts(groups: int) -> tuple[shards.Shards, pa.Table]:
@@ -441,7 +440,7 @@ def unrelated(known: Mapping[Step, np.ndarray], table: pa.Table, resamples: np.n
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     means = np.stack([np.bincount(group, column, resamples.shape[1]) for column in vectors.T], axis=1)
     count = np.bincount(group, minlength=resamples.shape[1])
-    means /= np.maximum(count, 1)[:, None]
+    means = means / np.maximum(count, 1)[:, None]
     drawn = np.concatenate([(count > 0)[None].astype(float), resamples])
     # Of all pairs of groups as they were drawn, less those of a group with itself.
     alike = ((drawn @ means) ** 2).sum(1) - drawn**2 @ (means**2).sum(1)

@@ -1,0 +1,1 @@
+"""What `compare` reads, and draws."""
