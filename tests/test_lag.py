@@ -21,7 +21,7 @@ from ireasoner_cli.workers.share import Share
 from stages import rollout, shards, update
 from stages.contract import Metadata, ModelRef, PolicyRef, group_id
 from stages.learning.drift import LEAST_ESS, effective_sample_size, too_far
-from stages.learning.losses import Loss, rule
+from stages.learning.losses import Loss, load
 from stages.learning.losses.bounds import Bounds
 from stages.parameters.update import UpdateParams
 from stages.updating import remarks
@@ -141,7 +141,7 @@ def test_update_says_who_has_drifted_and_what_helps() -> None:
 )
 def test_what_a_rule_cuts_off(loss: Loss, clipped: list[bool]) -> None:
     ratios = torch.tensor([1.0, 1.2, 2.5])
-    found = rule(loss)(ratios.log(), torch.zeros(3), torch.ones(3), Bounds(0.2, 0.3, None))
+    found = load(loss)(ratios.log(), torch.zeros(3), torch.ones(3), Bounds(0.2, 0.3, None))
     assert found.clipped.tolist() == clipped
 
 

@@ -37,7 +37,7 @@ LOG_RATIOS = st.floats(-3, 3)
 
 
 def advantages(name: Advantage, rewards: Sequence[float], moving: float = 0.0) -> list[float]:
-    return advantage_rules.rule(name)(rewards, moving)
+    return advantage_rules.load(name)(rewards, moving)
 
 
 def token_loss(
@@ -46,7 +46,7 @@ def token_loss(
     """Of tokens whose π/μ is `ratio`, all with the same log π, in float64."""
     logprobs = torch.full((len(ratio),), logprob, dtype=torch.float64)
     sampled = logprobs - torch.log(torch.tensor(ratio, dtype=torch.float64))
-    return loss_rules.rule(name)(logprobs, sampled, torch.tensor(advantage, dtype=torch.float64), bounds)
+    return loss_rules.load(name)(logprobs, sampled, torch.tensor(advantage, dtype=torch.float64), bounds)
 
 
 def divergence(name: Kl, p: Floats, q: Floats, forbidden: int = 0) -> tuple[float, list[float]]:
@@ -57,7 +57,7 @@ def divergence(name: Kl, p: Floats, q: Floats, forbidden: int = 0) -> tuple[floa
     )
     outside = torch.arange(len(p), len(p) + forbidden)
     one, zero = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
-    kl, gradient = kl_rules.rule(name)(logp, logq, outside, one, zero)
+    kl, gradient = kl_rules.load(name)(logp, logq, outside, one, zero)
     return float(kl), gradient[0].tolist()
 
 
@@ -206,7 +206,7 @@ def row_mean(name: Loss, rows: Sequence[Sequence[float]], advantage: Sequence[fl
     logprob = torch.tensor([value for row in rows for value in row], dtype=torch.float64)
     lengths = torch.tensor([len(row) for row in rows])
     of_token = torch.tensor(advantage, dtype=torch.float64).repeat_interleave(lengths)
-    loss = loss_rules.rule(name)(logprob, logprob, of_token, BOUNDS).loss
+    loss = loss_rules.load(name)(logprob, logprob, of_token, BOUNDS).loss
     return float((loss * row_shares(lengths.tolist())).sum())
 
 
@@ -254,7 +254,7 @@ def test_the_policy_gradient_is_bounded(a: float, ratio: float) -> None:
 @pytest.mark.parametrize("sampled", [-1000.0, 0.0])
 def test_a_token_all_but_impossible_has_a_finite_gradient(name: Loss, advantage: float, sampled: float) -> None:
     logprob = torch.tensor([-1.0 if sampled else -1000.0])
-    found = loss_rules.rule(name)(logprob, torch.tensor([sampled]), torch.tensor([advantage]), BOUNDS)
+    found = loss_rules.load(name)(logprob, torch.tensor([sampled]), torch.tensor([advantage]), BOUNDS)
     assert found.loss.isfinite().all() and found.slope.isfinite().all() and found.weight.isfinite().all()
 
 
@@ -406,7 +406,7 @@ def test_a_divergence_is_positive_and_falls_against_its_gradient(one: list[float
 def test_a_divergence_stays_finite_where_probabilities_vanish(name: Kl) -> None:
     """In float32, of a policy and a reference that are each sure of another token."""
     logp, logq = (torch.tensor(z).log_softmax(-1)[None] for z in ([300.0, 0.0, -300.0], [-300.0, 0.0, 300.0]))
-    kl, gradient = kl_rules.rule(name)(logp, logq, torch.tensor([], dtype=torch.int64), torch.ones(1), torch.zeros(1))
+    kl, gradient = kl_rules.load(name)(logp, logq, torch.tensor([], dtype=torch.int64), torch.ones(1), torch.zeros(1))
     assert float(kl) == pytest.approx(600)
     assert gradient.isfinite().all()
 

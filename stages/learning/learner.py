@@ -14,7 +14,7 @@ from torch import Tensor
 from stages.contract import ANSWER, PROPOSER, SOLVER, Role
 from stages.errors import DataError
 from stages.learning.advantages import COMPARING
-from stages.learning.advantages import rule as advantage_rule
+from stages.learning.advantages import load as load_advantage
 from stages.learning.control import Baseline, next_kl_coef
 from stages.learning.drift import effective_sample_size
 from stages.learning.last_token import LastToken, last_token_loss
@@ -120,7 +120,7 @@ class Learner:
             return [sum(own) / len(own) for own in group.credit]
         name = self.params.advantage
         alone = role == PROPOSER and name in COMPARING and len(group.rewards) == 1
-        rule = advantage_rule("ema" if alone else name)
+        rule = load_advantage("ema" if alone else name)
         found = [0.0] * len(group.rewards)
         for of_pass, places in group.by_pass().items():
             moving = self.roles[role].baseline_of(of_pass).value(first[of_pass])

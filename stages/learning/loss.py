@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from stages.learning.kl import Kl
-from stages.learning.kl import rule as kl_rule
+from stages.learning.kl import load as load_kl
 from stages.learning.losses import Loss
-from stages.learning.losses import rule as loss_rule
+from stages.learning.losses import load as load_loss
 from stages.learning.losses.bounds import DEFAULT_BOUNDS, Bounds
 from stages.learning.losses.token_loss import TokenLoss
 
@@ -38,7 +38,7 @@ class LossRule:
 
     def token_loss(self, logprob: Tensor, tokens: "Tokens") -> TokenLoss:
         """Of log π(y) [T] at the temperature."""
-        return loss_rule(self.loss)(logprob, tokens.sampled_logprobs, tokens.advantages, self.bounds)
+        return load_loss(self.loss)(logprob, tokens.sampled_logprobs, tokens.advantages, self.bounds)
 
 
 DEFAULT_RULE = LossRule()
@@ -182,7 +182,7 @@ def _chunk_terms(
     logprob = tempered.gather(-1, tokens.ids[:, None])[:, 0]
     loss, gain, weight, clipped = rule.token_loss(logprob, tokens)
     scale, pull = kl_coef * tokens.shares, tokens.shares * gain * weight
-    divergence = kl_rule(rule.kl)
+    divergence = load_kl(rule.kl)
     if rule.temperature == 1:
         kl, d_logits = divergence(logp, logq, head.forbidden, scale, pull)
     else:

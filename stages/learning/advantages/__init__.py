@@ -12,7 +12,7 @@ COMPARING: tuple[Advantage, ...] = ("mean", "grpo", "leave-one-out")  # those th
 Rule = Callable[[Sequence[float], float], list[float]]
 
 
-def rule(name: Advantage) -> Rule:
+def load(name: Advantage) -> Rule:
     """Of rewards [N ≥ 1], those of one role and pass in one group, and the moving-average baseline b: A [N]."""
     module: Any = import_module(f"stages.learning.advantages.{name.replace('-', '_')}")
     return module.advantages

@@ -14,7 +14,7 @@ Kl = Literal["reverse", "forward"]
 Rule = Callable[["Tensor", "Tensor", "Tensor", "Tensor", "Tensor"], "tuple[Tensor, Tensor]"]
 
 
-def rule(name: Kl) -> Rule:
+def load(name: Kl) -> Rule:
     """Of log π and log π_ref [n, V] float, both overwritten, −∞ at the forbidden tokens [F] int64, and of scale and
     pull [n]: KL [n], and the gradient [n, V]
 

@@ -17,7 +17,7 @@ Loss = Literal["policy-gradient", "clip", "sft", "dpo"]
 Rule = Callable[["Tensor", "Tensor", "Tensor", "Bounds"], "TokenLoss"]
 
 
-def rule(name: Loss) -> Rule:
+def load(name: Loss) -> Rule:
     """Of log π(y), log μ(y) and A, [n] float each, and the bounds of `clip`: the loss of each token."""
     module: Any = import_module(f"stages.learning.losses.{name.replace('-', '_')}")
     return module.token_loss
