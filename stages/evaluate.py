@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from stages import images, shards, tasks
-from stages.contract import BENCHMARK, BENCHMARK_OPTIONAL, EVALUATED, LEFT_OUT, SOLVER, UNREADABLE, trajectory_seed
+from stages.contract import BENCHMARK, BENCHMARK_OPTIONAL, EVALUATED, LEFT_OUT, SOLVER, UNREADABLE, Row, trajectory_seed
 from stages.errors import DataError
 from stages.evaluation.scores import summarize
 from stages.job import Job, Start
@@ -22,7 +22,7 @@ from stages.progress import SILENT, Progress
 from stages.prompts import QUESTION, filled
 from stages.result import Result
 from stages.sampling import Engines, Refused, Request, Sample, open_sampler
-from stages.sampling.rows import Asking, Row, with_samples
+from stages.sampling.rows import Asking, with_samples
 from stages.tasks.data import files_of
 from stages.tasks.task import BadRow, Image, OutsideTask, Question, Record, Task
 

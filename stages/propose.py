@@ -14,7 +14,7 @@ import pyarrow as pa
 from PIL.Image import Image
 
 from stages import images, puzzles, shards
-from stages.contract import PROPOSER, TRAJECTORY, UNREADABLE, Metadata, group_id, trajectory_seed
+from stages.contract import PROPOSER, TRAJECTORY, UNREADABLE, Metadata, Row, group_id, trajectory_seed
 from stages.errors import DataError, MadeDifferently, UsageError
 from stages.images.columns import Columns
 from stages.images.dataset import Dataset
@@ -27,7 +27,7 @@ from stages.parsing import parse_question
 from stages.progress import SILENT, Progress
 from stages.result import Result
 from stages.sampling import Engines, Request, Sample, Sampler, open_sampler
-from stages.sampling.rows import Asking, Row, sample_columns, with_samples
+from stages.sampling.rows import Asking, sample_columns, with_samples
 
 NO_QUESTION = "the proposal has no question"
 NONE_THERE = "the row has no question"  # where they are the dataset's own

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from stages import images, shards
 from stages.ahead import ahead
-from stages.contract import ANSWER, SOLVER, TRAJECTORY, UNREADABLE
+from stages.contract import ANSWER, SOLVER, TRAJECTORY, UNREADABLE, Row
 from stages.errors import DataError
 from stages.job import Job, Start
 from stages.parameters import Call, recorded
@@ -21,7 +21,7 @@ from stages.prompts import read_prompt
 from stages.result import Result
 from stages.sampling import Engines, Refused, Request, open_sampler
 from stages.sampling.passes import SolverPass
-from stages.sampling.rows import Asking, Row, sample_columns, with_samples
+from stages.sampling.rows import Asking, sample_columns, with_samples
 
 READ_AHEAD = 64  # trajectories whose images are decoded while others are sampled
 

@@ -24,7 +24,7 @@ from stages.contract import PROPOSER, SOLVER, gone_on
 from stages.job import Start
 from stages.learning import beforehand, checkpoints
 from stages.learning.batches import Batch, GroupReader
-from stages.learning.learner import MAX_GRAD_NORM, WEIGHT_DECAY, Learner, Models
+from stages.learning.learner import MAX_GRAD_NORM, WEIGHT_DECAY, Learner, ModelSource
 from stages.learning.ranks import Ranks
 from stages.models.device import this_device
 from stages.models.support import check_learning
@@ -50,7 +50,7 @@ def update(
     call: Call = Call(),
     progress: Progress = SILENT,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
-    models: Models | None = None,
+    models: ModelSource | None = None,
 ) -> Result:
     """Writes the next policy directory; the policy asked for is the one the trajectories were sampled from or, with a
     lag of 1, the one that was made from that.

@@ -20,7 +20,7 @@ from ireasoner_cli.doctor.deep.guard import guarded
 from ireasoner_cli.doctor.finding import Finding, ok
 from ireasoner_cli.doctor.fitting import Wishes
 from ireasoner_cli.doctor.machine import Gpu, Machine
-from stages.models.estimate import GIB, Architecture, Group
+from stages.models.estimate import GIB, Architecture, GroupSize
 from tests import published
 from tests.llava import build_tiny_llava
 
@@ -164,7 +164,7 @@ def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
 
 
 def told(sizes: Architecture, gib: int, prompt: int = 1300, **wishes: Any) -> dict[str, Finding]:
-    group, chosen, size = Group(prompt), Wishes(**wishes), gib * GIB
+    group, chosen, size = GroupSize(prompt), Wishes(**wishes), gib * GIB
     found = (fitting.sampling(sizes, group, chosen, size, 1), fitting.learning(sizes, group, chosen, size))
     return {finding.about: finding for finding in found}
 

@@ -9,7 +9,7 @@ import pytest
 
 from ireasoner_cli.demo import architecture
 from stages.models import estimate
-from stages.models.estimate import GIB, Group, Held
+from stages.models.estimate import GIB, GroupSize, Held
 from stages.policy import Lora
 from tests import published
 from tests.benchmarks.contenders import Ours
@@ -34,13 +34,13 @@ def test_adapters_are_counted_by_rank_and_targets() -> None:
 
 
 def test_a_step_takes_more_with_everything_but_checkpointing() -> None:
-    sizes, base = published.architecture("7B"), Group()
+    sizes, base = published.architecture("7B"), GroupSize()
     total = estimate.learning(sizes, base).total
-    for more in (Group(prompt=4300), Group(samples=5, completion=2000)):
+    for more in (GroupSize(prompt=4300), GroupSize(samples=5, completion=2000)):
         assert estimate.learning(sizes, more).total > total
     assert estimate.learning(sizes, base, Lora(rank=64)).total > total
     assert estimate.learning(sizes, base, checkpointing=True).total < total
-    twenty, forty = (estimate.learning(sizes, Group(samples=samples)).total for samples in (20, 40))
+    twenty, forty = (estimate.learning(sizes, GroupSize(samples=samples)).total for samples in (20, 40))
     assert total < twenty == forty  # completions run a few at a time
 
 
@@ -54,7 +54,7 @@ COUNTED = [
 
 @pytest.mark.parametrize(("name", "prompt", "checkpointing", "counted"), COUNTED)
 def test_the_estimate_is_what_a_tracker_counted(name: str, prompt: int, checkpointing: bool, counted: float) -> None:
-    found = estimate.learning(published.architecture(name), Group(prompt), checkpointing=checkpointing)
+    found = estimate.learning(published.architecture(name), GroupSize(prompt), checkpointing=checkpointing)
     assert found.total / GIB == pytest.approx(counted, rel=0.1)
 
 
@@ -70,14 +70,14 @@ def test_the_page_on_models_has_the_estimates_of_today() -> None:
     page = (Path(__file__).parent.parent / "docs" / "models.md").read_text()
     rows = [line.split("|")[2:-1] for line in page.partition("| adapters and moments |")[2].splitlines()[2:9]]
     for cells, (name, picture, more) in zip(rows, TOLD, strict=True):
-        told = estimate.learning(published.architecture(name), Group(picture + 276), **more)
+        told = estimate.learning(published.architecture(name), GroupSize(picture + 276), **more)
         parts = (told.weights, told.adapters, told.total - told.weights - told.adapters, told.total)
         assert [float(cell) for cell in cells] == [round(part / GIB, 1) for part in parts], (name, picture)
 
 
 def test_learning_stays_within_its_budget() -> None:
     """One card of 32 GB holds 7B's learning, one of 24 GB 3B's; of a 7B's at most 10 GiB are not weights."""
-    seven, three = (estimate.learning(published.architecture(name), Group()) for name in ("7B", "3B"))
+    seven, three = (estimate.learning(published.architecture(name), GroupSize()) for name in ("7B", "3B"))
     assert seven.total < 32e9 and three.total < 24e9
     assert seven.total - seven.weights < 10 * GIB
 
@@ -99,7 +99,7 @@ def test_a_step_of_the_learner_takes_what_is_estimated(tmp_path: Path) -> None:
     ours.step(nullcontext())  # after which there are moments
     ours.step(memory_meter(figures))
     sizes = estimate.architecture(model.path)
-    asked = Group(ours.prompt_tokens, SHAPE.samples, SHAPE.completion_tokens)
+    asked = GroupSize(ours.prompt_tokens, SHAPE.samples, SHAPE.completion_tokens)
     told = estimate.learning(sizes, asked, device="cpu")
     gradient = estimate.TRAINED * sizes.adapter()
     expected = told.total - told.weights - told.adapters + gradient
@@ -110,19 +110,19 @@ def test_a_base_in_shards_or_in_4_bits_takes_less() -> None:
     """7B in 4 bits on a card of 24 GB; 72B on 80 GB, of which a process of eight has an eighth of the layers, what is
     in no layer, and for a while two layers."""
     seven, most = published.architecture("7B"), published.architecture("72B")
-    packed = estimate.learning(seven, Group(), held=Held(in_4bit=True))
+    packed = estimate.learning(seven, GroupSize(), held=Held(in_4bit=True))
     assert packed.total < 24e9 - 2 * GIB and packed.weights < 0.5 * seven.weights
     assert most.weights == pytest.approx(146.8e9, rel=1e-3)
     layer, rest = 2 * most.matrices / 80, most.weights - 2 * most.matrices
-    in_shards = estimate.learning(most, Group(), checkpointing=True, held=Held(8))
+    in_shards = estimate.learning(most, GroupSize(), checkpointing=True, held=Held(8))
     assert in_shards.weights == pytest.approx(2 * most.matrices / 8 + rest + 2 * layer, rel=1e-6)
     assert in_shards.total < 40 * GIB
-    assert estimate.learning(most, Group(), held=Held(1)) == estimate.learning(most, Group())
+    assert estimate.learning(most, GroupSize(), held=Held(1)) == estimate.learning(most, GroupSize())
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_the_longest_prompt_is_the_longest(checkpointing: bool) -> None:
-    sizes, group = published.architecture("7B"), Group()
+    sizes, group = published.architecture("7B"), GroupSize()
     longest = estimate.longest_prompt(sizes, 40 * GIB, group, checkpointing=checkpointing)
 
     def total(prompt: int) -> int:

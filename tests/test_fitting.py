@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from stages.errors import EngineError
-from stages.models.estimate import Group, Held
+from stages.models.estimate import GroupSize, Held
 from stages.models.finding import find_model
 from stages.models.fitting import (
     GPU_MEMORY_UTILIZATION,
@@ -136,7 +136,7 @@ def test_a_vllm_for_cuda_beside_a_torch_for_cpus_is_said(
 
 def test_a_step_that_filled_the_gpu_is_told_by_its_parts(model_dir: Path, tmp_path: Path) -> None:
     prepare_transformers()
-    model, group = find_model(str(model_dir)), Group(prompt=16660)
+    model, group = find_model(str(model_dir)), GroupSize(prompt=16660)
     advice = step_advice(model, group, DEFAULT_LORA, checkpointing=False)
     assert "16,660 + 5 × 256 tokens takes about" in advice and "activations" in advice
     assert "--gradient-checkpointing (" in advice and "--load-in-4bit (" in advice and "--max-pixels" in advice

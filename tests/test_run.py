@@ -25,6 +25,7 @@ from ireasoner_cli.running.display import CURVES, Display, sparkline
 from ireasoner_cli.running.figures import Figures, collapse
 from ireasoner_cli.running.tracking import configuration
 from stages import shards, update
+from stages.contract import Row
 from stages.evaluation.scores import summarize
 from stages.learning.learner import UpdateParams
 from stages.models.finding import find_model
@@ -32,7 +33,6 @@ from stages.parameters import Call
 from stages.parameters.rollout import RolloutParams
 from stages.policy import is_pruned, prune, read_state
 from stages.sampling import Wanted, fake, open_sampler
-from stages.sampling.rows import Row
 from stages.sampling.warm import WarmEngine
 from tests import benchmark_files, chain
 from tests.conftest import needs_vllm

@@ -12,7 +12,7 @@ from stages import hub
 from stages.contract import ModelRef
 from stages.errors import StageError
 from stages.models import estimate
-from stages.models.estimate import GIB, Architecture, Group, Held, told
+from stages.models.estimate import GIB, Architecture, GroupSize, Held, told
 from stages.models.finding import INDEX_FILE, Model
 from stages.models.fitting import GPU_MEMORY_UTILIZATION
 from stages.models.lengths import PictureLengths
@@ -71,7 +71,7 @@ def findings(name: str, wishes: Wishes, machine: Machine, lora: Lora = DEFAULT_L
     yield _model(model, sizes)
     yield from works(support(model))
     gpu_bytes = min((gpu.total for gpu in machine.gpus), default=0)
-    group = Group(prompt_tokens(model, wishes.pixels), wishes.samples, wishes.max_tokens)
+    group = GroupSize(prompt_tokens(model, wishes.pixels), wishes.samples, wishes.max_tokens)
     yield sampling(sizes, group, wishes, gpu_bytes, len(machine.gpus))
     yield learning(sizes, group, wishes, gpu_bytes, lora)
     yield beside(sizes, machine)
@@ -109,7 +109,7 @@ def _model(model: Model, sizes: Architecture) -> Finding:
     return warn("model", text, f"{download} to be downloaded when it is first used", **figures)
 
 
-def sampling(sizes: Architecture, group: Group, wishes: Wishes, gpu_bytes: int, gpus: int) -> Finding:
+def sampling(sizes: Architecture, group: GroupSize, wishes: Wishes, gpu_bytes: int, gpus: int) -> Finding:
     """vLLM's engine on GPUs of so many bytes; with 0, what it would take."""
     parallel = wishes.tensor_parallel
     needed = 1024 * math.ceil((group.prompt + group.completion) / 1024)
@@ -141,7 +141,9 @@ def _more_room(sizes: Architecture, needed: int, wishes: Wishes, gpu_bytes: int,
     return "a smaller --model, or larger GPUs"
 
 
-def learning(sizes: Architecture, group: Group, wishes: Wishes, gpu_bytes: int, lora: Lora = DEFAULT_LORA) -> Finding:
+def learning(
+    sizes: Architecture, group: GroupSize, wishes: Wishes, gpu_bytes: int, lora: Lora = DEFAULT_LORA
+) -> Finding:
     """A step of `update` on the longest prompt there is. Where only a shorter one fits, it is worth a look: not every
     pool has pictures as large as the processor allows."""
     checkpointing = wishes.gradient_checkpointing
@@ -172,7 +174,7 @@ def learning(sizes: Architecture, group: Group, wishes: Wishes, gpu_bytes: int, 
     return say("learning", f"{text}, and a GPU has {told(gpu_bytes)}", advice, **figures)
 
 
-def _held_otherwise(sizes: Architecture, group: Group, lora: Lora, checkpointing: bool, free: int) -> Iterator[str]:
+def _held_otherwise(sizes: Architecture, group: GroupSize, lora: Lora, checkpointing: bool, free: int) -> Iterator[str]:
     """The options with which a base in 4 bits fits, and one in shards over the fewest processes."""
     in_4bit = {"--load-in-4bit": Held(in_4bit=True)}
     in_shards = {f"--shard-base over {ranks} GPUs": Held(ranks) for ranks in (2, 4, 8)}

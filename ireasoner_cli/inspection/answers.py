@@ -5,12 +5,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 from stages import shards
-from stages.contract import EVALUATED
+from stages.contract import EVALUATED, Row
 
-Row = dict[str, Any]
 _SHARED = ("id", "task", "type", "question", "answers", "image_sha256")
 
 

@@ -19,11 +19,11 @@ from ireasoner_cli.agreement import divergence
 from ireasoner_cli.console import plain
 from ireasoner_cli.inspection.answers import Asked
 from ireasoner_cli.inspection.distribution import BINS, Distribution
-from ireasoner_cli.inspection.groups import Answer, Group, Row, is_changed
+from ireasoner_cli.inspection.groups import Answer, Group, is_changed
 from ireasoner_cli.inspection.summary import Summary
 from ireasoner_cli.lineage import settings
 from ireasoner_cli.runs import Iteration
-from stages.contract import ANSWER, Metadata
+from stages.contract import ANSWER, Metadata, Row
 from stages.rewards.explained import RewardTerms, Summands, reward_terms
 
 LABEL, GOOD, ODD, BAD = "bold cyan", "green", "yellow", "red"

@@ -13,12 +13,11 @@ from typing import Any
 import pyarrow as pa
 
 from stages import shards
-from stages.contract import ANSWER, CREDIT, PROPOSER, SCORE_COLUMNS, SCORED, SOLVER, TRAJECTORY, Metadata
+from stages.contract import ANSWER, CREDIT, PROPOSER, SCORE_COLUMNS, SCORED, SOLVER, TRAJECTORY, Metadata, Row
 from stages.errors import UsageError
 from stages.parsing import parse_completion
 from stages.rewards.explained import RewardTerms, Summands, reward_terms
 
-Row = dict[str, Any]
 ROUNDING = 1e-6
 LOOKED_AT = pa.schema([column for column in TRAJECTORY if column.name not in ("token_ids", "logprobs", "prompt")])
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from ireasoner_cli.runs import Iteration, find_evaluations, find_iterations
 from stages import shards
-from stages.contract import ANSWER, METRICS, PROPOSER, SCORED, SOLVER, Metadata
+from stages.contract import ANSWER, METRICS, PROPOSER, SCORED, SOLVER, Metadata, Row
 from stages.errors import DataError, UsageError
 from stages.evaluation import scores
 from stages.learning.drift import too_far
@@ -28,7 +28,6 @@ OF_OPTIMIZER = (
     *("importance_weight", "effective_sample_size", "clipped"),
 )
 DIVERGENT = 6  # groups whose rollouts are shown step by step
-Row = dict[str, Any]
 
 
 @dataclass

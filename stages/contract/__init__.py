@@ -36,6 +36,7 @@ from stages.contract.tables import (
     TRAJECTORY,
     UNREADABLE,
     Role,
+    Row,
 )
 
 __all__ = [
@@ -64,6 +65,7 @@ __all__ = [
     "ModelRef",
     "PolicyRef",
     "Role",
+    "Row",
     "gone_on",
     "group_id",
     "images_id",

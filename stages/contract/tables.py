@@ -1,10 +1,11 @@
 """The tables that stages write and read: their columns and the columns' types."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 
 Role = Literal["proposer", "solver"]
+Row = dict[str, Any]  # of a shard, by column
 PROPOSER: Role = "proposer"
 SOLVER: Role = "solver"
 

@@ -6,20 +6,18 @@ itself, its prompt once and the completions behind it, so that no number depends
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 
+from stages.contract import Row
 from stages.embedding import TOKENS_PER_STEP, Step
 from stages.errors import DataError, EngineError
 from stages.learning.contexts import Context
 from stages.learning.rereading import COLUMNS, Reader
 from stages.models.device import memory_bounded
 from stages.models.spans import named, token_spans
-
-Row = Mapping[str, Any]
 
 
 class HiddenEmbedder:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import groupby, islice
 from typing import Any
 
-from stages.contract import ANSWER, PROPOSER, SOLVER, Metadata, Role, images_id
+from stages.contract import ANSWER, PROPOSER, SOLVER, Metadata, Role, Row, images_id
 from stages.errors import DataError
 from stages.learning.advantages import COMPARING
 from stages.learning.contexts import Context, Contexts, processed
@@ -16,7 +16,7 @@ from stages.models.finding import Model
 from stages.models.spans import named
 from stages.rewards.parts import broken_parts, per_token
 
-Group = list[dict[str, Any]]
+Group = list[Row]
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,9 @@ from stages.learning.losses.dpo import pair_loss
 from stages.learning.model import PolicyModel, write_tensors
 from stages.learning.packing import TOKENS_PER_PASS, packed
 from stages.learning.ranks import Ranks
-from stages.learning.rows import Bundle, Row, TrainingGroup, bundles, completions_of, in_passes, tokens_of
+from stages.learning.rows import Bundle, TrainingGroup, TrainingRow, bundles, completions_of, in_passes, tokens_of
 from stages.models.device import memory_bounded, repeatable
-from stages.models.estimate import Group, Held
+from stages.models.estimate import GroupSize, Held
 from stages.models.finding import Model
 from stages.models.fitting import step_advice
 from stages.parameters.update import UpdateParams
@@ -47,7 +47,7 @@ WEIGHT_DECAY = 0.01
 MAX_GRAD_NORM = 1.0
 FIGURES = 7  # of a step, summed: see Learner._figures
 MOMENTS = ("exp_avg", "exp_avg_sq")
-Models = Callable[..., PolicyModel]  # PolicyModel itself, or what gives one that is as good as new
+ModelSource = Callable[..., PolicyModel]  # PolicyModel itself, or what gives one that is as good as new
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Learner:
         ranks: Ranks | None = None,
         lora: Lora = DEFAULT_LORA,
         temperatures: Mapping[Role, float] | None = None,
-        models: Models | None = None,
+        models: ModelSource | None = None,
     ) -> None:
         """A fresh policy at step 0, its adapters untouched. `temperatures`: at which log π enters the loss, 1 unless
         given. `models`: where the model comes from, loaded anew unless given."""
@@ -88,7 +88,7 @@ class Learner:
         self._rules = {
             role: LossRule(params.loss, params.kl, bounds, (temperatures or {}).get(role, 1.0)) for role in ROLES
         }
-        self._model, self._asked = model, Group()
+        self._model, self._asked = model, GroupSize()
         kl_coef = params.kl_start if params.kl_fixed is None else params.kl_fixed
         self.roles: dict[Role, RoleState] = dict.fromkeys(ROLES, RoleState(Baseline(), kl_coef))
         self._optimizers = {
@@ -268,7 +268,7 @@ class Learner:
         return figures
 
     def _gradient(
-        self, role: Role, rows: Sequence[Row], states: Tensor, reference_states: Tensor, kl_coef: float
+        self, role: Role, rows: Sequence[TrainingRow], states: Tensor, reference_states: Tensor, kl_coef: float
     ) -> tuple[Tensor, Tensor]:
         """The sums of `_figures` of some rows, and the gradient [n, d] with respect to `states`; those of π_ref
         are of the rows' own tokens alone."""
@@ -367,9 +367,9 @@ class Learner:
             write_tensors(tensors, folder / TEACHER / ADAPTER_FILE)
 
 
-def _longest(groups: Sequence[TrainingGroup]) -> Group:
+def _longest(groups: Sequence[TrainingGroup]) -> GroupSize:
     """What memory is needed for: the longest prompt, the most trajectories, the longest of them."""
-    return Group(
+    return GroupSize(
         max((len(prompt) for group in groups for prompt in group.prompts), default=0),
         max(len(group.token_ids) for group in groups),
         max(len(tokens) for group in groups for tokens in group.token_ids),

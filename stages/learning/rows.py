@@ -52,7 +52,7 @@ class TrainingGroup:
 
 
 @dataclass(frozen=True)
-class Row:
+class TrainingRow:
     """A trajectory on its way through the learner: the places of its group and of itself in it; of each token its id,
     log μ and advantage A; and what it counts in the mean over rows and groups. `last`: the token read behind it, and of
     that r_v and what it counts."""
@@ -78,7 +78,7 @@ class Bundle:
     """A prompt, and the rows behind it."""
 
     prompt: PromptInputs
-    rows: list[Row]
+    rows: list[TrainingRow]
 
 
 def bundles(
@@ -105,7 +105,7 @@ def bundles(
         rows = []
         for i, (ids, logprobs, advantage) in enumerate(zip(group.token_ids, group.logprobs, own, strict=True)):
             of_each = group.credit[i] if group.credit else [advantage] * len(ids)
-            row = Row(place, i, torch.tensor(ids), torch.tensor(logprobs), torch.tensor(of_each), share)
+            row = TrainingRow(place, i, torch.tensor(ids), torch.tensor(logprobs), torch.tensor(of_each), share)
             if last is not None and group.right and (right := group.right[i]) is not None:
                 row = replace(row, last=last, right=right, last_share=last_coef * share * classes[right])
             rows.append(row)
@@ -115,19 +115,19 @@ def bundles(
     return found
 
 
-def in_passes(bundles: Sequence[Bundle], device: torch.device) -> Iterator[list[Row]]:
+def in_passes(bundles: Sequence[Bundle], device: torch.device) -> Iterator[list[TrainingRow]]:
     """The rows of all bundles in their order, as many as run together: those behind one prompt."""
     for bundle in bundles:
         yield from packed(bundle.rows, lambda row: len(row.tokens), TOKENS_PER_PASS[device.type])
 
 
-def completions_of(bundles: Sequence[Bundle], rows: Sequence[Row], last: bool = False) -> list[list[Tensor]]:
+def completions_of(bundles: Sequence[Bundle], rows: Sequence[TrainingRow], last: bool = False) -> list[list[Tensor]]:
     """The completions of `rows` behind each bundle's prompt, with their `last` tokens or without."""
     wanted = set(map(id, rows))
     return [[row.read if last else row.tokens for row in bundle.rows if id(row) in wanted] for bundle in bundles]
 
 
-def tokens_of(rows: Sequence[Row], device: torch.device) -> Tokens:
+def tokens_of(rows: Sequence[TrainingRow], device: torch.device) -> Tokens:
     """What the loss takes of `rows`, in their order."""
     lengths = torch.tensor([len(row.tokens) for row in rows])
     return Tokens(

@@ -143,7 +143,7 @@ WHOLE = Held()
 
 
 @dataclass(frozen=True)
-class Group:
+class GroupSize:
     """What a step learns from at a time: a prompt of so many tokens, its picture's among them, and completions."""
 
     prompt: int = 1300
@@ -193,7 +193,7 @@ class Learning(Parts):
 
 def learning(
     sizes: Architecture,
-    group: Group,
+    group: GroupSize,
     lora: Lora = DEFAULT_LORA,
     checkpointing: bool = False,
     device: str = "cuda",
@@ -254,7 +254,7 @@ def cached_tokens(sizes: Architecture, engine: Sampling, gpus: int = 1) -> int:
 def longest_prompt(
     sizes: Architecture,
     free: float,
-    group: Group,
+    group: GroupSize,
     lora: Lora = DEFAULT_LORA,
     checkpointing: bool = False,
     held: Held = WHOLE,

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from math import prod
 
 from stages.errors import EngineError, UsageError
-from stages.models.estimate import GIB, WHOLE, Group, Held, architecture, learning
+from stages.models.estimate import GIB, WHOLE, GroupSize, Held, architecture, learning
 from stages.models.finding import Model
 from stages.models.untrusted import tensor_headers
 from stages.parameters.sampling import EngineOptions
@@ -113,7 +113,7 @@ def check_fit(model: Model, gpu_bytes: int, options: EngineOptions) -> None:
     )
 
 
-def step_advice(model: Model, group: Group, lora: Lora, checkpointing: bool, held: Held = WHOLE) -> str:
+def step_advice(model: Model, group: GroupSize, lora: Lora, checkpointing: bool, held: Held = WHOLE) -> str:
     """What helps where a step of learning on `group` has filled the GPU: its parts, and what the options would save."""
     saving = "" if checkpointing else "use --gradient-checkpointing, or "
     try:

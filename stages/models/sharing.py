@@ -4,7 +4,7 @@ memory has what sleeps."""
 from pathlib import Path
 
 from stages.errors import EngineError
-from stages.models.estimate import GIB, WHOLE, Group, Held, architecture, cached_tokens, learning, sampling
+from stages.models.estimate import GIB, WHOLE, GroupSize, Held, architecture, cached_tokens, learning, sampling
 from stages.models.finding import Model
 from stages.models.fitting import weight_bytes
 from stages.policy import DEFAULT_LORA, Lora
@@ -39,7 +39,7 @@ def share_beside_learner(
         share = int(100 * (gpu_bytes - _learner(model, lora, checkpointing, held)) / gpu_bytes) / 100
     except EngineError:
         return None
-    engine, group = sampling(sizes, share * gpu_bytes, gpus, weight_bytes(model)), Group()
+    engine, group = sampling(sizes, share * gpu_bytes, gpus, weight_bytes(model)), GroupSize()
     enough = AT_A_TIME * (group.prompt + group.completion)
     return share if share > 0 and cached_tokens(sizes, engine, gpus) >= enough else None
 
@@ -68,4 +68,4 @@ def free_host_bytes(meminfo: Path = Path("/proc/meminfo")) -> int | None:
 
 
 def _learner(model: Model, lora: Lora, checkpointing: bool, held: Held) -> int:
-    return learning(architecture(model.path), Group(), lora, checkpointing, held=held).total + UNCOUNTED
+    return learning(architecture(model.path), GroupSize(), lora, checkpointing, held=held).total + UNCOUNTED

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from PIL.Image import Image
 
 from stages import images
-from stages.contract import ANSWER, SOLVER, UNREADABLE, trajectory_seed
+from stages.contract import ANSWER, SOLVER, UNREADABLE, Row, trajectory_seed
 from stages.errors import DataError, UsageError
 from stages.images.views import both, check, shown
 from stages.parsing import parse_tags
 from stages.prompts import QUESTION, filled, placeholders
 from stages.sampling.interface import Refused, Request
-from stages.sampling.rows import Row
 
 COMPLETION = "completion"  # the placeholder of all that the parent says
 OF_A_PARENT = (COMPLETION, "think", "answer")  # placeholders of what an earlier row says

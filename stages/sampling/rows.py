@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from stages.contract import Role
+from stages.contract import Role, Row
 from stages.errors import UsageError
 from stages.job import Start
 from stages.parameters.rollout import AdapterChoice
@@ -17,7 +17,6 @@ from stages.prompts import load_prompt
 from stages.sampling.interface import Engines, Refused, Request, Sample, Sampler, Wanted
 from stages.sampling.opening import resolve_sampler
 
-Row = dict[str, Any]
 T = TypeVar("T")
 
 NOT_FINITE = "a log-probability is not finite"

@@ -1,12 +1,12 @@
 """The columns of `--credit`: the rollouts as paths of parts, and what an estimator makes of each part."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
-from stages.contract import CREDIT
+from stages.contract import CREDIT, Row
 from stages.models.finding import Model
 from stages.models.spans import token_spans
 from stages.parsing import Completion, answer_key
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from stages.scoring.beliefs import Beliefs
 
 COLUMNS = ("group_id", "role", "pass", "sample_index", "completion", "token_ids")
-Row = dict[str, Any]
 
 
 class StepCredit:

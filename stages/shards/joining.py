@@ -4,16 +4,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
 
-from stages.contract import SCHEMAS, SOLVER, gone_on
+from stages.contract import SCHEMAS, SOLVER, Row, gone_on
 from stages.errors import DataError
 from stages.shards.locating import input_files, input_refs
 from stages.shards.output import Output
 from stages.shards.parquet import read_batches, read_metadata, row_count
 from stages.shards.reuse import differences
-
-Row = dict[str, Any]
 
 
 def join(folder: Path, output: Path, force: bool = False) -> None:

@@ -5,11 +5,10 @@ from collections.abc import Iterator, Sequence
 from statistics import fmean
 from typing import Any
 
-from stages.contract import ANSWER, SOLVER
+from stages.contract import ANSWER, SOLVER, Row
 from stages.parsing import answer_key
 from stages.rewards.parts import broken_parts, per_token
 
-Row = dict[str, Any]
 ROUNDING = 1e-5  # of float32, and of what is added up
 
 

@@ -4,11 +4,10 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from stages.contract import ANSWER, Metadata, group_id, trajectory_seed
+from stages.contract import ANSWER, Metadata, Row, group_id, trajectory_seed
 from stages.parsing import parse_question
 from stages.verification.credit import broken_credit
 
-Row = dict[str, Any]
 SHARED = ("group_index", "images_sha256", "question")  # by a group's rows
 ROUNDING = 1e-6
 

@@ -23,7 +23,7 @@ from stages.contract import SOLVER
 from stages.learning.learner import Learner, TrainingGroup
 from stages.learning.model import PolicyModel
 from stages.models import estimate
-from stages.models.estimate import GIB, Group
+from stages.models.estimate import GIB, GroupSize
 from stages.models.finding import Model, find_model
 from stages.models.prompting import PromptBuilder
 from stages.parameters.sampling import Pixels
@@ -197,7 +197,7 @@ def timed_step(model: Model) -> Finding:
     started = time.perf_counter()
     row = learner.step(SOLVER, [own])
     seconds = time.perf_counter() - started
-    asked = replace(Group(), prompt=len(own.prompts[0]))
+    asked = replace(GroupSize(), prompt=len(own.prompts[0]))
     text, figures = f"{asked}: {seconds:.2f} s, {row['tokens'] / seconds:,.0f} tokens/s", {"step_seconds": seconds}
     if not cuda:
         return ok("a step", text, **figures)
