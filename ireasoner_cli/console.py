@@ -4,13 +4,14 @@ elsewhere a line now and then."""
 import json
 import math
 import select
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -24,12 +25,12 @@ from rich.progress import Task as RichTask
 from rich.table import Table
 from rich.text import Text
 
+from stages.errors import EngineError, why
 from stages.result import Result
 
 SECONDS_BETWEEN_LINES = 30.0
 
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
-stdout = Console(highlight=False)
 
 
 def safe_text(text: str) -> Text:
@@ -55,6 +56,19 @@ def nobody_reads() -> bool:
     return any(events & select.POLLERR for _, events in poll.poll(0))
 
 
+@contextmanager
+def _stdout() -> Iterator[None]:
+    """Raises EngineError where stdout does not take what is written to it, BrokenPipeError where it was closed."""
+    try:
+        yield
+        if sys.stdout:  # which a shell can close
+            sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise EngineError(f"stdout: cannot be written ({why(error)})") from error
+
+
 def error(message: str) -> None:
     stderr.print(Text.assemble(("error: ", "bold red"), plain(message)))
 
@@ -72,7 +86,7 @@ def result(path: Path, summary: dict[str, Any], reused: bool, as_json: bool) -> 
     note = "up to date: made from the same inputs, parameters, model and policy" if reused else ""
     if note or figures:
         stderr.print(Text(plain("; ".join(filter(None, (note, figures)))), style="dim"))
-    print(plain(str(path)))
+    print_line(str(path))
 
 
 def as_json_object(path: Path, summary: dict[str, Any], reused: bool = False) -> dict[str, Any]:
@@ -82,7 +96,8 @@ def as_json_object(path: Path, summary: dict[str, Any], reused: bool = False) ->
 
 def print_json(content: Any) -> None:
     """On stdout, numbers that JSON does not know as null."""
-    print(json.dumps(_known_to_json(content), allow_nan=False))
+    with _stdout():
+        print(json.dumps(_known_to_json(content), allow_nan=False))
 
 
 def _known_to_json(content: Any) -> Any:
@@ -93,12 +108,25 @@ def _known_to_json(content: Any) -> Any:
     return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
+def print_line(text: str) -> None:
+    """A line, or several, on stdout; of a text that may be anybody's."""
+    with _stdout():
+        print(plain(text))
+
+
+def print_view(view: RenderableType) -> None:
+    """Something to look at, on stdout."""
+    with _stdout():
+        Console(highlight=False).print(view)
+
+
 def print_table(table: Table) -> None:
     """A table on stdout: as wide as it needs where nobody watches, so that no figure is cut."""
     out = Console(highlight=False)
     if not out.is_terminal:
         out = Console(highlight=False, width=200)
-    out.print(table)
+    with _stdout():
+        out.print(table)
 
 
 def _short(value: Any) -> str:

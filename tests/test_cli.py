@@ -329,11 +329,15 @@ def test_a_reader_that_has_seen_enough_is_not_shown_a_traceback(workdir: Path) -
         assert (done.returncode, done.stderr) == (1, ""), command
 
 
-@pytest.mark.parametrize("said", ["--version", "--help"])
-def test_what_no_command_says_needs_room_too(said: str) -> None:
+@pytest.mark.parametrize(
+    "said",
+    ["--version", "--help", "recipes", "recipes mm-upt", "inspect shard", "inspect shard --json", "verify shard"],
+)
+def test_what_is_said_needs_room_too(said: str, workdir: Path) -> None:
+    chain.write_shard(Path("shard"), [chain.group(0, "pool/0.png", [chain.solution(1)])])
     with open("/dev/full", "wb") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "ireasoner_cli", said], stdout=full, stderr=subprocess.PIPE, text=True
+            [sys.executable, "-m", "ireasoner_cli", *said.split()], stdout=full, stderr=subprocess.PIPE, text=True
         )
     assert done.returncode == 4
     assert done.stderr == "error: stdout: cannot be written (No space left on device)\n"

@@ -65,7 +65,7 @@ def command(
     if power and any(run.seeds for run in read):
         raise typer.BadParameter("--power is for two single runs; how far seeds differ is for more seeds to show")
     if markdown:
-        print(paper_table(read))
+        console.print_line(paper_table(read))
         if not any(task in NAMES for run in read for task in run.tasks):
             console.stderr.print("none of the runs answers one of these benchmarks; `eval --task` does")
         return
@@ -111,7 +111,7 @@ def _print(comparison: "Comparison") -> None:
         table.add_section()
         table.add_row("mean of tasks", "", "", "", mean, f"{low} to {high}", "", "")
     console.print_table(table)
-    print(console.plain(comparison.verdict()))
+    console.print_line(comparison.verdict())
     if comparison.settings:
         console.stderr.print(
             console.plain(f"the runs were also made differently: {'; '.join(comparison.settings[:4])}")
@@ -135,7 +135,9 @@ def _print_power(comparison: "Comparison") -> None:
             figures = ["unknown", "unknown"]
         table.add_row(Text(console.plain(task.task)), f"{change.questions:,}", *figures)
     console.print_table(table)
-    print("true differences that so many questions show at 5 % about four times in five, in a single comparison")
+    console.print_line(
+        "true differences that so many questions show at 5 % about four times in five, in a single comparison"
+    )
 
 
 def _figure(mean: float | None, stderr: float | None) -> str:

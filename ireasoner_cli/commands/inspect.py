@@ -77,7 +77,7 @@ def command(
         elif json:
             console.print_json(found.to_json())
         else:
-            console.stdout.print(display.summary_view(found))
+            console.print_view(display.summary_view(found))
         return
 
     kind = "answers are" if wrong or right else "groups are"
@@ -110,4 +110,4 @@ def _show(content: list[dict[str, Any]], views: Iterable["RenderableType"], json
         console.print_json(content)
         return
     for view in views:
-        console.stdout.print(view)
+        console.print_view(view)

@@ -28,7 +28,7 @@ def command(
         if json:
             console.print_json({"name": name, "settings": text})
         else:
-            print(text.rstrip())
+            console.print_line(text.rstrip())
         return
     found = {each: shipped.title(each) for each in shipped.names()}
     if json:

@@ -30,6 +30,6 @@ def command(
         found.append({"path": str(output.path), "stage": output.stage, "rows": output.rows, "replay": output.replayed})
         if not json:
             what = output.replayed or f"{output.stage or 'data'}, {console.counted(output.rows, 'row')}"
-            print(console.plain(f"ok  {output.path}  ({what})"))
+            console.print_line(f"ok  {output.path}  ({what})")
     if json:
         console.print_json(found)

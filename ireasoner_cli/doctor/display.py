@@ -29,4 +29,4 @@ def end(findings: list[Finding]) -> None:
     warned = sum(finding.verdict == "warn" for finding in findings)
     worth = f", {warned} worth a look" if warned else ""
     text = f"{failed} of {len(findings)} failed" if failed else f"all {len(findings)} well"
-    console.stdout.print(Padding(Text(text + worth, style="bold"), (1, 0, 0, 0)))
+    console.print_view(Padding(Text(text + worth, style="bold"), (1, 0, 0, 0)))
