@@ -52,13 +52,13 @@ CONTROLS: Contenders = {
     # Twice the rollouts: what a signal at half of them has to come to.
     "answer, 10 rollouts": (_with(ANSWER, rollout={"samples": 10}), USUAL),
     "given questions": (_with(MAJORITY, **GIVEN), USUAL),
-    "supervised": (_with(KNOWN, **GIVEN), USUAL),
+    "supervised": (_with(KNOWN, **GIVEN), FARTHER),
 }
 VOTES: Contenders = {
     "majority": (MAJORITY, USUAL),
     "likelihood": (_with(MAJORITY, score={"vote": "likelihood"}), USUAL),
     "weakest token": (_with(MAJORITY, score={"vote": "weakest-token"}), USUAL),
-    "weakest token, credit by trust": (_with(MAJORITY, score={"vote": "weakest-token", "credit": "trust"}), USUAL),
+    "weakest token, credit by trust": (_with(MAJORITY, score={"vote": "weakest-token", "credit": "trust"}), FARTHER),
     "greedy answer": ({**_with(MAJORITY, score={"target": "greedy"}), **SURE}, USUAL),
     "two views": ({**_with(MAJORITY, score={"target": "answer+view"}), **VIEWED}, USUAL),
     "two views, harmonic": ({**_with(MAJORITY, score={"target": "answer+view", "pool": "harmonic"}), **VIEWED}, USUAL),

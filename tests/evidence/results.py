@@ -104,7 +104,8 @@ def at_distance(points: Mapping[float, float], kl: float) -> float:
 
 def matched(seeds: pd.DataFrame, kls: pd.DataFrame, kl: float) -> pd.DataFrame:
     """Each contender's accuracy at one distance from the base model, between its rows and the base: a line a seed, a
-    column a contender; NaN where it never went so far. seeds: by_seed; kls: end_kl, both of all rows."""
+    column a contender; NaN where it never went so far, and no column where no seed did. seeds: by_seed; kls: end_kl,
+    both of all rows."""
     found: dict[str, dict[int, float]] = {}
     for row in seeds:
         found.setdefault(row.split(AT)[0], {})
@@ -118,7 +119,7 @@ def matched(seeds: pd.DataFrame, kls: pd.DataFrame, kl: float) -> pd.DataFrame:
                 own[seed] = base
             elif points and not np.isnan(base):
                 own[seed] = at_distance({0.0: base, **points}, kl)
-    return pd.DataFrame({name: pd.Series(own, dtype=float) for name, own in found.items()})
+    return pd.DataFrame({name: pd.Series(own, dtype=float) for name, own in found.items()}).dropna(axis=1, how="all")
 
 
 def over_seeds(values: Iterable[float]) -> Mean:
