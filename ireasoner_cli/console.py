@@ -114,19 +114,15 @@ def print_line(text: str) -> None:
         print(plain(text))
 
 
-def print_view(view: RenderableType) -> None:
-    """Something to look at, on stdout."""
+def print_view(view: RenderableType, width: int | None = None) -> None:
+    """Something to look at, on stdout; as wide as what it is shown on, unless `width` is given."""
     with _stdout():
-        Console(highlight=False).print(view)
+        Console(highlight=False, width=width).print(view)
 
 
 def print_table(table: Table) -> None:
     """A table on stdout: as wide as it needs where nobody watches, so that no figure is cut."""
-    out = Console(highlight=False)
-    if not out.is_terminal:
-        out = Console(highlight=False, width=200)
-    with _stdout():
-        out.print(table)
+    print_view(table, None if Console().is_terminal else 200)
 
 
 def _short(value: Any) -> str:
